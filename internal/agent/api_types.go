@@ -1,0 +1,180 @@
+package agent
+
+import (
+	"context"
+	"time"
+)
+
+// Status is what `agent status --json` prints. Lists are never null there.
+type Status struct {
+	Name        string            `json:"name"`
+	PID         int               `json:"pid"`
+	Version     string            `json:"version"`
+	Fingerprint string            `json:"fingerprint,omitempty"` // of this agent's own key, for people to compare
+	Waiting     string            `json:"waiting,omitempty"`     // why nothing can be carried yet: not approved, revoked; "" when all is well
+	Coordinator CoordinatorStatus `json:"coordinator"`
+	Services    []ServiceStatus   `json:"services"`
+	Dials       []DialStatus      `json:"dials"`
+	Peers       []PeerStatus      `json:"peers"`
+	Counters    map[string]uint64 `json:"counters,omitempty"` // what was dropped, by reason
+}
+
+// CoordinatorStatus is the agent's side of its control connection.
+type CoordinatorStatus struct {
+	Connected bool    `json:"connected"`
+	Transport string  `json:"transport"` // "quic" or "tls", "" while not connected
+	Addr      string  `json:"addr"`
+	RTT       float64 `json:"rtt_ms"`
+	Error     string  `json:"error,omitempty"` // why it is not connected
+}
+
+// ServiceStatus is a local service that peers may dial.
+type ServiceStatus struct {
+	Name  string `json:"name"`
+	URL   string `json:"url"`
+	Flows int    `json:"flows"`
+}
+
+// DialStatus is a local address that leads to a peer's service.
+type DialStatus struct {
+	Peer    string `json:"peer"`
+	Service string `json:"service"`
+	Listen  string `json:"listen"` // a URL
+	Flows   int    `json:"flows"`
+	Error   string `json:"error,omitempty"` // why it does not listen, or what the peer answered last
+}
+
+// PeerStatus is a peer that this agent has a session with, or wants one.
+type PeerStatus struct {
+	Name       string       `json:"name"`
+	Path       string       `json:"path"` // a path.Kind, "" while there is none
+	Local      string       `json:"local"`
+	Remote     string       `json:"remote"`
+	RTT        float64      `json:"rtt_ms"`
+	Loss       float64      `json:"loss"`        // 0 to 1
+	ServiceMTU int          `json:"service_mtu"` // the largest datagram of a service that crosses the path whole, in bytes; 0 while unknown
+	Since      time.Time    `json:"since,omitzero"`
+	TxBytes    uint64       `json:"tx_bytes"`
+	RxBytes    uint64       `json:"rx_bytes"`
+	Paths      []PathStatus `json:"paths"`
+}
+
+// The states of a path in PathStatus.
+const (
+	PathSpare  = "spare"
+	PathBest   = "best"
+	PathFailed = "failed"
+	PathTrying = "trying"
+)
+
+// PathStatus is one path to a peer.
+type PathStatus struct {
+	Path   string  `json:"path"`
+	State  string  `json:"state"`
+	Remote string  `json:"remote"`
+	RTT    float64 `json:"rtt_ms"`
+}
+
+// PingLine is one answer of a ping, or why there was none.
+type PingLine struct {
+	Peer   string  `json:"peer"`
+	Path   string  `json:"path,omitempty"`
+	Remote string  `json:"remote,omitempty"`
+	RTT    float64 `json:"rtt_ms,omitempty"`
+	Error  string  `json:"error,omitempty"`
+}
+
+// Explain is what was tried to reach a peer, on both sides.
+type Explain struct {
+	Peer     string    `json:"peer"`
+	Path     string    `json:"path"` // the best path now, "" while there is none
+	Attempts []Attempt `json:"attempts"`
+}
+
+// The results and sides of an Attempt.
+const (
+	ResultOK      = "ok"
+	ResultFailed  = "failed"
+	ResultSkipped = "skipped"
+	SideLocal     = "local"
+	SideRemote    = "remote"
+)
+
+// Attempt is one try of one rung.
+type Attempt struct {
+	Path     string    `json:"path"`
+	Result   string    `json:"result"`
+	Reason   string    `json:"reason"` // a code that scripts may compare
+	Evidence string    `json:"evidence"`
+	Advice   string    `json:"advice"`
+	Started  time.Time `json:"started"`
+	MS       int64     `json:"ms"` // how long it took, in milliseconds
+	Side     string    `json:"side"`
+}
+
+// Netcheck is what the network here does to datagrams. The words of Mapping,
+// Filtering and TCPMapping are RFC 4787's, or "unknown".
+type Netcheck struct {
+	UDP             bool     `json:"udp"`
+	IPv4            bool     `json:"ipv4"`
+	IPv6            bool     `json:"ipv6"`
+	Mapped          []string `json:"mapped"`
+	Mapping         string   `json:"mapping"`
+	Filtering       string   `json:"filtering"`
+	TCPMapping      string   `json:"tcp_mapping"`
+	PortPreserving  bool     `json:"port_preserving"`
+	PortDelta       int      `json:"port_delta"`
+	Hairpin         bool     `json:"hairpin"`
+	CGNAT           bool     `json:"cgnat"`
+	Portmap         []string `json:"portmap"`
+	MappingLifetime int      `json:"mapping_lifetime_s"` // 0: not measured
+	FakeTCP         string   `json:"faketcp"`
+	UsablePorts     []int    `json:"usable_ports"`
+}
+
+// PendingMember joined by a coordinator's link and waits to be admitted.
+type PendingMember struct {
+	Name        string    `json:"name"`
+	Fingerprint string    `json:"fingerprint"`
+	Joined      time.Time `json:"joined,omitzero"`
+}
+
+// Millis is d as the JSON figures have it: milliseconds, to the microsecond.
+func Millis(d time.Duration) float64 { return float64(d.Round(time.Microsecond)) / float64(time.Millisecond) }
+
+// Watcher tells how things are.
+type Watcher interface {
+	Status() Status
+	// Ping sends one probe on the best path and waits for its answer; it makes
+	// the session if there is none.
+	Ping(ctx context.Context, peer string) (PingLine, error)
+	// Explain asks the peer for its side too, as far as ctx allows.
+	Explain(ctx context.Context, peer string) (Explain, error)
+}
+
+// Control changes services and dials of the running agent. The agent itself
+// keeps what was added across restarts (State.PutService and its like).
+type Control interface {
+	Expose(name, url string) error
+	Unexpose(name string) error
+	Dial(peer, service, url string) error
+	Hangup(peer, service string) error
+}
+
+// Membership admits and removes members.
+type Membership interface {
+	Invite(ctx context.Context, expires time.Duration) (link string, err error)
+	Pending(ctx context.Context) ([]PendingMember, error)
+	// Approve hands the network's secret to a pending member. Where
+	// fingerprint is not empty it must be that of the member's key: it is what
+	// a person compared, and the coordinator could have swapped keys since.
+	Approve(ctx context.Context, name, fingerprint string) error
+	Revoke(ctx context.Context, name string) error
+}
+
+// Daemon is a running agent as the other commands see it.
+type Daemon interface {
+	Watcher
+	Control
+	Membership
+}
