@@ -1,0 +1,88 @@
+package seal
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"rendezvous/proto"
+)
+
+var ciphers = []Cipher{ChaCha20Poly1305, AES256GCM}
+
+func TestDatagramOpensOnlyAsItWasSealed(t *testing.T) {
+	key := deriveKey([]byte("test"), nil, "key")
+	for _, c := range ciphers {
+		t.Run(c.String(), func(t *testing.T) {
+			s, o := NewSealer(c, key), NewOpener(c, key)
+			plain := []byte("a datagram of a service")
+			const flow, counter = 77, 1<<40 + 5
+			sealed := s.Seal([]byte("before"), 1, flow, counter, plain)[len("before"):]
+			if len(sealed) != len(plain)+proto.Overhead {
+				t.Fatalf("sealed %d bytes, want %d", len(sealed), len(plain)+proto.Overhead)
+			}
+			h, err := proto.ParseHeader(sealed)
+			if err != nil || h.Epoch != 1 || h.Flow != flow || uint64(h.Counter) != counter%(1<<proto.CounterBits) {
+				t.Fatalf("header %+v, %v", h, err)
+			}
+			got, err := o.Open([]byte("x"), sealed, flow, counter)
+			if err != nil || string(got) != "x"+string(plain) {
+				t.Fatalf("opened %q, %v", got, err)
+			}
+			for name, open := range map[string]func() ([]byte, error){
+				"another flow":    func() ([]byte, error) { return o.Open([]byte("x"), sealed, flow+1, counter) },
+				"another counter": func() ([]byte, error) { return o.Open([]byte("x"), sealed, flow, counter+1) },
+				"another key": func() ([]byte, error) {
+					return NewOpener(c, [KeySize]byte{1}).Open([]byte("x"), sealed, flow, counter)
+				},
+				"another cipher": func() ([]byte, error) {
+					return NewOpener(1-c, key).Open([]byte("x"), sealed, flow, counter)
+				},
+			} {
+				if got, err := open(); !errors.Is(err, ErrForged) || string(got) != "x" {
+					t.Errorf("%s: %q, %v", name, got, err)
+				}
+			}
+			for i := proto.HeaderSize; i < len(sealed); i++ {
+				bad := bytes.Clone(sealed)
+				bad[i] ^= 0x10
+				if _, err := o.Open(nil, bad, flow, counter); !errors.Is(err, ErrForged) {
+					t.Errorf("byte %d changed: %v", i, err)
+				}
+			}
+			if _, err := o.Open(nil, sealed[:proto.Overhead-1], flow, counter); !errors.Is(err, proto.ErrShort) {
+				t.Errorf("short: %v", err)
+			}
+		})
+	}
+}
+
+func BenchmarkSeal1400(b *testing.B) {
+	for _, c := range ciphers {
+		b.Run(c.String(), func(b *testing.B) {
+			s := NewSealer(c, [KeySize]byte{})
+			plain, dst := make([]byte, 1400), make([]byte, 0, 2048)
+			b.SetBytes(1400)
+			b.ReportAllocs()
+			for i := range b.N {
+				s.Seal(dst, 0, 1, uint64(i), plain)
+			}
+		})
+	}
+}
+
+func BenchmarkOpen1400(b *testing.B) {
+	for _, c := range ciphers {
+		b.Run(c.String(), func(b *testing.B) {
+			sealed := NewSealer(c, [KeySize]byte{}).Seal(nil, 0, 1, 1, make([]byte, 1400))
+			o, dst := NewOpener(c, [KeySize]byte{}), make([]byte, 0, 2048)
+			b.SetBytes(1400)
+			b.ReportAllocs()
+			for range b.N {
+				if _, err := o.Open(dst, sealed, 1, 1); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
