@@ -132,13 +132,17 @@ func ParseHeader(b []byte) (Header, error) {
 	}, nil
 }
 
-// CompleteCounter gives the counter nearest to expected that ends in low
-// (the rule of RFC 9000 appendix A.3).
+// MaxCounter bounds counters: none reaches it.
+const MaxCounter = 1 << 62
+
+// CompleteCounter gives the counter nearest to expected that ends in low, the
+// higher of two equally near (the rule of RFC 9000 appendix A.3). expected is
+// at most MaxCounter.
 func CompleteCounter(expected uint64, low uint16) uint64 {
 	const window = 1 << CounterBits
-	c := expected&^(window-1) | uint64(low)
+	c := expected&^(window-1) | uint64(low)&(window-1)
 	switch {
-	case c+window/2 <= expected && c < 1<<62-window:
+	case c+window/2 <= expected && c < MaxCounter-window:
 		return c + window
 	case c > expected+window/2 && c >= window:
 		return c - window
@@ -247,6 +251,9 @@ func ParseProbeBody(b []byte) (ProbeBody, error) {
 	}, nil
 }
 
+// addrSize is the size of an address with its port, in bytes.
+const addrSize = 16 + 2
+
 // appendAddr writes 16 bytes of address (IPv4 mapped into IPv6, unspecified
 // where there is none) and 2 of port.
 func appendAddr(b []byte, a netip.AddrPort) []byte {
@@ -267,7 +274,10 @@ func parseAddr(b []byte) netip.AddrPort {
 }
 
 // BindSize is the size of a bind and of its answer, in bytes.
-const BindSize = 1 + TokenSize + 1 + 8 + 1 + 18 + bindMACSize
+const BindSize = 1 + TokenSize + 1 + 8 + 1 + addrSize + bindMACSize
+
+// Legs is how many legs an allocation has.
+const Legs = 2
 
 const bindMACSize = 16
 
@@ -281,7 +291,7 @@ const bindMACSize = 16
 type Bind struct {
 	Bound      bool // this is the relay's answer
 	Allocation Token
-	Leg        uint8
+	Leg        uint8          // below Legs
 	Counter    uint64         // rises with each bind of a leg; an answer repeats it
 	Both       bool           // answer, flags 0x01: the other leg is bound too
 	Gone       bool           // answer, flags 0x02: there is no such allocation any more
@@ -312,12 +322,12 @@ func AppendBind(dst []byte, b Bind) []byte {
 	return append(AppendBindBody(dst, b), b.MAC[:]...)
 }
 
-// ParseBind reads what AppendBind wrote.
+// ParseBind reads what AppendBind wrote, and nothing longer.
 func ParseBind(b []byte) (Bind, error) {
-	if len(b) != BindSize {
+	if len(b) < BindSize {
 		return Bind{}, ErrShort
 	}
-	if b[0] != byteBind && b[0] != byteBound {
+	if len(b) > BindSize || b[0] != byteBind && b[0] != byteBound || b[9] >= Legs {
 		return Bind{}, ErrForm
 	}
 	return Bind{

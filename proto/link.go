@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -17,7 +19,8 @@ type Link struct {
 	Secret      []byte   // the network's secret, 32 bytes, or nil; never sent to the coordinator
 }
 
-var b64 = base64.RawURLEncoding
+// b64 is strict, so that a link has one spelling.
+var b64 = base64.RawURLEncoding.Strict()
 
 // String is the link as one word.
 func (l Link) String() string {
@@ -38,7 +41,7 @@ func ParseLink(s string) (Link, error) {
 	if !ok {
 		return Link{}, errors.New("the join link has no /# in it; was it cut off, or does the shell need quotes around it?")
 	}
-	if _, port, err := net.SplitHostPort(host); err != nil || port == "" {
+	if !validHostPort(host) {
 		return Link{}, fmt.Errorf("the join link's coordinator %q is not HOST:PORT", host)
 	}
 	l := Link{Coordinator: host}
@@ -50,7 +53,7 @@ func ParseLink(s string) (Link, error) {
 	var raw [3][]byte
 	for i, p := range parts {
 		b, err := b64.DecodeString(p)
-		if err != nil || len(b) != want[i] {
+		if err != nil || len(b) != want[i] || len(p) != b64.EncodedLen(want[i]) {
 			return Link{}, fmt.Errorf("part %d of the join link is damaged; copy the link again", i+1)
 		}
 		raw[i] = b
@@ -59,4 +62,25 @@ func ParseLink(s string) (Link, error) {
 	copy(l.Token[:], raw[1])
 	l.Secret = raw[2]
 	return l, nil
+}
+
+// hostLetters are those of host names; the underscore is none in RFC 952, but
+// found in the wild.
+const hostLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._"
+
+// validHostPort says whether s is an IP address or a host name with a port. An
+// address with a zone means something on one host alone.
+func validHostPort(s string) bool {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return false
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Zone() == ""
+	}
+	// RFC 1035 section 2.3.4 bounds a name.
+	return host != "" && len(host) <= 253 && strings.Trim(host, hostLetters) == ""
 }

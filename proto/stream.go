@@ -30,7 +30,8 @@ func WriteMessage(w io.Writer, m proto.Message) error {
 }
 
 // ReadMessage reads one message into m. A length over MaxMessage is an error
-// before anything is allocated for it.
+// before anything is allocated for it. io.EOF means that the stream ended
+// between two messages, io.ErrUnexpectedEOF that it ended within one.
 func ReadMessage(r *bufio.Reader, m proto.Message) error {
 	size, err := binary.ReadUvarint(r)
 	if err != nil {
@@ -41,12 +42,16 @@ func ReadMessage(r *bufio.Reader, m proto.Message) error {
 	}
 	b := make([]byte, size)
 	if _, err := io.ReadFull(r, b); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
 		return err
 	}
 	return proto.Unmarshal(b, m)
 }
 
-// Marshal and Unmarshal spare our packages a second import named proto.
+// Marshal encodes m. It and Unmarshal spare our packages a second import named
+// proto.
 func Marshal(m proto.Message) ([]byte, error) { return proto.Marshal(m) }
 
 // Unmarshal decodes b into m.

@@ -1,11 +1,10 @@
 package seal
 
+import "rendezvous/proto"
+
 // WindowSize is how many counters back a datagram may come late. At a million
 // datagrams a second it is 16 ms.
 const WindowSize = 16384
-
-// MaxCounter bounds counters. A session makes new keys long before.
-const MaxCounter = 1 << 62
 
 const (
 	blockBits = 64
@@ -23,7 +22,7 @@ type Window struct {
 // Fresh says whether Accept would take c: look before opening, at no cost.
 func (w *Window) Fresh(c uint64) bool {
 	switch {
-	case c >= MaxCounter:
+	case c >= proto.MaxCounter:
 		return false
 	case c >= w.next:
 		return true
@@ -51,7 +50,7 @@ func (w *Window) Expected() uint64 { return w.next }
 // that opened: after a blackout the counter's low bits alone lead astray. It
 // never moves back, and what was not seen behind it stays fresh.
 func (w *Window) Jump(next uint64) {
-	if next <= w.next || next > MaxCounter {
+	if next <= w.next || next > proto.MaxCounter {
 		return
 	}
 	var from uint64 // the block of the highest counter so far, which stays

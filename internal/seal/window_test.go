@@ -3,6 +3,8 @@ package seal
 import (
 	"math/rand/v2"
 	"testing"
+
+	"rendezvous/proto"
 )
 
 // model is the window as one would say it.
@@ -12,7 +14,7 @@ type model struct {
 }
 
 func (m *model) accept(c uint64) bool {
-	if c >= MaxCounter || m.seen[c] || c+WindowSize < m.next {
+	if c >= proto.MaxCounter || m.seen[c] || c+WindowSize < m.next {
 		return false
 	}
 	m.seen[c] = true
@@ -21,7 +23,7 @@ func (m *model) accept(c uint64) bool {
 }
 
 func (m *model) jump(next uint64) {
-	if next <= MaxCounter {
+	if next <= proto.MaxCounter {
 		m.next = max(m.next, next)
 	}
 }
@@ -46,7 +48,7 @@ func TestWindowAgreesWithModel(t *testing.T) {
 		var w Window
 		m := model{seen: map[uint64]bool{}}
 		if seed%4 == 3 {
-			start := MaxCounter - r.Uint64N(4*WindowSize)
+			start := proto.MaxCounter - r.Uint64N(4*WindowSize)
 			w.Jump(start)
 			m.jump(start)
 		}
