@@ -30,7 +30,7 @@ func borrowNonce(high uint32, counter uint64) *[nonceSize]byte {
 type Sealer struct{ aead cipher.AEAD }
 
 // NewSealer makes one for a key that no other Sealer has.
-func NewSealer(c Cipher, key [KeySize]byte) *Sealer { return &Sealer{c.aead(key)} }
+func NewSealer(key [KeySize]byte, c Cipher) *Sealer { return &Sealer{c.aead(key)} }
 
 // Seal appends a sealed datagram to dst: header, ciphertext and tag, together
 // proto.Overhead bytes more than plain. It allocates only where dst has no
@@ -51,7 +51,7 @@ func (s *Sealer) Seal(dst []byte, epoch uint8, flow uint16, counter uint64, plai
 type Opener struct{ aead cipher.AEAD }
 
 // NewOpener makes one for a key.
-func NewOpener(c Cipher, key [KeySize]byte) *Opener { return &Opener{c.aead(key)} }
+func NewOpener(key [KeySize]byte, c Cipher) *Opener { return &Opener{c.aead(key)} }
 
 // Open appends the plaintext of a datagram (with its header) to dst, and
 // allocates only where dst has no room. The flow is the header's, the counter

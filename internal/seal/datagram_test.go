@@ -14,7 +14,7 @@ func TestDatagramOpensOnlyAsItWasSealed(t *testing.T) {
 	key := deriveKey([]byte("test"), nil, "key")
 	for _, c := range ciphers {
 		t.Run(c.String(), func(t *testing.T) {
-			s, o := NewSealer(c, key), NewOpener(c, key)
+			s, o := NewSealer(key, c), NewOpener(key, c)
 			plain := []byte("a datagram of a service")
 			const flow, counter = 77, 1<<40 + 5
 			sealed := s.Seal([]byte("before"), 1, flow, counter, plain)[len("before"):]
@@ -33,10 +33,10 @@ func TestDatagramOpensOnlyAsItWasSealed(t *testing.T) {
 				"another flow":    func() ([]byte, error) { return o.Open([]byte("x"), sealed, flow+1, counter) },
 				"another counter": func() ([]byte, error) { return o.Open([]byte("x"), sealed, flow, counter+1) },
 				"another key": func() ([]byte, error) {
-					return NewOpener(c, [KeySize]byte{1}).Open([]byte("x"), sealed, flow, counter)
+					return NewOpener([KeySize]byte{1}, c).Open([]byte("x"), sealed, flow, counter)
 				},
 				"another cipher": func() ([]byte, error) {
-					return NewOpener(1-c, key).Open([]byte("x"), sealed, flow, counter)
+					return NewOpener(key, 1-c).Open([]byte("x"), sealed, flow, counter)
 				},
 			} {
 				if got, err := open(); !errors.Is(err, ErrForged) || string(got) != "x" {
@@ -60,7 +60,7 @@ func TestDatagramOpensOnlyAsItWasSealed(t *testing.T) {
 func BenchmarkSeal1400(b *testing.B) {
 	for _, c := range ciphers {
 		b.Run(c.String(), func(b *testing.B) {
-			s := NewSealer(c, [KeySize]byte{})
+			s := NewSealer([KeySize]byte{}, c)
 			plain, dst := make([]byte, 1400), make([]byte, 0, 2048)
 			b.SetBytes(1400)
 			b.ReportAllocs()
@@ -74,8 +74,8 @@ func BenchmarkSeal1400(b *testing.B) {
 func BenchmarkOpen1400(b *testing.B) {
 	for _, c := range ciphers {
 		b.Run(c.String(), func(b *testing.B) {
-			sealed := NewSealer(c, [KeySize]byte{}).Seal(nil, 0, 1, 1, make([]byte, 1400))
-			o, dst := NewOpener(c, [KeySize]byte{}), make([]byte, 0, 2048)
+			sealed := NewSealer([KeySize]byte{}, c).Seal(nil, 0, 1, 1, make([]byte, 1400))
+			o, dst := NewOpener([KeySize]byte{}, c), make([]byte, 0, 2048)
 			b.SetBytes(1400)
 			b.ReportAllocs()
 			for range b.N {
