@@ -1,0 +1,62 @@
+package natlab
+
+import (
+	"net/netip"
+	"time"
+)
+
+// choose finds the external address of a new mapping.
+func (t *table) choose(now time.Time, inside, remote netip.AddrPort) (netip.AddrPort, bool) {
+	if len(t.addrs) == 0 {
+		return inside, true
+	}
+	addr := t.pooled(inside)
+	p := t.behaviour.Ports
+	if p.way == preserved {
+		if ext := netip.AddrPortFrom(addr, inside.Port()); t.available(now, ext, remote) {
+			return ext, true
+		}
+	}
+	span := int(p.high) - int(p.low) + 1
+	start, step := t.rand.IntN(span), 1
+	if p.way == sequential {
+		start, step = t.next, p.step
+	}
+	for range span {
+		start = ((start % span) + span) % span
+		ext := netip.AddrPortFrom(addr, p.low+uint16(start))
+		start += step
+		if p.way == sequential {
+			t.next = start
+		}
+		if t.available(now, ext, remote) {
+			return ext, true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// pooled is the external address for a new mapping.
+func (t *table) pooled(inside netip.AddrPort) netip.Addr {
+	if len(t.addrs) == 1 {
+		return t.addrs[0]
+	}
+	if t.behaviour.Pooling {
+		return t.addrs[t.rand.IntN(len(t.addrs))]
+	}
+	raw := inside.Addr().As16()
+	return t.addrs[int(raw[15])%len(t.addrs)]
+}
+
+// available says whether a new mapping may have ext.
+func (t *table) available(now time.Time, ext, remote netip.AddrPort) bool {
+	if !t.free(now, ext, remote) {
+		return false
+	}
+	for _, m := range t.byExt[ext] {
+		if m.explicit || !t.behaviour.Overload && m.alive(now) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,47 @@
+// Package natlab is an internet of NATs and links in memory, on which whole
+// agents and coordinators run in tests. It is for tests only.
+//
+//	synctest.Test(t, func(t *testing.T) {
+//		lab := natlab.New(t, natlab.Options{})
+//		vps := lab.Host("vps", "203.0.113.10", natlab.Delay(20*time.Millisecond))
+//		carrier := lab.NAT("carrier", "198.51.100.1", natlab.Carrier())
+//		router := carrier.NAT("router", "100.64.0.2", natlab.Home())
+//		home := router.Host("home", "192.168.1.2")
+//		conn, err := home.ListenUDP(netip.MustParseAddrPort("0.0.0.0:0"))
+//		...
+//		carrier.Flush()                     // conntrack -F
+//		home.Set(natlab.Loss(0.3))          // from now on
+//		home.MoveTo(lab, "203.0.113.77")    // another network
+//		router.Unplug()                     // the cable
+//	})
+//
+// # Time
+//
+// It lives by package time and starts no goroutine of its own, so it runs in
+// virtual time inside a testing/synctest bubble; make the lab inside the
+// bubble. A blocked Read is durably blocked. When the test ends the lab closes
+// all its sockets: cleanup functions run inside the bubble, last registered
+// first, so agents whose t.Cleanup was registered after New are stopped before
+// the lab is.
+//
+// # What it models
+//
+// Each host and NAT has one link to its network, with the conditions of the
+// options Delay, Jitter, Loss, Reorder, Duplicate, Bandwidth and MTU; delays
+// add up over the way. Between two public networks there are Options.Hops
+// further routers. Each router and NAT takes one from the TTL; what expires
+// vanishes. Nothing is fragmented. A burst arrives as one burst unless loss,
+// reordering or a limited bandwidth takes it apart.
+//
+// A NAT keeps flows the way Linux's connection tracking does, with a Behaviour
+// in the words of RFC 4787. IPv6 prefixes (option Prefix) pass it untranslated
+// but filtered. A host reaches itself by 127.0.0.0/8, ::1 and its own
+// addresses, without delay. ICMP is not modelled: no UDP socket that agents
+// use hears it.
+//
+// # What a test can ask
+//
+// SentTo, Targets, Count, Dropped, First and Watch answer questions about all
+// datagrams since the beginning. When a test fails, the lab prints its seed and
+// draws the last datagrams as a sequence diagram.
+package natlab

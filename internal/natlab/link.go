@@ -1,0 +1,208 @@
+package natlab
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"time"
+)
+
+// The delays of links whose option does not say: of a link to the internet,
+// and of one to a NAT's network.
+const (
+	DefaultDelay    = 5 * time.Millisecond
+	DefaultLANDelay = 200 * time.Microsecond
+)
+
+// conditions of a link, the same in both directions.
+type conditions struct {
+	delay     time.Duration
+	jitter    time.Duration
+	loss      float64
+	reorder   float64
+	behind    time.Duration
+	duplicate float64
+	bandwidth float64       // bits a second, 0: unlimited
+	queue     time.Duration // how long the bandwidth's queue may get
+	mtu       int           // bytes of IP packet
+}
+
+// setup is what options write into.
+type setup struct {
+	conditions
+	also       []string
+	prefixes   []string
+	interfaces []localInterface
+}
+
+type localInterface struct{ name, addr string }
+
+// Option says how a host or NAT is attached. Those that concern its link may
+// also be given later, to its Set.
+type Option func(*setup)
+
+// Delay is the link's one-way delay. Between two hosts, those of all links
+// on the way add up.
+func Delay(d time.Duration) Option { return func(s *setup) { s.delay = d } }
+
+// Jitter adds up to d to each delay; it doesn't reorder.
+func Jitter(d time.Duration) Option { return func(s *setup) { s.jitter = d } }
+
+// Loss drops that share (0 to 1) of the datagrams, in each direction.
+func Loss(share float64) Option { return func(s *setup) { s.loss = share } }
+
+// Reorder holds that share of the datagrams back by d, so that later ones
+// overtake them.
+func Reorder(share float64, d time.Duration) Option {
+	return func(s *setup) { s.reorder, s.behind = share, d }
+}
+
+// Duplicate delivers that share of the datagrams twice.
+func Duplicate(share float64) Option { return func(s *setup) { s.duplicate = share } }
+
+// Bandwidth limits each direction to that many bits a second, with a queue of
+// that length in time before what comes is dropped. Bursts then arrive one
+// datagram at a time. 0 bits is no limit.
+func Bandwidth(bits float64, queue time.Duration) Option {
+	return func(s *setup) { s.bandwidth, s.queue = bits, queue }
+}
+
+// MTU is the largest IP packet in bytes; the default is 1500. A larger one is
+// dropped, without an ICMP that anybody hears; only on the sender's own link
+// does its Write say so.
+func MTU(n int) Option { return func(s *setup) { s.mtu = n } }
+
+// Also gives further addresses: a second IPv4 address, IPv6 ones. Those of a
+// NAT are its pool (see Behaviour.Pooling).
+func Also(addrs ...string) Option {
+	return func(s *setup) { s.also = append(s.also, addrs...) }
+}
+
+// Prefix routes an IPv6 prefix to a NAT, which passes it on untranslated, as
+// a firewall.
+func Prefix(prefix string) Option {
+	return func(s *setup) { s.prefixes = append(s.prefixes, prefix) }
+}
+
+// Interface gives a host another interface, such as a bridge of containers,
+// that leads nowhere.
+func Interface(name, addr string) Option {
+	return func(s *setup) { s.interfaces = append(s.interfaces, localInterface{name, addr}) }
+}
+
+// Drop says which datagrams to drop. Its addresses are those on the wire
+// where it is asked. It is called with the lab locked and must call nothing
+// of it.
+type Drop func(from, to netip.AddrPort, datagram []byte) bool
+
+// link joins a host or NAT to its network.
+type link struct {
+	lab  *Lab
+	name string
+	conditions
+	rand  *rand.Rand
+	cut   bool
+	drop  Drop
+	lanes [2]lane
+}
+
+// lane is one direction of a link.
+type lane struct {
+	free time.Time // when the last bit of the queue will have left
+	last time.Time // when the last datagram in order arrives
+}
+
+type direction int
+
+const (
+	up direction = iota
+	down
+)
+
+// carry takes p across the link; delay is the link's own or the override for
+// this pair of places. arrive runs at the other end.
+func (l *link) carry(d direction, p *parcel, delay time.Duration, arrive func(*parcel)) {
+	if p = l.admit(p); p == nil {
+		return
+	}
+	if l.bandwidth > 0 {
+		p.each(func(q *parcel) { l.queueUp(d, q, delay, arrive) })
+		return
+	}
+	l.fly(d, p, time.Now(), delay, arrive)
+}
+
+// admit drops what does not enter the link, and returns the rest.
+func (l *link) admit(p *parcel) *parcel {
+	if l.cut {
+		l.lab.dropped(p, l.name, DropLinkDown)
+		return nil
+	}
+	checks := []struct {
+		why  Reason
+		test func([]byte) bool
+	}{
+		{DropMTU, func(b []byte) bool { return len(b)+p.headers() > l.mtu }},
+		{DropBlocked, func(b []byte) bool { return l.drop != nil && l.drop(p.from, p.to, b) }},
+		{DropLoss, func([]byte) bool { return l.loss > 0 && l.rand.Float64() < l.loss }},
+	}
+	for _, c := range checks {
+		rest, gone := p.split(c.test)
+		if gone != nil {
+			l.lab.dropped(gone, l.name, c.why)
+		}
+		if rest == nil {
+			return nil
+		}
+		p = rest
+	}
+	return p
+}
+
+func (l *link) queueUp(d direction, p *parcel, delay time.Duration, arrive func(*parcel)) {
+	now, lane := time.Now(), &l.lanes[d]
+	if lane.free.Before(now) {
+		lane.free = now
+	}
+	if lane.free.Sub(now) > l.queue {
+		l.lab.dropped(p, l.name, DropQueue)
+		return
+	}
+	bits := float64(8 * (len(p.buf) + p.headers()))
+	lane.free = lane.free.Add(time.Duration(bits / l.bandwidth * float64(time.Second)))
+	l.fly(d, p, lane.free, delay, arrive)
+}
+
+func (l *link) fly(d direction, p *parcel, start time.Time, delay time.Duration, arrive func(*parcel)) {
+	late := func([]byte) bool { return l.reorder > 0 && l.rand.Float64() < l.reorder }
+	twice := func([]byte) bool { return l.duplicate > 0 && l.rand.Float64() < l.duplicate }
+	at := start.Add(delay)
+	if l.jitter > 0 {
+		at = at.Add(time.Duration(l.rand.Int64N(int64(l.jitter))))
+	}
+	if _, copies := p.split(twice); copies != nil {
+		l.land(copies.with(copies.buf), at, arrive)
+	}
+	onTime, behind := p.split(late)
+	if behind != nil {
+		l.land(behind, at.Add(l.behind), arrive)
+	}
+	if onTime == nil {
+		return
+	}
+	lane := &l.lanes[d]
+	if at.Before(lane.last) {
+		at = lane.last
+	}
+	lane.last = at
+	l.land(onTime, at, arrive)
+}
+
+func (l *link) land(p *parcel, at time.Time, arrive func(*parcel)) {
+	l.lab.agenda.plan(at, func() {
+		if l.cut {
+			l.lab.dropped(p, l.name, DropLinkDown)
+			return
+		}
+		arrive(p)
+	})
+}
