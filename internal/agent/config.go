@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
+	"rendezvous/proto"
+)
+
+// Config is all that an agent runs by: the first part is what users write in
+// agent.yaml or on the command line, the second what the command hands over.
+type Config struct {
+	Name      string // must be the name the agent joined by; "" leaves it at that
+	Expose    []Service
+	Dial      []Dial
+	Paths     []path.Kind // those allowed; empty allows all
+	Flows     FlowLimits
+	Keepalive time.Duration // between datagrams that hold a NAT's mapping on an idle path
+	Offload   bool          // send and receive bursts in one system call (UDP GSO and GRO)
+	Ignore    []string      // interfaces whose addresses are no candidates; a pattern as in path.Match
+	Metrics   string        // host:port to serve Prometheus metrics on; "" for none
+	LogLevel  string        // one of ops.LogLevels
+
+	State   *State
+	Version string
+	Net     dgram.Network
+	Log     zerolog.Logger
+}
+
+// FlowLimits says how long a client's flow is kept and how many there may be.
+type FlowLimits struct {
+	Unanswered time.Duration // kept since the last datagram while the service never answered
+	Answered   time.Duration // kept since the last datagram once it did
+	Max        int           // of each service and dial; the least recently used makes room
+}
+
+// DefaultConfig is what holds where nothing is written.
+func DefaultConfig() Config {
+	return Config{
+		// Linux conntrack's own figures for UDP are 30 s and 120 s; a flow of
+		// ours outlives them, so that it never dies before the NAT's entry.
+		Flows: FlowLimits{Unanswered: time.Minute, Answered: 3 * time.Minute, Max: 10_000},
+		// RFC 8445 section 11 wants 15 s or more; a quarter of the NATs forget a
+		// UDP mapping after 30 s.
+		Keepalive: 15 * time.Second,
+		Offload:   true,
+		LogLevel:  "info",
+	}
+}
+
+// supported are the kinds of path that this version can climb to.
+func supported(k path.Kind) bool { return k == path.DirectUDP || k == path.RelayUDP }
+
+// settingError is a fault of one setting, by its key in agent.yaml.
+type settingError struct{ key, text string }
+
+func (e *settingError) Error() string { return e.key + ": " + e.text }
+
+func settingFault(key, format string, args ...any) error {
+	return &settingError{key: key, text: fmt.Sprintf(format, args...)}
+}
+
+// Check returns every fault of the config, joined, or nil.
+func (c Config) Check() error {
+	faults := append(c.checkServices(), c.checkFlows()...)
+	add := func(key, format string, args ...any) { faults = append(faults, settingFault(key, format, args...)) }
+	if c.Name != "" {
+		if err := CheckName("agent's", c.Name); err != nil {
+			add("name", "%s", err)
+		}
+	}
+	for _, k := range c.Paths {
+		if !supported(k) {
+			add("paths", "%s is not supported yet; there are %s and %s", k, path.DirectUDP, path.RelayUDP)
+		}
+	}
+	if c.Keepalive < time.Second || c.Keepalive > 10*time.Minute {
+		add("keepalive", "it is %s and must be from 1s to 10m", c.Keepalive)
+	}
+	for _, pattern := range c.Ignore {
+		if _, err := filepath.Match(pattern, ""); err != nil {
+			add("interfaces", "ignore: %q is not a pattern like docker*", pattern)
+		}
+	}
+	if !slices.Contains(ops.LogLevels[:], c.LogLevel) {
+		add("log", "there is no log level %q; there are %v", c.LogLevel, ops.LogLevels)
+	}
+	if c.Metrics != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics); err != nil {
+			add("metrics", "%q is not HOST:PORT, as in 127.0.0.1:9464", c.Metrics)
+		}
+	}
+	return errors.Join(faults...)
+}
+
+func (c Config) checkFlows() (faults []error) {
+	f := c.Flows
+	if f.Unanswered < time.Second || f.Answered < f.Unanswered {
+		faults = append(faults, settingFault("flows", "unanswered (%s) must be 1s or more, and answered (%s) no less than that", f.Unanswered, f.Answered))
+	}
+	if f.Max < 1 || f.Max > proto.MaxFlow {
+		faults = append(faults, settingFault("flows", "max is %d and must be from 1 to %d", f.Max, proto.MaxFlow))
+	}
+	return faults
+}
+
+// checkServices finds names and addresses that are given twice.
+func (c Config) checkServices() (faults []error) {
+	exposed := make(map[string]Service)
+	for _, s := range c.Expose {
+		if other, twice := exposed[s.Name]; twice {
+			faults = append(faults, settingFault("expose", "%s is given twice, as %s and as %s", s.Name, other.URL(), s.URL()))
+		}
+		exposed[s.Name] = s
+	}
+	targets, addrs := make(map[string]Dial), make(map[string]Dial)
+	for _, d := range c.Dial {
+		if other, twice := targets[d.Target()]; twice {
+			faults = append(faults, settingFault("dial", "%s is given twice, on %s and on %s", d.Target(), other.URL(), d.URL()))
+		} else if other, twice := addrs[d.Addr()]; twice && d.Port != 0 {
+			faults = append(faults, settingFault("dial", "%s and %s both listen on %s; give one another port", other.Target(), d.Target(), d.URL()))
+		}
+		targets[d.Target()], addrs[d.Addr()] = d, d
+	}
+	return faults
+}
+
+// AddFlags adds what the command line gave to c: --expose, --dial and --paths,
+// the last a list with commas. It returns every fault, joined.
+func (c *Config) AddFlags(expose, dial []string, paths string) error {
+	var faults []error
+	for _, arg := range expose {
+		s, err := ParseExposeFlag(arg)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--expose: %w", err))
+			continue
+		}
+		c.Expose = append(c.Expose, s)
+	}
+	for _, arg := range dial {
+		d, err := ParseDialFlag(arg)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--dial: %w", err))
+			continue
+		}
+		c.Dial = append(c.Dial, d)
+	}
+	if paths != "" {
+		kinds, err := parsePaths(strings.Split(paths, ","))
+		if err != nil {
+			faults = append(faults, fmt.Errorf("--paths: %w", err))
+		}
+		c.Paths = kinds // the flag narrows: it stands instead of the file's list
+	}
+	return errors.Join(faults...)
+}
+
+func parsePaths(words []string) (kinds []path.Kind, err error) {
+	var faults []error
+	for _, word := range words {
+		k, err := path.ParseKind(strings.TrimSpace(word))
+		if err != nil {
+			faults = append(faults, err)
+		} else if !slices.Contains(kinds, k) {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds, errors.Join(faults...)
+}

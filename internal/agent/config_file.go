@@ -1,0 +1,230 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
+)
+
+// LoadConfig reads agent.yaml over the defaults. An unknown key is a fault. The
+// error is an ops.UsageError with every fault of the file and its line.
+func LoadConfig(file string) (Config, error) {
+	c := DefaultConfig()
+	form := configForm{
+		Flows:     flowsForm{durationForm(c.Flows.Unanswered), durationForm(c.Flows.Answered), c.Flows.Max},
+		Keepalive: durationForm(c.Keepalive),
+		Offload:   c.Offload,
+		Log:       c.LogLevel,
+	}
+	err := ops.ReadConfig(file, &form)
+	c.Name, c.Metrics = form.Name, form.Metrics
+	c.Expose, c.Dial, c.Paths = form.Expose, form.Dial, form.Paths
+	c.Flows = FlowLimits{time.Duration(form.Flows.Unanswered), time.Duration(form.Flows.Answered), form.Flows.Max}
+	c.Keepalive = time.Duration(form.Keepalive)
+	c.Offload, c.Ignore = form.Offload, form.Interfaces.Ignore
+	c.LogLevel = form.Log
+	if err = errors.Join(err, located(file, c.Check())); err != nil {
+		return Config{}, &ops.UsageError{Err: err}
+	}
+	return c, nil
+}
+
+// configForm is agent.yaml.
+type configForm struct {
+	Name       string         `yaml:"name"`
+	Expose     exposeForm     `yaml:"expose"`
+	Dial       dialForm       `yaml:"dial"`
+	Paths      pathsForm      `yaml:"paths"`
+	Flows      flowsForm      `yaml:"flows"`
+	Keepalive  durationForm   `yaml:"keepalive"`
+	Offload    bool           `yaml:"offload"`
+	Interfaces interfacesForm `yaml:"interfaces"`
+	Metrics    string         `yaml:"metrics"`
+	Log        string         `yaml:"log"`
+}
+
+type flowsForm struct {
+	Unanswered durationForm `yaml:"unanswered"`
+	Answered   durationForm `yaml:"answered"`
+	Max        int          `yaml:"max"`
+}
+
+type interfacesForm struct {
+	Ignore []string `yaml:"ignore"`
+}
+
+// located gives each fault of a setting its file and line.
+func located(file string, err error) error {
+	if err == nil {
+		return nil
+	}
+	lines := make(map[string]int)
+	var doc yaml.Node
+	// A file that cannot be read as YAML has no lines, and its own error.
+	if ops.ReadConfig(file, &doc) == nil && len(doc.Content) > 0 {
+		keys := doc.Content[0].Content
+		for i := 0; i < len(keys); i += 2 {
+			lines[keys[i].Value] = keys[i].Line
+		}
+	}
+	var all []error
+	for _, e := range unjoin(err) {
+		var setting *settingError
+		if errors.As(e, &setting) {
+			e = fmt.Errorf("%s:%d: %w", file, lines[setting.key], e)
+		}
+		all = append(all, e)
+	}
+	return errors.Join(all...)
+}
+
+// unjoin is what was joined into err.
+func unjoin(err error) []error {
+	var joined interface{ Unwrap() []error }
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &joined):
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+// faults collects what is wrong in one value, in the form in which the YAML
+// library goes on and reports all at once.
+type faults struct{ list []string }
+
+func (f *faults) add(n *yaml.Node, err error) {
+	for _, e := range unjoin(err) {
+		f.list = append(f.list, fmt.Sprintf("line %d: %s", n.Line, e))
+	}
+}
+
+func (f *faults) addf(n *yaml.Node, format string, args ...any) {
+	f.add(n, fmt.Errorf(format, args...))
+}
+
+func (f *faults) err() error {
+	if len(f.list) == 0 {
+		return nil
+	}
+	return &yaml.TypeError{Errors: f.list}
+}
+
+// exposeForm is {wg: URL}, or [{name: wg, url: URL}].
+type exposeForm []Service
+
+// UnmarshalYAML reads either form.
+func (e *exposeForm) UnmarshalYAML(n *yaml.Node) error {
+	var f faults
+	add := func(at *yaml.Node, name, url string) {
+		s, err := ParseService(name, url)
+		if err != nil {
+			f.add(at, err)
+			return
+		}
+		*e = append(*e, s)
+	}
+	if n.Kind != yaml.SequenceNode {
+		f.pairs(n, "expose", func(k, v *yaml.Node) { add(k, k.Value, v.Value) })
+		return f.err()
+	}
+	for _, item := range n.Content {
+		given := make(map[string]string)
+		f.pairs(item, "a service of expose", func(k, v *yaml.Node) {
+			if k.Value != "name" && k.Value != "url" {
+				f.addf(k, "unknown key %q; known here: name, url", k.Value)
+			}
+			given[k.Value] = v.Value
+		})
+		if item.Kind == yaml.MappingNode {
+			add(item, given["name"], given["url"])
+		}
+	}
+	return f.err()
+}
+
+// dialForm is {home/wg: URL}.
+type dialForm []Dial
+
+// UnmarshalYAML reads the form.
+func (d *dialForm) UnmarshalYAML(n *yaml.Node) error {
+	var f faults
+	f.pairs(n, "dial", func(k, v *yaml.Node) {
+		peer, service, err := ParseTarget(k.Value)
+		if err != nil {
+			f.add(k, err)
+			return
+		}
+		one, err := ParseDial(peer, service, v.Value)
+		if err != nil {
+			f.add(k, err)
+			return
+		}
+		*d = append(*d, one)
+	})
+	return f.err()
+}
+
+// pairs calls each for every key of a mapping, in their order, and finds keys
+// that stand there twice and values that are more than one word.
+func (f *faults) pairs(n *yaml.Node, what string, each func(k, v *yaml.Node)) {
+	if n.Kind != yaml.MappingNode {
+		f.addf(n, "%s must be lines of KEY: VALUE", what)
+		return
+	}
+	first := make(map[string]int)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		switch line, twice := first[k.Value]; {
+		case twice:
+			f.addf(k, "%q stands here a second time, first in line %d", k.Value, line)
+		case v.Kind != yaml.ScalarNode:
+			f.addf(v, "%s: one value is wanted here", k.Value)
+		default:
+			each(k, v)
+		}
+		first[k.Value] = k.Line
+	}
+}
+
+// pathsForm is [direct-udp, relay-udp].
+type pathsForm []path.Kind
+
+// UnmarshalYAML reads the form.
+func (p *pathsForm) UnmarshalYAML(n *yaml.Node) error {
+	var f faults
+	if n.Kind != yaml.SequenceNode {
+		f.addf(n, "paths must be a list, as in [direct-udp, relay-udp]")
+		return f.err()
+	}
+	for _, item := range n.Content {
+		k, err := path.ParseKind(item.Value)
+		if err != nil {
+			f.add(item, err)
+			continue
+		}
+		*p = append(*p, k)
+	}
+	return f.err()
+}
+
+// durationForm is 60s or 3m.
+type durationForm time.Duration
+
+// UnmarshalYAML reads the form.
+func (d *durationForm) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil {
+		var f faults
+		f.addf(n, "%q is not a duration like 60s or 3m", n.Value)
+		return f.err()
+	}
+	*d = durationForm(v)
+	return nil
+}

@@ -1,0 +1,216 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
+)
+
+func loadText(t *testing.T, text string) (Config, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := LoadConfig(file)
+	if err != nil {
+		err = errors.New(strings.ReplaceAll(err.Error(), file, "agent.yaml"))
+	}
+	return c, err
+}
+
+func TestConfigWhole(t *testing.T) {
+	got, err := loadText(t, `
+name: home
+expose:
+  - name: wg
+    url: "udp://127.0.0.1:51820?raw"
+  - {name: game, url: "udp://[::1]:7777"}
+dial:
+  office/dns: udp://127.0.0.1:5353
+  office/wg: udp://0.0.0.0:0
+paths: [direct-udp, relay-udp]
+flows: {unanswered: 30s, answered: 5m, max: 200}
+keepalive: 20s
+offload: false
+interfaces: {ignore: ["docker*", virbr0]}
+metrics: 127.0.0.1:9464
+log: debug
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Name: "home",
+		Expose: []Service{
+			{Name: "wg", Host: "127.0.0.1", Port: 51820, Raw: true},
+			{Name: "game", Host: "::1", Port: 7777},
+		},
+		Dial: []Dial{
+			{Peer: "office", Service: "dns", Host: "127.0.0.1", Port: 5353},
+			{Peer: "office", Service: "wg", Host: "0.0.0.0"},
+		},
+		Paths:     []path.Kind{path.DirectUDP, path.RelayUDP},
+		Flows:     FlowLimits{Unanswered: 30 * time.Second, Answered: 5 * time.Minute, Max: 200},
+		Keepalive: 20 * time.Second,
+		Ignore:    []string{"docker*", "virbr0"},
+		Metrics:   "127.0.0.1:9464",
+		LogLevel:  "debug",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestConfigMapForm(t *testing.T) {
+	got, err := loadText(t, "expose:\n  wg: udp://127.0.0.1:51820?raw\n  dns: udp://localhost:53\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Expose) != 2 || got.Expose[0].String() != "wg=udp://127.0.0.1:51820?raw" || got.Expose[1].String() != "dns=udp://localhost:53" {
+		t.Errorf("got %v", got.Expose)
+	}
+}
+
+func TestConfigDefaults(t *testing.T) {
+	for _, text := range []string{"", "\n# nothing\n", "expose:\n  # wg: udp://127.0.0.1:1\nname:\n"} {
+		got, err := loadText(t, text)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		} else if !reflect.DeepEqual(got, DefaultConfig()) {
+			t.Errorf("%q gives %+v", text, got)
+		}
+	}
+	if err := DefaultConfig().Check(); err != nil {
+		t.Errorf("the defaults: %v", err)
+	}
+}
+
+func TestConfigFaults(t *testing.T) {
+	tests := []struct{ name, text, want string }{
+		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: unknown key "expsoe"; known here: dial, expose, flows, interfaces, keepalive, log, metrics, name, offload, paths`},
+		{"unknown key within", "flows:\n  max: 5\n  idle: 3s\n", `agent.yaml:3: unknown key "idle"; known here: answered, max, unanswered`},
+		{"unknown key in a service", "expose:\n- name: wg\n  url: udp://h:1\n  raw: true\n", `agent.yaml:4: unknown key "raw"; known here: name, url`},
+		{"key twice", "expose:\n  wg: udp://h:1\n  wg: udp://h:2\n", `agent.yaml:3: "wg" stands here a second time, first in line 2`},
+		{"service twice", "expose:\n- {name: wg, url: udp://h:1}\n- {name: wg, url: udp://h:2}\n", `agent.yaml:1: expose: wg is given twice, as udp://h:1 and as udp://h:2`},
+		{"one port twice", "log: info\ndial:\n  a/x: udp://h:1\n  a/y: udp://h:1\n", `agent.yaml:2: dial: a/x and a/y both listen on udp://h:1; give one another port`},
+		{"tcp", "expose:\n  web: tcp://127.0.0.1:80\n", `agent.yaml:2: tcp://127.0.0.1:80: tcp services are not supported yet; use udp://`},
+		{"public", "expose:\n  wg: udp://h:1?raw&public=2\n", `agent.yaml:2: public ports are not supported yet; leave out public=`},
+		{"not a URL", "expose:\n  wg: 127.0.0.1:51820\n", `agent.yaml:2: "127.0.0.1:51820" is not a URL like udp://127.0.0.1:51820`},
+		{"no url", "expose:\n- name: wg\n", `agent.yaml:2: "" is not a URL like udp://127.0.0.1:51820`},
+		{"raw dial", "dial:\n  a/x: udp://h:1?raw\n", `agent.yaml:2: the URL "udp://h:1?raw" has options; a dial takes none, they belong to the exposed URL on the peer`},
+		{"no target", "dial:\n  wg: udp://h:1\n", `agent.yaml:2: "wg" is not PEER/NAME, as in home/wg`},
+		{"list where a word belongs", "dial:\n  a/wg: [udp://h:1]\n", `agent.yaml:2: a/wg: one value is wanted here`},
+		{"path", "paths: [direct-udp, relay]\n", `agent.yaml:1: no kind of path is called "relay"; there are [direct-udp direct-faketcp direct-tcp relay-udp relay-faketcp relay-tls]`},
+		{"path to come", "paths:\n- relay-tls\n", `agent.yaml:1: paths: relay-tls is not supported yet; there are direct-udp and relay-udp`},
+		{"name", "name: My_Home\n", `agent.yaml:1: name: the agent's name "My_Home" may hold only a-z, 0-9 and -, and neither begin nor end with -`},
+		{"duration", "keepalive: 15\nflows: {unanswered: 0s}\n", `agent.yaml:1: "15" is not a duration like 60s or 3m`},
+		{"keepalive", "keepalive: 1h\n", "agent.yaml:1: keepalive: it is 1h0m0s and must be from 1s to 10m"},
+		{"level", "log: loud\n", `agent.yaml:1: log: there is no log level "loud"; there are [debug info warn error]`},
+		{"metrics", "metrics: 9464\n", `agent.yaml:1: metrics: "9464" is not HOST:PORT, as in 127.0.0.1:9464`},
+		{"pattern", "interfaces:\n  ignore: ['[']\n", `agent.yaml:1: interfaces: ignore: "[" is not a pattern like docker*`},
+		{"flows", "flows: {unanswered: 5m, max: 0}\n", "agent.yaml:1: flows: max is 0 and must be from 1 to 16383"},
+		{"not YAML", "expose: [\n", "agent.yaml: line 1: did not find expected node content"},
+		{"not a mapping", "- wg\n", "agent.yaml:1: "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := loadText(t, tt.text)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestConfigAllFaultsAtOnce(t *testing.T) {
+	_, err := loadText(t, "nmae: home\nexpose:\n  WG: udp://127.0.0.1:1\n  web: tcp://h:80\ndial:\n  wg: udp://h:1\npaths: [fast]\nkeepalive: 1ms\nlog: loud\n")
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, line := range []string{":1:", ":3:", ":4:", ":6:", ":7:", ":8:", ":9:"} {
+		if !strings.Contains(err.Error(), "agent.yaml"+line) {
+			t.Errorf("nothing is said of line %s\n%v", line, err)
+		}
+	}
+}
+
+func TestConfigExitCode(t *testing.T) {
+	_, err := LoadConfig(filepath.Join(t.TempDir(), "agent.yaml"))
+	if ops.ExitCode(err) != ops.ExitUsage {
+		t.Errorf("a missing file gives %v", err)
+	}
+}
+
+func TestFlags(t *testing.T) {
+	c := DefaultConfig()
+	c.Expose = []Service{{Name: "wg", Host: "h", Port: 1}}
+	c.Paths = []path.Kind{path.DirectUDP}
+	if err := c.AddFlags([]string{"dns=udp://127.0.0.1:53"}, []string{"home/wg=udp://127.0.0.1:51821"}, "relay-udp,direct-udp"); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Expose) != 2 || len(c.Dial) != 1 || c.Dial[0].String() != "home/wg=udp://127.0.0.1:51821" {
+		t.Errorf("got %v %v", c.Expose, c.Dial)
+	}
+	if !reflect.DeepEqual(c.Paths, []path.Kind{path.RelayUDP, path.DirectUDP}) {
+		t.Errorf("paths %v", c.Paths)
+	}
+}
+
+func TestFlagFaults(t *testing.T) {
+	c := DefaultConfig()
+	err := c.AddFlags([]string{"wg", "wg=udp://h", "=udp://h:1", "wg=udp://h:0"}, []string{"home=udp://h:1", "home/=udp://h:1"}, "nonsense")
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{
+		`--expose: "wg" is not NAME=URL, as in wg=udp://127.0.0.1:51820`,
+		`--expose: "udp://h" has no port from 0 to 65535`,
+		`--expose: the service has no name`,
+		`--expose: the URL "udp://h:0" has port 0; give the port that the service listens on`,
+		`--dial: "home" is not PEER/NAME, as in home/wg`,
+		`--dial: the service has no name`,
+		`--paths: no kind of path is called "nonsense"`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is missing in\n%v", want, err)
+		}
+	}
+}
+
+func TestURLFaults(t *testing.T) {
+	for _, raw := range []string{
+		"", "wg", "udp:", "udp://", "udp://:1", "udp://h:65536", "udp://h:-1", "udp://h:x", "udp://u@h:1", "udp://h:1/path",
+		"udp://h:1#f", "http://h:1", "tcp://h:1", "udp://h:1?raw=1", "udp://h:1?raw&raw", "udp://h:1?fast", "udp://h:1?%zz", "udp://[::1:1", " udp://h:1",
+	} {
+		if s, err := ParseService("wg", raw); err == nil {
+			t.Errorf("%q is taken as %v", raw, s)
+		}
+	}
+}
+
+func FuzzParseExposeFlag(f *testing.F) {
+	for _, s := range []string{"wg=udp://127.0.0.1:51820?raw", "a=udp://[::1%25eth0]:1", "=", "x=udp://"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, arg string) {
+		s, err := ParseExposeFlag(arg)
+		if err != nil {
+			return
+		}
+		again, err := ParseExposeFlag(s.String())
+		if err != nil || again != s {
+			t.Errorf("%q reads as %+v, which writes %q and reads as %+v, %v", arg, s, s, again, err)
+		}
+	})
+}
