@@ -81,7 +81,11 @@ func (h *Host) Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
 // Try runs a command in the host to its end and gives what it wrote to
 // stdout; the error has stderr in it.
 func (h *Host) Try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+	return h.tryFor(commandLimit, args...)
+}
+
+func (h *Host) tryFor(limit time.Duration, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd, err := h.Command(ctx, args...)
 	if err != nil {
@@ -101,6 +105,18 @@ func (h *Host) Run(args ...string) string {
 	h.lab.t.Helper()
 	out, err := h.Try(args...)
 	if err != nil {
+		h.lab.t.Fatalf("%v", err)
+	}
+	return out
+}
+
+// Overhear runs a command that may never end (turnutils_stunclient waits for
+// ever for what a NAT filters), kills it after a time, and gives what it wrote
+// to stdout until then.
+func (h *Host) Overhear(limit time.Duration, args ...string) string {
+	h.lab.t.Helper()
+	out, err := h.tryFor(limit, args...)
+	if out == "" && err != nil {
 		h.lab.t.Fatalf("%v", err)
 	}
 	return out

@@ -72,7 +72,7 @@ func (l *Lab) open() error {
 	if l.claim, err = claimID(l.id); err != nil {
 		return err
 	}
-	if l.reaper, err = startReaper(l.prefix()); err != nil {
+	if l.reaper, err = startReaper(l.id); err != nil {
 		return err
 	}
 	l.dir, err = os.MkdirTemp("", "rdv-"+l.id+"-")
@@ -136,7 +136,7 @@ func (l *Lab) close() error {
 	for _, h := range l.hosts {
 		errs = append(errs, removeNamespace(h.ns))
 	}
-	errs = append(errs, l.reaper.stop(), closeClaim(l.claim))
+	errs = append(errs, removeSockets(l.id), l.reaper.stop(), closeClaim(l.claim))
 	if failed {
 		l.t.Logf("logs are kept in %s", l.dir)
 	} else {

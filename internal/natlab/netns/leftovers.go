@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,7 +57,7 @@ func sweep() error {
 		if err != nil {
 			continue // its run is alive
 		}
-		errs = append(errs, removeNamespace(e.Name()), closeClaim(claim))
+		errs = append(errs, removeNamespace(e.Name()), removeSockets(id), closeClaim(claim))
 	}
 	return errors.Join(errs...)
 }
@@ -82,6 +83,16 @@ func removeNamespace(name string) error {
 	return nil
 }
 
+// removeSockets removes what a wireguard-go that was killed leaves.
+func removeSockets(id string) error {
+	files, err := filepath.Glob(filepath.Join(wireguardSockets, "wg"+id+"*.sock"))
+	errs := []error{err}
+	for _, f := range files {
+		errs = append(errs, os.Remove(f))
+	}
+	return errors.Join(errs...)
+}
+
 // reaper is a process that outlives this one by a moment and removes the lab,
 // whatever ended us: a panic, SIGINT or SIGKILL.
 type reaper struct {
@@ -92,14 +103,15 @@ type reaper struct {
 // The script sleeps in cat until our end of the pipe is closed.
 const reaperScript = `cat >/dev/null
 for ns in $(ls /run/netns); do
-  case $ns in "$1"*)
+  case $ns in "rdv-$1-"*)
     for pid in $(ip netns pids "$ns"); do kill -9 "$pid"; done
     ip netns delete "$ns" ;;
   esac
-done`
+done
+rm -f /var/run/wireguard/wg"$1"*.sock`
 
-func startReaper(prefix string) (*reaper, error) {
-	cmd := exec.Command("sh", "-c", reaperScript, "natlab-reaper", prefix)
+func startReaper(id string) (*reaper, error) {
+	cmd := exec.Command("sh", "-c", reaperScript, "natlab-reaper", id)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // out of reach of the terminal's ^C
 	alive, err := cmd.StdinPipe()
 	if err == nil {
