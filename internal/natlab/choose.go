@@ -18,20 +18,18 @@ func (t *table) choose(now time.Time, inside, remote netip.AddrPort) (netip.Addr
 		}
 	}
 	span := int(p.high) - int(p.low) + 1
-	start, step := t.rand.IntN(span), 1
+	at := t.rand.IntN(span)
 	if p.way == sequential {
-		start, step = t.next, p.step
+		at = t.next
 	}
 	for range span {
-		start = ((start % span) + span) % span
-		ext := netip.AddrPortFrom(addr, p.low+uint16(start))
-		start += step
-		if p.way == sequential {
-			t.next = start
-		}
+		at = (at%span + span) % span
+		ext := netip.AddrPortFrom(addr, p.low+uint16(at))
 		if t.available(now, ext, remote) {
+			t.next = at + p.step
 			return ext, true
 		}
+		at++ // the next free one
 	}
 	return netip.AddrPort{}, false
 }
