@@ -1,0 +1,65 @@
+# Every target works from a fresh clone. `make help` lists them.
+
+GO ?= go
+export CGO_ENABLED ?= 0
+
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+
+# What uses the lab of namespaces measures time, so it runs alone, after the rest.
+LAB_PATTERN := /internal/natlab/(netns|real)(/|$$)
+
+# GOARCH is the host's where none is named.
+CROSS := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm64
+
+.PHONY: help build demo test unit lab check format vet lint generated cross bench fuzz clean deps
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+build: ## bin/rendezvous and bin/agent
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: deps build ## WireGuard through two NATs and a CG-NAT, in two minutes
+	scripts/as-root.sh $(GO) run ./internal/natlab/demo -bin bin
+
+test: deps build unit lab ## all tests
+
+unit: ## tests that need no privilege, with the race detector
+	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
+
+lab: build ## tests with real programs in network namespaces
+	CGO_ENABLED=1 RDV_BIN=$(CURDIR)/bin scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 8m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
+
+check: format vet lint generated cross ## all that looks at the code without running it
+
+format:
+	@stale=$$(gofmt -l .); if [ -n "$$stale" ]; then echo "gofmt -w these: $$stale" >&2; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+lint:
+	@if grep -rnE '//[[:space:]]*nolint' --include='*.go' .; then echo "lint: mend the code instead" >&2; exit 1; fi
+	"$$(scripts/tool.sh $(GOLANGCI))" run ./...
+
+generated:
+	PATH="$$(dirname "$$(scripts/tool.sh $(PROTOC_GEN_GO))"):$$PATH" proto/check-generated.sh
+
+cross:
+	@for target in $(CROSS); do \
+		echo "build $$target"; \
+		GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./... || exit 1; \
+	done
+
+bench: deps build ## the figures of docs/BENCH.md, measured here
+	scripts/as-root.sh $(GO) run ./internal/natlab/bench -bin bin
+
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	scripts/fuzz.sh $(FUZZTIME)
+
+deps: ## Debian packages that tests and demo use
+	scripts/deps.sh
+
+clean: ## removes what was built
+	rm -rf bin

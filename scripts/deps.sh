@@ -1,0 +1,47 @@
+#!/bin/sh
+# Installs the programs that the tests and the demo run, when root on Debian.
+# Elsewhere it names what is missing and goes on: unit tests need none of it.
+# With CI=true a missing program is an error.
+set -eu
+
+# program:package
+wanted="
+wireguard-go:wireguard-go
+wg:wireguard-tools
+turnserver:coturn
+turnutils_stunclient:coturn
+iperf3:iperf3
+nft:nftables
+conntrack:conntrack
+tcpdump:tcpdump
+ip:iproute2
+sysctl:procps
+ping:iputils-ping
+protoc:protobuf-compiler
+gcc:gcc
+"
+
+missing() {
+	for entry in $wanted; do
+		command -v "${entry%:*}" >/dev/null || echo "${entry#*:}"
+	done | sort -u | tr '\n' ' '
+}
+
+PATH="$PATH:/usr/sbin:/sbin"
+packages=$(missing)
+[ -n "$packages" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -q
+	# libc6-dev comes with gcc only as a recommendation.
+	case " $packages" in *" gcc "*) packages="$packages libc6-dev" ;; esac
+	# shellcheck disable=SC2086 # a list of words
+	apt-get install -q -y --no-install-recommends $packages
+	packages=$(missing)
+	[ -n "$packages" ] || exit 0
+fi
+
+echo "deps: these packages (by their Debian names) are missing: $packages" >&2
+echo "deps: install them, or run make deps as root on Debian" >&2
+[ "${CI:-}" != true ]
