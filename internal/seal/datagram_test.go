@@ -3,6 +3,7 @@ package seal
 import (
 	"bytes"
 	"errors"
+	"sync"
 	"testing"
 
 	"rendezvous/proto"
@@ -54,6 +55,59 @@ func TestDatagramOpensOnlyAsItWasSealed(t *testing.T) {
 				t.Errorf("short: %v", err)
 			}
 		})
+	}
+}
+
+func TestSealLeavesTheRestOfTheBufferAlone(t *testing.T) {
+	for _, c := range ciphers {
+		s := NewSealer([KeySize]byte{3}, c)
+		buf := bytes.Repeat([]byte{0xee}, 200)
+		plain := []byte("0123456789")
+		sealed := s.Seal(buf[:50], 0, 1, 1, plain)
+		if &sealed[0] != &buf[0] {
+			t.Fatal("the buffer has room and was not used")
+		}
+		want := bytes.Repeat([]byte{0xee}, 200)
+		if !bytes.Equal(buf[:50], want[:50]) || !bytes.Equal(buf[len(sealed):], want[len(sealed):]) {
+			t.Errorf("%v: bytes before or behind the datagram changed", c)
+		}
+		if got := s.Seal(bytes.Repeat([]byte{0xee}, 50), 0, 1, 1, plain); !bytes.Equal(got, sealed) {
+			t.Errorf("%v: a buffer without room gets other bytes", c)
+		}
+	}
+}
+
+// A burst as the session seals it: out of place, at a stride, from many
+// goroutines with one Sealer.
+func TestSealerServesManyGoroutines(t *testing.T) {
+	for _, c := range ciphers {
+		s, o := NewSealer([KeySize]byte{3}, c), NewOpener([KeySize]byte{3}, c)
+		var group sync.WaitGroup
+		for g := range uint64(4) {
+			group.Go(func() {
+				plain := bytes.Repeat([]byte{byte(g)}, 100)
+				for i := range uint64(200) {
+					counter := g<<32 + i
+					sealed := s.Seal(nil, 0, uint16(g), counter, plain)
+					got, err := o.Open(nil, sealed, uint16(g), counter)
+					if err != nil || !bytes.Equal(got, plain) {
+						t.Errorf("goroutine %d datagram %d: %v", g, i, err)
+						return
+					}
+				}
+			})
+		}
+		group.Wait()
+	}
+}
+
+func TestEmptyDatagramHasTheOverheadAlone(t *testing.T) {
+	for _, c := range ciphers {
+		sealed := NewSealer([KeySize]byte{3}, c).Seal(nil, 0, 1, 1, nil)
+		got, err := NewOpener([KeySize]byte{3}, c).Open(nil, sealed, 1, 1)
+		if len(sealed) != proto.Overhead || len(got) != 0 || err != nil {
+			t.Errorf("%v: %d bytes, opened %d, %v", c, len(sealed), len(got), err)
+		}
 	}
 }
 

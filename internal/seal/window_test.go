@@ -67,3 +67,89 @@ func TestWindowAgreesWithModel(t *testing.T) {
 		}
 	}
 }
+
+func TestWindowIsExactlyItsSize(t *testing.T) {
+	for _, top := range []uint64{WindowSize, 1 << 20, 1<<20 + 63, proto.MaxCounter - 1} {
+		var w Window
+		if !w.Accept(top) || w.Accept(top) || w.Expected() != top+1 {
+			t.Fatalf("top %d", top)
+		}
+		oldest := top - (WindowSize - 1)
+		if w.Fresh(oldest-1) || w.Accept(oldest-1) {
+			t.Errorf("top %d: %d back is too old", top, WindowSize)
+		}
+		if !w.Accept(oldest) || w.Accept(oldest) {
+			t.Errorf("top %d: %d back is fresh, once", top, WindowSize-1)
+		}
+	}
+}
+
+func TestWindowEnds(t *testing.T) {
+	var w Window
+	if w.Expected() != 0 || !w.Fresh(0) {
+		t.Error("the zero window expects 0")
+	}
+	for _, c := range []uint64{proto.MaxCounter, proto.MaxCounter + 1, 1<<64 - 1} {
+		if w.Fresh(c) || w.Accept(c) || w.Expected() != 0 {
+			t.Errorf("%d was taken", c)
+		}
+	}
+	w.Jump(1<<64 - 1)
+	w.Jump(proto.MaxCounter + 1)
+	if w.Expected() != 0 {
+		t.Error("it jumped over the end")
+	}
+	w.Jump(proto.MaxCounter)
+	if w.Expected() != proto.MaxCounter || !w.Accept(proto.MaxCounter-1) || w.Accept(proto.MaxCounter-1) {
+		t.Error("the last counter is fresh, once")
+	}
+}
+
+func TestWindowJumpKeepsWhatCameBefore(t *testing.T) {
+	var w Window
+	for c := range uint64(100) {
+		w.Accept(2 * c)
+	}
+	w.Jump(5000)
+	w.Jump(10) // never back
+	if w.Expected() != 5000 {
+		t.Errorf("expected %d", w.Expected())
+	}
+	for c := range uint64(5000) {
+		seen := c < 200 && c%2 == 0
+		if w.Fresh(c) == seen {
+			t.Fatalf("counter %d fresh: %v", c, !seen)
+		}
+	}
+}
+
+func FuzzWindow(f *testing.F) {
+	f.Add([]byte{0, 1, 200, 1, 255, 3, 7})
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		var w Window
+		m := model{seen: map[uint64]bool{}}
+		for i := 0; i+1 < len(steps); i += 2 {
+			distance := uint64(steps[i+1]) << (steps[i] & 15)
+			c := m.next + distance
+			if steps[i]&0x10 != 0 {
+				c = m.next - min(distance, m.next)
+			}
+			if steps[i]&0x20 != 0 {
+				w.Jump(c)
+				m.jump(c)
+			} else if got, want := w.Accept(c), m.accept(c); got != want {
+				t.Fatalf("step %d: counter %d: %v, want %v", i/2, c, got, want)
+			}
+			if w.Expected() != m.next {
+				t.Fatalf("step %d: expected %d, want %d", i/2, w.Expected(), m.next)
+			}
+		}
+	})
+}
+
+func BenchmarkWindow(b *testing.B) {
+	var w Window
+	for i := range b.N {
+		w.Accept(uint64(i))
+	}
+}
