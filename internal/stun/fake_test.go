@@ -34,13 +34,13 @@ func newInet(delay time.Duration) *inet {
 
 func (n *inet) out(src, dst netip.AddrPort, b []byte) {
 	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.sent++
-	in, drop, delay := n.in[dst.Addr()], n.drop, n.delay
-	n.mu.Unlock()
-	if in == nil || drop != nil && drop(src, dst, b) {
+	in := n.in[dst.Addr()]
+	if in == nil || n.drop != nil && n.drop(src, dst, b) {
 		return
 	}
-	time.AfterFunc(delay, func() { in(src, dst, b) })
+	time.AfterFunc(n.delay, func() { in(src, dst, b) })
 }
 
 func (n *inet) attach(a netip.Addr, in func(src, dst netip.AddrPort, b []byte)) {
