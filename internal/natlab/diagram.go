@@ -12,9 +12,14 @@ import (
 // laneWidth is the width of a column of the diagram, in characters.
 const laneWidth = 14
 
+// drawn is how many records a failed test draws; older ones scroll away.
+const drawn = 400
+
 // Diagram draws the recorded events as a sequence diagram: a column for each
 // host and NAT, a line for each step of a burst.
-func (l *Lab) Diagram() string {
+func (l *Lab) Diagram() string { return l.diagram(l.options.Records) }
+
+func (l *Lab) diagram(most int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.recorder
@@ -26,7 +31,8 @@ func (l *Lab) Diagram() string {
 		fmt.Fprintf(&b, "%-*s", laneWidth, clip(name, laneWidth-1))
 	}
 	b.WriteByte('\n')
-	for _, rec := range r.all() {
+	records := r.all()
+	for _, rec := range records[max(0, len(records)-most):] {
 		if rec.Event == Sent {
 			continue // the next event shows where it came from
 		}

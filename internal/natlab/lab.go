@@ -81,7 +81,7 @@ func New(t testing.TB, options Options) *Lab {
 	l.agenda.init(l)
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("natlab: seed %d; its last datagrams:\n%s", l.options.Seed, l.Diagram())
+			t.Logf("natlab: seed %d; its last datagrams:\n%s", l.options.Seed, l.diagram(drawn))
 		}
 		l.Close()
 	})

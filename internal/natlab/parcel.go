@@ -47,6 +47,20 @@ func (p *parcel) with(buf []byte) *parcel {
 	return &q
 }
 
+// chunks calls f for pieces as large as one visit to the kernel may be.
+func (p *parcel) chunks(f func(*parcel)) {
+	rest := p.buf
+	for p.size > 0 {
+		most := min(dgram.MaxSegments, dgram.MaxBytes/p.size) * p.size
+		if len(rest) <= most {
+			break
+		}
+		f(p.with(rest[:most:most]))
+		rest = rest[most:]
+	}
+	f(p.with(rest))
+}
+
 // each calls f for each datagram as a parcel of its own.
 func (p *parcel) each(f func(*parcel)) {
 	for d := range p.burst().All() {

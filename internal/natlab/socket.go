@@ -65,20 +65,53 @@ func (s *socket) take(a *dgram.Arena) ([]dgram.Burst, error) {
 	case !s.deadline.IsZero() && !time.Now().Before(s.deadline):
 		return nil, os.ErrDeadlineExceeded
 	case len(s.queue) == 0:
+		a.Release() // who waits holds no memory
 		return nil, nil
 	}
 	a.Reset()
-	n := min(len(s.queue), dgram.Slots)
-	for i, p := range s.queue[:n] {
-		slot := a.Slot(i)
-		a.Add(dgram.Burst{Addr: p.from, Buf: slot[:copy(slot, p.buf)], Size: p.size})
-		s.queued -= len(p.buf)
-	}
+	n := s.fill(a)
 	s.queue = slices.Delete(s.queue, 0, n)
 	if len(s.queue) > 0 {
 		s.wake()
 	}
 	return a.Bursts(), nil
+}
+
+// fill copies as much of the queue into a as it has slots for, and returns how
+// many parcels. Datagrams that came one by one are laid end to end where they
+// make a burst, as reading from a kernel does.
+func (s *socket) fill(a *dgram.Arena) int {
+	var last *dgram.Burst // takes more
+	used := 0
+	for i, p := range s.queue {
+		if last != nil && joins(last, p) {
+			last.Buf = append(last.Buf, p.buf...)
+			if len(p.buf) < last.Size {
+				last = nil
+			}
+			s.queued -= len(p.buf)
+			continue
+		}
+		if used == dgram.Slots {
+			return i
+		}
+		slot := a.Slot(used)
+		a.Add(dgram.Burst{Addr: p.from, Buf: slot[:copy(slot, p.buf)], Size: p.size})
+		used++
+		s.queued -= len(p.buf)
+		last = nil
+		if p.count() == 1 && p.size > 0 {
+			last = &a.Bursts()[used-1]
+		}
+	}
+	return len(s.queue)
+}
+
+// joins says whether p continues the burst b.
+func joins(b *dgram.Burst, p *parcel) bool {
+	n := len(b.Buf) + len(p.buf)
+	return p.count() == 1 && p.size > 0 && p.size <= b.Size && p.from == b.Addr &&
+		n <= dgram.MaxBytes && n <= cap(b.Buf) && len(b.Buf) < dgram.MaxSegments*b.Size
 }
 
 func (s *socket) wake() {
@@ -116,41 +149,36 @@ func (s *socket) WriteTTL(b dgram.Burst, ttl int) error {
 
 func (s *socket) send(b dgram.Burst, ttl int) error {
 	h := s.host
+	to := netip.AddrPortFrom(b.Addr.Addr().Unmap(), b.Addr.Port())
 	if s.closed {
 		return net.ErrClosed
 	}
-	if !b.Addr.IsValid() || b.Addr.Port() == 0 || ttl < 1 || ttl > 255 {
+	if !to.IsValid() || to.Port() == 0 || ttl < 1 || ttl > 255 {
 		return os.NewSyscallError("sendmsg", syscall.EINVAL)
 	}
-	if len(b.Buf) > dgram.MaxBytes {
-		return os.NewSyscallError("sendmsg", syscall.EMSGSIZE)
-	}
-	if b.Len() > dgram.MaxSegments {
-		return os.NewSyscallError("sendmsg", syscall.EINVAL)
-	}
-	from, err := h.source(s, b.Addr.Addr())
+	from, err := h.source(s, to.Addr())
 	if err != nil {
 		return os.NewSyscallError("sendmsg", err)
 	}
-	size := b.Size
+	size := min(b.Size, len(b.Buf))
 	if b.Len() == 1 {
 		size = len(b.Buf)
 	}
-	h.lab.lastID++
-	p := &parcel{
-		id: h.lab.lastID, from: netip.AddrPortFrom(from, s.addr.Port()), to: b.Addr,
-		buf: slices.Clone(b.Buf), size: size, ttl: ttl, last: h.name,
+	p := &parcel{from: netip.AddrPortFrom(from, s.addr.Port()), to: to, buf: slices.Clone(b.Buf), size: size, ttl: ttl, last: h.name}
+	local := h.isLocal(to.Addr())
+	if size > dgram.MaxBytes || !local && size+p.headers() > h.attachment.link.mtu {
+		return dgram.ErrTooLarge
 	}
-	local := h.isLocal(p.to.Addr())
-	if !local && p.largest()+p.headers() > h.attachment.link.mtu {
-		return os.NewSyscallError("sendmsg", syscall.EMSGSIZE)
-	}
-	h.lab.sent(p, h.name)
-	if local {
-		h.receive(p)
-		return nil
-	}
-	h.attachment.send(p)
+	p.chunks(func(p *parcel) {
+		h.lab.lastID++
+		p.id = h.lab.lastID
+		h.lab.sent(p, h.name)
+		if local {
+			h.receive(p)
+		} else {
+			h.attachment.send(p)
+		}
+	})
 	return nil
 }
 
