@@ -1,0 +1,38 @@
+package dgram
+
+import "sync/atomic"
+
+// Stats counts what a socket lost or had to do differently, by reason. Units:
+// datagrams, unless the field says otherwise.
+type Stats struct {
+	Full        uint64 // not sent: the socket's buffer or the device's queue stayed full
+	TooLarge    uint64 // not sent: larger than the path
+	Denied      uint64 // not sent: the host's own firewall said no, twice
+	Unreachable uint64 // not sent: no route, or an ICMP error in place of the send
+	Failed      uint64 // not sent for any other reason
+	ICMP        uint64 // errors born of ICMP that a read or write swallowed
+	Overflow    uint64 // not received: the socket's buffer was full
+	OneByOne    uint64 // bursts sent without segmentation offload although they had several datagrams
+}
+
+// StatsReader is a Conn that counts.
+type StatsReader interface {
+	Stats() Stats
+}
+
+// counters are Stats while they grow.
+type counters struct {
+	full, tooLarge, denied, unreachable, failed, icmp, oneByOne atomic.Uint64
+}
+
+func (c *counters) stats() Stats {
+	return Stats{
+		Full:        c.full.Load(),
+		TooLarge:    c.tooLarge.Load(),
+		Denied:      c.denied.Load(),
+		Unreachable: c.unreachable.Load(),
+		Failed:      c.failed.Load(),
+		ICMP:        c.icmp.Load(),
+		OneByOne:    c.oneByOne.Load(),
+	}
+}

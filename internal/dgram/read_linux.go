@@ -1,0 +1,148 @@
+package dgram
+
+import (
+	"net/netip"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// headers are what recvmmsg fills beside the bytes.
+type headers struct {
+	msgs  [Slots]message
+	iovs  [Slots][2]unix.Iovec
+	names [Slots]sockaddr
+	ctrls [Slots]control
+}
+
+// receiver is the reader's state; a socket has one reader.
+type receiver struct {
+	ready func(fd uintptr) bool // a closure made once, because one a read would be an allocation
+	arena *Arena
+	errno syscall.Errno
+	// stride is the size that the next datagrams are expected to have when
+	// they come one by one; 0 when the kernel merges them (UDP_GRO).
+	stride int
+}
+
+// Read is Conn's. The arena holds memory only while there is something to
+// read.
+func (s *socket) Read(a *Arena) ([]Burst, error) {
+	a.Reset()
+	s.rx.arena, s.rx.errno = a, 0
+	err := s.raw.Read(s.rx.ready)
+	s.rx.arena = nil
+	if err == nil && s.rx.errno != 0 {
+		err = s.rx.errno
+	}
+	if err != nil {
+		a.Release()
+		return nil, s.broken("read", netip.AddrPort{}, 0, err)
+	}
+	return a.Bursts(), nil
+}
+
+// readable visits the kernel when the netpoller thinks that there is something
+// to read; false waits on.
+func (s *socket) readable(fd uintptr) bool {
+	b := s.rx.arena.borrow()
+	for {
+		want := s.expect(b)
+		n, errno := s.kernel.receive(fd, &b.headers.msgs[0], want)
+		switch {
+		case errno == 0 && n > 0:
+			s.gather(b, n)
+			return true
+		case errno == unix.EAGAIN:
+			s.rx.arena.Release()
+			return false
+		case errno == unix.EINTR:
+		case transient(errno):
+			s.icmp.Add(1)
+		default:
+			s.rx.errno = errno
+			return true
+		}
+	}
+}
+
+// Messages of a visit. After merged ones a few are enough, and stay in the
+// processor's cache until they are used; datagrams that come one by one are
+// worth waiting for more of them.
+const visitMerged = 4
+
+// expect lays out the slots for the next visit and returns how many.
+//
+// Datagrams that come one by one should come out as bursts, so that the writer
+// behind can send them as one. For that each message gets two pieces of
+// memory: stride bytes in the lane, where it ends up right behind the one
+// before it, and the rest of a whole slot, for the one that turns out longer
+// than expected. Whatever the guess, there is room for the longest message.
+func (s *socket) expect(b *block) int {
+	n, stride := Slots, s.rx.stride
+	if stride == 0 {
+		n = visitMerged
+	}
+	h := &b.headers
+	for i := range n {
+		slot := b.slot(i)
+		iov := h.iovs[i][:1]
+		if stride > 0 {
+			iov = h.iovs[i][:2]
+			iov[0].Base = &b.lane()[i*stride]
+			iov[0].SetLen(stride)
+			slot = slot[stride:]
+		}
+		iov[len(iov)-1].Base = &slot[0]
+		iov[len(iov)-1].SetLen(len(slot))
+		hdr := &h.msgs[i].hdr
+		hdr.Name, hdr.Namelen = (*byte)(unsafe.Pointer(&h.names[i])), sizeInet6
+		hdr.Iov = &iov[0]
+		hdr.SetIovlen(len(iov))
+		hdr.Control = (*byte)(unsafe.Pointer(&h.ctrls[i]))
+		hdr.SetControllen(int(unsafe.Sizeof(h.ctrls[i])))
+	}
+	return n
+}
+
+// maxStride is the longest datagram for which Slots of them fit the lane.
+const maxStride = SlotSize / Slots
+
+// gather makes bursts of n messages.
+func (s *socket) gather(b *block, n int) {
+	m := merger{arena: s.rx.arena}
+	merged, longest := false, 0
+	for i := range n {
+		h := &b.headers
+		size := int(h.msgs[i].n)
+		segment := h.ctrls[i].segment(int(h.msgs[i].hdr.Controllen))
+		if segment > 0 && segment < size {
+			merged = true
+		} else {
+			segment = size
+			longest = max(longest, size)
+		}
+		m.add(Burst{Addr: s.zones.addrOf(&h.names[i]), Buf: s.bytes(b, i, size), Size: segment})
+	}
+	s.rx.stride = longest
+	if merged || longest > maxStride {
+		s.rx.stride = 0
+	}
+}
+
+// bytes are the i-th message's, brought together when it was longer than
+// expected.
+func (s *socket) bytes(b *block, i, size int) []byte {
+	stride := s.rx.stride
+	if stride == 0 {
+		return b.slot(i)[:size]
+	}
+	head := b.lane()[i*stride:]
+	if size <= stride {
+		return head[:size]
+	}
+	slot := b.slot(i)[:size]
+	copy(slot, head[:stride])
+	return slot
+}

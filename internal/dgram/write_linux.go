@@ -1,0 +1,214 @@
+package dgram
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sender is one Write on its way: what the kernel reads, in memory that is
+// lent to one writer after the other.
+type sender struct {
+	s     *socket
+	six   bool
+	ttl   int // 0: the socket's own
+	errno syscall.Errno
+	hdr   unix.Msghdr
+	iov   unix.Iovec
+	name  sockaddr
+	ctrl  control
+	now   func(fd uintptr)      // closures made once, because one a write
+	again func(fd uintptr) bool // would be an allocation
+}
+
+var senders = sync.Pool{New: func() any {
+	w := new(sender)
+	w.now = func(fd uintptr) { w.errno = w.s.kernel.send(fd, &w.hdr) }
+	w.again = func(fd uintptr) bool {
+		w.now(fd)
+		return w.errno != unix.EAGAIN
+	}
+	w.hdr.Iov = &w.iov
+	w.hdr.SetIovlen(1)
+	w.hdr.Name = (*byte)(unsafe.Pointer(&w.name))
+	return w
+}}
+
+// Write is Conn's.
+func (s *socket) Write(b Burst) error { return s.write(b, 0) }
+
+// WriteTTL is TTLWriter's: IP_TTL or IPV6_HOPLIMIT for these datagrams alone.
+func (s *socket) WriteTTL(b Burst, ttl int) error { return s.write(b, ttl) }
+
+func (s *socket) write(b Burst, ttl int) error {
+	w := senders.Get().(*sender)
+	w.s, w.six, w.ttl = s, s.local.Addr().Is6(), ttl
+	err := w.burst(b)
+	w.s = nil
+	w.iov.Base = nil // the caller's bytes, which the pool must not keep alive
+	senders.Put(w)
+	if err != nil {
+		return s.broken("write", b.Addr, len(b.Buf), err)
+	}
+	return nil
+}
+
+// burst writes b in as few visits as the kernel's limits allow.
+func (w *sender) burst(b Burst) error {
+	w.hdr.Namelen = w.s.zones.fill(&w.name, b.Addr, w.six)
+	if w.hdr.Namelen == 0 {
+		return w.lost(errFamily, b.Len())
+	}
+	if b.Len() == 1 {
+		return w.visit(b.Buf)
+	}
+	for len(b.Buf) > 0 {
+		if !w.s.segment.Load() {
+			return w.oneByOne(b)
+		}
+		part := b
+		if most := min(MaxSegments, MaxBytes/b.Size) * b.Size; len(b.Buf) > most {
+			part.Buf = b.Buf[:most]
+		}
+		if err := w.cut(part); err != nil {
+			return err
+		}
+		b.Buf = b.Buf[len(part.Buf):]
+	}
+	return nil
+}
+
+// cut writes at most MaxSegments datagrams, and lets the kernel cut them.
+func (w *sender) cut(b Burst) error {
+	if b.Len() == 1 {
+		return w.visit(b.Buf) // what was left over: never UDP_SEGMENT for a single datagram
+	}
+	err := w.attempt(b.Buf, b.Size)
+	switch {
+	case errors.Is(err, unix.EIO):
+		// No device on the way computes checksums (before Linux 6.11):
+		// never again on this socket.
+		w.s.segment.Store(false)
+		return w.oneByOne(b)
+	case errors.Is(err, unix.EINVAL):
+		// Older kernels say so for a segment larger than the path's MTU,
+		// which sent alone gives EMSGSIZE.
+		return w.oneByOne(b)
+	case err != nil:
+		return w.lost(err, b.Len())
+	}
+	return nil
+}
+
+// visit writes one datagram.
+func (w *sender) visit(datagram []byte) error {
+	if err := w.attempt(datagram, 0); err != nil {
+		return w.lost(err, 1)
+	}
+	return nil
+}
+
+// retries bound how often a send is tried again when its error wasn't this
+// datagram's fault.
+const retries = 3
+
+// attempt sends bytes with one sendmsg; segment is the size of the datagrams
+// in it when they are several.
+func (w *sender) attempt(bytes []byte, segment int) error {
+	w.iov.Base = unsafe.SliceData(bytes)
+	w.iov.SetLen(len(bytes))
+	w.control(segment)
+	denied := false
+	for range retries {
+		if err := w.s.raw.Control(w.now); err != nil {
+			return err
+		}
+		switch w.errno {
+		case 0:
+			return nil
+		case unix.EAGAIN:
+			return w.wait()
+		case unix.ENOBUFS:
+			time.Sleep(shortage)
+		case unix.EPERM:
+			// The first send of a socket is known to get it while
+			// connection tracking sets itself up; the second means it.
+			if denied {
+				return w.errno
+			}
+			denied = true
+		case unix.EINTR:
+		default:
+			if !transient(w.errno) || w.errno == unix.EMSGSIZE {
+				return w.errno
+			}
+			w.s.icmp.Add(1) // it told of an earlier datagram, and is gone now
+		}
+	}
+	if w.errno == unix.ECONNREFUSED {
+		return nil
+	}
+	return w.errno
+}
+
+// shortage is the rest after ENOBUFS, the end of which nothing announces.
+const shortage = time.Millisecond
+
+// wait sends when the socket has room again. The deadline is never taken back:
+// only this function heeds it, and sets it anew each time.
+func (w *sender) wait() error {
+	if err := w.s.sock.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	err := w.s.raw.Write(w.again)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return unix.EAGAIN
+	case err == nil && w.errno != 0:
+		return w.errno
+	}
+	return err
+}
+
+// lost counts n datagrams that were not sent, and returns err.
+func (w *sender) lost(err error, n int) error {
+	c := &w.s.counters.failed
+	switch {
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS):
+		c = &w.s.full
+	case errors.Is(err, unix.EMSGSIZE):
+		c = &w.s.tooLarge
+	case errors.Is(err, unix.EPERM):
+		c = &w.s.denied
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
+		c = &w.s.unreachable
+	}
+	c.Add(uint64(n))
+	return err
+}
+
+// control lays out the control messages of one send, and returns their bytes.
+func (w *sender) control(segment int) int {
+	n := 0
+	if segment > 0 {
+		n = w.ctrl.put(n, unix.IPPROTO_UDP, unix.UDP_SEGMENT, segment, 2)
+	}
+	if w.ttl > 0 {
+		level, kind := int32(unix.IPPROTO_IP), int32(unix.IP_TTL)
+		if w.six {
+			level, kind = unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT
+		}
+		n = w.ctrl.put(n, level, kind, w.ttl, 4)
+	}
+	w.hdr.Control = nil
+	if n > 0 {
+		w.hdr.Control = (*byte)(unsafe.Pointer(&w.ctrl))
+	}
+	w.hdr.SetControllen(n)
+	return n
+}
