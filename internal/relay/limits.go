@@ -1,0 +1,85 @@
+package relay
+
+import (
+	"sync"
+	"time"
+
+	"rendezvous/internal/dgram"
+)
+
+// Limits bound what a relay gives. A zero field takes its default, so the zero
+// Limits are the defaults.
+type Limits struct {
+	// Bytes and Datagrams a second, for each direction of a session.
+	Bytes, Datagrams float64
+	// Allocations that live at once, and those that name one member. A raw
+	// flow takes one, so a dial with 200 clients takes 200.
+	Allocations, PerMember int
+	// Idle ends an allocation that no leg has refreshed for so long.
+	Idle time.Duration
+	// Unbound ends an allocation of which no leg was ever bound.
+	Unbound time.Duration
+}
+
+// Defaults. The rate is ten gigabits a second: it keeps one session from
+// starving the others' look-ups, not from using the line.
+const (
+	defaultBytes       = 1.25e9
+	defaultDatagrams   = 1e6
+	defaultAllocations = 16384
+	defaultPerMember   = 1024
+	defaultIdle        = 3 * time.Minute
+	defaultUnbound     = 30 * time.Second
+)
+
+func (l Limits) withDefaults() Limits {
+	fill(&l.Bytes, defaultBytes)
+	fill(&l.Datagrams, defaultDatagrams)
+	fill(&l.Allocations, defaultAllocations)
+	fill(&l.PerMember, defaultPerMember)
+	fill(&l.Idle, defaultIdle)
+	fill(&l.Unbound, defaultUnbound)
+	return l
+}
+
+func fill[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// depth is how long a session may use its whole rate in one go. It must hold
+// what a sender's line can deliver between two visits to the kernel.
+const depth = 100 * time.Millisecond
+
+// bucket is a token bucket for bytes and datagrams at once. One reader uses it
+// nearly always, so its mutex is free.
+type bucket struct {
+	mu               sync.Mutex
+	at               time.Time
+	bytes, datagrams float64
+}
+
+// take says how many of n datagrams of size bytes may pass now, and takes them.
+func (k *bucket) take(now time.Time, l *Limits, n, size int) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	elapsed := now.Sub(k.at).Seconds()
+	if k.at.IsZero() {
+		elapsed = depth.Seconds()
+	}
+	if elapsed > 0 {
+		k.at = now
+		// A whole burst must fit, or one would never pass at a low rate.
+		k.bytes = min(k.bytes+elapsed*l.Bytes, max(depth.Seconds()*l.Bytes, dgram.MaxBytes))
+		k.datagrams = min(k.datagrams+elapsed*l.Datagrams, max(depth.Seconds()*l.Datagrams, dgram.MaxSegments))
+	}
+	n = min(n, int(k.datagrams))
+	if size > 0 {
+		n = min(n, int(k.bytes)/size)
+	}
+	k.datagrams -= float64(n)
+	k.bytes -= float64(n * size)
+	return n
+}
