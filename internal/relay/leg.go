@@ -142,12 +142,18 @@ func (l *Leg) Bind(ctx context.Context) error {
 			wait = min(2*wait, bindSlowest)
 		case st.answered > began:
 			return fmt.Errorf("bind to relay %v: it answers, but the peer has not bound its leg: %w", l.relay, err)
-		case writeErr != nil:
-			return fmt.Errorf("bind to relay %v: %w; last write: %w", l.relay, ErrSilent, writeErr)
 		default:
-			return fmt.Errorf("bind to relay %v: %w (%w); is UDP to that port open?", l.relay, ErrSilent, err)
+			return fmt.Errorf("bind to relay %v: %w (%w); is UDP to that port open?", l.relay, silent(writeErr), err)
 		}
 	}
+}
+
+// silent is ErrSilent, and what the last write said if it was refused.
+func silent(writeErr error) error {
+	if writeErr == nil {
+		return ErrSilent
+	}
+	return fmt.Errorf("%w; last write: %w", ErrSilent, writeErr)
 }
 
 // Keep refreshes the bind until ctx ends, then returns nil. It returns an error
@@ -164,7 +170,7 @@ func (l *Leg) Keep(ctx context.Context) error {
 		var writeErr error // a refused write is a lost one: it stays unanswered
 		for try, wait := 0, refreshTry; !st.gone; try, wait = try+1, 2*wait {
 			if try == refreshMost {
-				return fmt.Errorf("refresh at relay %v: %w: %d tries (last write: %v); ask for a new introduction", l.relay, ErrSilent, try, writeErr)
+				return fmt.Errorf("refresh at relay %v: %w in %d tries; ask for a new introduction", l.relay, silent(writeErr), try)
 			}
 			before := st.answered
 			writeErr = l.Refresh()
