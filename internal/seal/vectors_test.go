@@ -20,8 +20,8 @@ var update = flag.Bool("update", false, "write testdata/vectors.txt anew; anothe
 const vectorsFile = "testdata/vectors.txt"
 
 const vectorsHead = `# Fixed keys, and the bytes that follow from them as proto/SPEC.md says. A
-# second implementation, written from that text in another language, gives the
-# same bytes. Each line is: name = hex.
+# second implementation in another language (Python, 2026-11) gave the same
+# bytes. Each line is: name = hex.
 `
 
 // table is the vectors of one test, in the order of the file.
