@@ -47,7 +47,7 @@ func TestMessagesFollowOneAnotherInAStream(t *testing.T) {
 			t.Errorf("message %d: %v, %v", i, got, err)
 		}
 	}
-	if err := ReadMessage(r, &ToCoordinator{}); err != io.EOF {
+	if err := ReadMessage(r, &ToCoordinator{}); !errors.Is(err, io.EOF) {
 		t.Errorf("behind the last message: %v", err)
 	}
 }
@@ -84,7 +84,7 @@ func TestStreamThatEndsWithinAMessage(t *testing.T) {
 			want = io.EOF
 		}
 		err := ReadMessage(bufio.NewReader(bytes.NewReader(b.Bytes()[:n])), &ToCoordinator{})
-		if err != want {
+		if !errors.Is(err, want) || n > 0 && errors.Is(err, io.EOF) {
 			t.Errorf("cut to %d bytes: %v, want %v", n, err, want)
 		}
 	}
