@@ -49,7 +49,7 @@ func arrow(rec Record, columns map[string]int) string {
 	line := []rune(strings.Repeat("|"+strings.Repeat(" ", laneWidth-1), len(columns)))
 	from, known := columns[rec.Last]
 	if !known {
-		return string(line)
+		return strings.TrimRight(string(line), " ")
 	}
 	to, known := columns[rec.Place]
 	if !known { // it happened on the way, in a network
@@ -75,7 +75,7 @@ func arrow(rec Record, columns map[string]int) string {
 	default:
 		line[a] = 'o'
 	}
-	return string(line)
+	return strings.TrimRight(string(line), " ")
 }
 
 func drawShaft(line []rune) {

@@ -36,7 +36,9 @@
 // A NAT keeps flows the way Linux's connection tracking does, with a Behaviour
 // in the words of RFC 4787. IPv6 prefixes (option Prefix) pass it untranslated
 // but filtered. A host reaches itself by 127.0.0.0/8, ::1 and its own
-// addresses, without delay. ICMP is not modelled: no UDP socket that agents
+// addresses, without delay. A router that answers port mapping protocols is a
+// host behind its NAT ("192.168.1.1") whose service calls NAT.Publish. There is
+// no TCP. ICMP is not modelled: no UDP socket that agents
 // use hears it.
 //
 // # What a test can ask

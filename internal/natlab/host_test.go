@@ -60,15 +60,15 @@ func TestReaddressAndMove(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, l *Lab) {
 		server := listen(t, l.Host("server", "203.0.113.2"), "203.0.113.2:1000")
 		phone := l.NAT("wifi", "198.51.100.1", Home()).Host("phone", "192.168.1.2")
-		any, bound := listen(t, phone, "0.0.0.0:1000"), listen(t, phone, "192.168.1.2:2000")
-		if got := seen(t, any, server); got.String() != "198.51.100.1:1000" {
+		anywhere, bound := listen(t, phone, "0.0.0.0:1000"), listen(t, phone, "192.168.1.2:2000")
+		if got := seen(t, anywhere, server); got.String() != "198.51.100.1:1000" {
 			t.Errorf("in the first network it is seen at %v", got)
 		}
 		phone.Readdress("192.168.1.77")
 		if got := eth0(t, phone); got.Addr.Addr().String() != "192.168.1.77" {
 			t.Errorf("after it was readdressed its address is %v", got)
 		}
-		seen(t, any, server)
+		seen(t, anywhere, server)
 		if err := bound.Write(dgram.One(server.LocalAddr(), nil)); !errors.Is(err, syscall.ENETUNREACH) {
 			t.Errorf("a socket bound to the lost address wrote: %v", err)
 		}
@@ -76,10 +76,10 @@ func TestReaddressAndMove(t *testing.T) {
 		sendTo(t, server, netip.MustParseAddrPort("198.51.100.1:1000"), "too late")
 		phone.MoveTo(mobile, "10.0.0.9")
 		start := time.Now()
-		if got := seen(t, any, server); got.Addr().String() != "198.51.100.2" || time.Since(start) < 45*time.Millisecond {
+		if got := seen(t, anywhere, server); got.Addr().String() != "198.51.100.2" || time.Since(start) < 45*time.Millisecond {
 			t.Errorf("in the second network it is seen at %v after %v", got, time.Since(start))
 		}
-		if got, _ := receive(t, any); got != "" {
+		if got, _ := receive(t, anywhere); got != "" {
 			t.Errorf("the left network delivered %q", got)
 		}
 	})

@@ -54,7 +54,7 @@ func numbered(to netip.AddrPort, first, n, size int) dgram.Burst {
 	return b
 }
 
-// inOrder counts the datagrams that came after one with a higher number.
+// late counts the datagrams that came after one with a higher number.
 func (s *stream) late() int {
 	n, highest := 0, -1
 	for _, x := range s.numbers {
