@@ -1,0 +1,241 @@
+// Package punch is the rung of UDP hole punching (RFC 5128 section 3.3): both
+// agents probe each other's candidates at the same instant, so that each NAT
+// sees its own host speak first.
+package punch
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
+	"rendezvous/proto"
+)
+
+// Plan is how to go about a pair of NAT behaviours. A behaviour orders the
+// attempts; it never cancels one.
+type Plan struct {
+	// PrimeTTL is the hop limit of the datagram that opens our own NAT before
+	// the instant to fire: past a home NAT and a carrier's, short of the
+	// peer's. 4 worked with three hops between the networks.
+	PrimeTTL int
+	// Pace is the wait between the first probes of two candidates (Ta of RFC
+	// 8445 section 14.2, which allows 5 ms).
+	Pace time.Duration
+	// RoundTrips is how long to wait for an answer before this 5-tuple is
+	// given up as poisoned: more probes would keep a wrong entry of a NAT's
+	// connection tracking alive.
+	RoundTrips int
+	// Least bounds that wait from below, for the jitter of short paths.
+	Least time.Duration
+}
+
+// DefaultPlan suits every pair whose mappings do not depend on the
+// destination.
+func DefaultPlan() Plan {
+	return Plan{PrimeTTL: 4, Pace: 5 * time.Millisecond, RoundTrips: 3, Least: 500 * time.Millisecond}
+}
+
+// Rung is a punch prepared for one introduction.
+type Rung struct {
+	Conns         []dgram.Conn     // ours, one a family
+	Candidates    []netip.AddrPort // the peer's, best first, signed by it
+	More          <-chan []netip.AddrPort
+	Found         <-chan struct{} // closed when the session has a direct path, however it came by it
+	SharedOutside bool
+	FireAt        time.Time
+	RTT           time.Duration // to the peer, an estimate
+	Plan          Plan
+	// Context explains a failure that the NATs' behaviours explain.
+	Context func() *path.Failure
+}
+
+// Kind is direct-udp.
+func (r *Rung) Kind() path.Kind { return path.DirectUDP }
+
+// outcome is what one candidate pair came to.
+type outcome struct {
+	rtt time.Duration
+	err error
+}
+
+// Climb punches until a path works or RoundTrips have passed without answer.
+func (r *Rung) Climb(ctx context.Context, try path.Try) error {
+	allowed, refused := Permitted(r.Candidates, r.SharedOutside, DefaultBudget)
+	if len(allowed) == 0 && r.More == nil {
+		return &path.Failure{Reason: "no-candidates", Evidence: noCandidates(refused),
+			Advice: "check with `agent netcheck` on the peer that UDP passes there"}
+	}
+	for _, c := range allowed {
+		r.prime(c)
+	}
+	if !r.wait(ctx) {
+		return ctx.Err()
+	}
+	patience := max(r.Plan.Least, time.Duration(r.Plan.RoundTrips)*r.RTT)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c := &climb{rung: r, try: try, ctx: ctx, results: make(chan outcome), seen: make(map[netip.AddrPort]bool)}
+	if c.run(allowed) {
+		return nil
+	}
+	return r.explain(c, refused, patience)
+}
+
+// wait sleeps until the instant to fire.
+func (r *Rung) wait(ctx context.Context) bool {
+	timer := time.NewTimer(time.Until(r.FireAt))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// prime sends the low-TTL datagram. It may die of anything: the probes follow.
+func (r *Rung) prime(to netip.AddrPort) {
+	if Private(to.Addr()) {
+		return // no NAT lies between, and few hops
+	}
+	for _, conn := range r.Conns {
+		if w, ok := conn.(dgram.TTLWriter); ok && sameFamily(conn, to) {
+			_ = w.WriteTTL(dgram.One(to, proto.Prime()), r.Plan.PrimeTTL)
+		}
+	}
+}
+
+func sameFamily(conn dgram.Conn, to netip.AddrPort) bool {
+	return conn.LocalAddr().Addr().Unmap().Is4() == to.Addr().Unmap().Is4()
+}
+
+// climb is the state of one Climb.
+type climb struct {
+	rung    *Rung
+	try     path.Try
+	ctx     context.Context
+	results chan outcome
+	seen    map[netip.AddrPort]bool
+	running int
+}
+
+// run probes the candidates, and those that come later, until the first
+// success; then the others have one round trip more to be better.
+func (c *climb) run(candidates []netip.AddrPort) bool {
+	c.start(candidates)
+	more, over := c.rung.More, c.ctx.Done()
+	for c.running > 0 || more != nil {
+		select {
+		case o := <-c.results:
+			c.running--
+			if o.err == nil {
+				c.drain(max(o.rtt, 20*time.Millisecond))
+				return true
+			}
+		case <-c.rung.Found:
+			c.drain(20 * time.Millisecond)
+			return true
+		case list, ok := <-more:
+			if !ok {
+				more = nil
+				continue
+			}
+			c.late(list)
+		case <-over:
+			more, over = nil, nil // the candidates still under way end by themselves
+		}
+	}
+	return false
+}
+
+// late takes candidates that the answer brought and the standing ones lacked.
+func (c *climb) late(list []netip.AddrPort) {
+	allowed, _ := Permitted(list, c.rung.SharedOutside, DefaultBudget)
+	for _, a := range allowed {
+		if !c.seen[a] {
+			c.rung.prime(a)
+		}
+	}
+	c.start(allowed)
+}
+
+func (c *climb) start(candidates []netip.AddrPort) {
+	for _, a := range candidates {
+		if c.seen[a] {
+			continue
+		}
+		c.seen[a] = true
+		for _, conn := range c.rung.Conns {
+			if !sameFamily(conn, a) {
+				continue
+			}
+			delay := time.Duration(c.running) * c.rung.Plan.Pace
+			c.running++
+			go c.probe(path.Path{Conn: conn, Addr: a}, delay)
+		}
+	}
+}
+
+func (c *climb) probe(p path.Path, delay time.Duration) {
+	var o outcome
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		o.rtt, o.err = c.try(c.ctx, p, path.DirectUDP)
+	case <-c.ctx.Done():
+		o.err = c.ctx.Err()
+	}
+	c.results <- o
+}
+
+// drain waits for the candidates still under way, for d at most.
+func (c *climb) drain(d time.Duration) {
+	ctx, cancel := context.WithTimeout(c.ctx, d)
+	defer cancel()
+	for c.running > 0 {
+		select {
+		case <-c.results:
+			c.running--
+		case <-ctx.Done():
+			go func(n int) {
+				for range n {
+					<-c.results
+				}
+			}(c.running)
+			return
+		}
+	}
+}
+
+func (r *Rung) explain(c *climb, refused []string, patience time.Duration) error {
+	if r.Context != nil {
+		if f := r.Context(); f != nil {
+			return f
+		}
+	}
+	var tried []string
+	for a := range c.seen {
+		tried = append(tried, a.String())
+	}
+	f := &path.Failure{
+		Reason:   "no-answer",
+		Evidence: fmt.Sprintf("probed %s for %v from the instant that both sides fired; nothing came back", strings.Join(tried, ", "), patience),
+		Advice:   "if a firewall of yours drops incoming UDP that answers outgoing UDP, allow it; otherwise the relay is all there is",
+	}
+	if len(tried) == 0 {
+		f.Reason, f.Evidence = "no-candidates", noCandidates(refused)
+	}
+	return f
+}
+
+func noCandidates(refused []string) string {
+	if len(refused) == 0 {
+		return "the peer offered no address that this host can send to"
+	}
+	return "none of the peer's addresses may be probed: " + strings.Join(refused, ", ")
+}

@@ -1,0 +1,129 @@
+package session
+
+import (
+	"net/netip"
+	"time"
+
+	"rendezvous/proto"
+)
+
+// Sizes of UDP payloads that real paths carry, in bytes, for IPv4; IPv6
+// headers take 20 more. 1472: Ethernet. 1464: PPPoE. 1452: what a WireGuard of
+// MTU 1420 needs in a raw flow. 1432, 1412: one more tunnel. 1372: MTU 1400 of
+// mobile carriers. 1252: MTU 1280, the least of IPv6. 1200: QUIC's base.
+var sizes = []int{1472, 1464, 1452, 1432, 1412, 1392, 1372, 1332, 1252}
+
+const (
+	leastSize   = 1200
+	ipv6Extra   = 20
+	sizeRounds  = 3
+	sizeWait    = 300 * time.Millisecond
+	verifyEvery = 5 * time.Second
+	verifyFast  = time.Second
+	verifyMost  = 3
+	searchAgain = 10 * time.Minute
+)
+
+// sizeSearch finds the largest datagram that crosses a path, by probes as
+// large as payload and never by ICMP, and notices when it shrinks.
+type sizeSearch struct {
+	mtu      int       // the largest that was answered
+	extra    int       // what the family's headers take beyond IPv4's
+	due      time.Time // of the next round or verification; zero before the path is used
+	rounds   int
+	verified time.Time
+	misses   int
+}
+
+func newSizeSearch(a netip.Addr) sizeSearch {
+	s := sizeSearch{mtu: leastSize}
+	if !a.Is4() {
+		s.extra = ipv6Extra
+	}
+	return s
+}
+
+func (z *sizeSearch) begin(now time.Time) {
+	z.due, z.rounds = now, 0
+}
+
+func (z *sizeSearch) top() int { return sizes[0] - z.extra }
+
+// next is the sizes to probe now, if any.
+func (z *sizeSearch) next(now time.Time, rtt time.Duration, active bool) []int {
+	if z.due.IsZero() || now.Before(z.due) {
+		return nil
+	}
+	if z.rounds < sizeRounds && z.mtu < z.top() {
+		z.rounds++
+		z.due = now.Add(max(sizeWait, 3*rtt))
+		var out []int
+		for _, size := range sizes {
+			if size-z.extra > z.mtu {
+				out = append(out, size-z.extra)
+			}
+		}
+		return out
+	}
+	if z.rounds < sizeRounds {
+		z.rounds = sizeRounds
+	}
+	return z.verify(now, active)
+}
+
+// verify asks now and then whether the largest size still crosses: a path may
+// pass small probes and drop data. While idle there is nothing to protect.
+func (z *sizeSearch) verify(now time.Time, active bool) []int {
+	if z.verified.IsZero() {
+		z.verified = now
+	}
+	if z.mtu < z.top() && now.Sub(z.verified) > searchAgain {
+		z.verified = now
+		z.begin(now)
+		return nil
+	}
+	z.due = now.Add(verifyEvery)
+	if !active || z.mtu <= leastSize {
+		return nil
+	}
+	z.misses++
+	if z.misses > verifyMost {
+		z.refused(z.mtu)
+	}
+	if z.misses > 1 {
+		z.due = now.Add(verifyFast)
+	}
+	return []int{z.mtu}
+}
+
+// answered notes that a probe of that size crossed; it reports a change.
+func (z *sizeSearch) answered(size int) bool {
+	if size >= z.mtu && z.rounds >= sizeRounds {
+		z.misses = 0
+	}
+	if size <= z.mtu || size > z.top() {
+		return false
+	}
+	z.mtu, z.misses = size, 0
+	return true
+}
+
+// refused notes that datagrams of that size do not cross (any more).
+func (z *sizeSearch) refused(size int) {
+	z.misses = 0
+	for _, s := range sizes {
+		if s-z.extra < size {
+			z.mtu = min(z.mtu, s-z.extra)
+			return
+		}
+	}
+	z.mtu = leastSize
+}
+
+// service is the largest payload of a sealed datagram on a path of this size.
+func service(mtu int, raw bool) int {
+	if raw {
+		return mtu
+	}
+	return mtu - proto.Overhead
+}

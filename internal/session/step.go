@@ -1,0 +1,159 @@
+package session
+
+import (
+	"time"
+
+	"rendezvous/internal/path"
+)
+
+const (
+	// doubtPace is how often a path in doubt is probed.
+	doubtPace = 100 * time.Millisecond
+	// deadPace is how often a dead path is still probed, until its consent
+	// ends: a cable that is plugged in again heals at once.
+	deadPace = 2 * time.Second
+	// maxSpares is how many spares are kept alive beside the best.
+	maxSpares = 2
+)
+
+// step does what is due now: probes, verdicts, renewal of keys. It returns
+// how long nothing will be due.
+func (s *Session) step(now time.Time) time.Duration {
+	s.mu.Lock()
+	active := s.seen.active(now, s.cfg.Timers.Active)
+	events := s.judge(now, active)
+	var out []parcel
+	next := s.cfg.Timers.Keepalive
+	kept := s.kept()
+	for _, st := range s.paths.states {
+		if !st.isProven() {
+			s.expire(st, now)
+			continue
+		}
+		wait := s.due(st, now, active, kept)
+		if wait <= 0 {
+			out = append(out, s.ask(st, 0, now, nil))
+			wait = s.due(st, now, active, kept)
+		}
+		if st == s.paths.best {
+			for _, size := range st.size.next(now, st.answer.rtt, active) {
+				out = append(out, s.ask(st, size, now, nil))
+			}
+			wait = min(wait, max(0, st.size.due.Sub(now)))
+		}
+		next = min(next, wait)
+	}
+	frame := s.renew(now)
+	if s.probes.rekey.finish != nil {
+		next = min(next, rekeyAgain)
+	}
+	s.mu.Unlock()
+	s.post(out)
+	if frame != nil {
+		s.SendFrame(frame)
+	}
+	s.tell(events)
+	return next
+}
+
+// judge puts paths in doubt and declares them dead.
+func (s *Session) judge(now time.Time, active bool) []Event {
+	var events []Event
+	changed := false
+	for _, st := range s.paths.states {
+		a := &st.answer
+		if !st.isProven() || a.waitsFrom.IsZero() {
+			continue
+		}
+		late := now.Sub(a.waitsFrom)
+		if !st.doubt && (late > 3*a.rtt+s.cfg.Timers.Doubt || st.failing) {
+			st.doubt = true
+			if st == s.paths.best {
+				changed = true
+				events = append(events, InDoubt)
+			}
+		}
+		if !st.dead && a.unanswered >= goneAfter && late > s.cfg.Timers.Dead+4*a.rtt {
+			st.dead, changed = true, true
+		}
+		if st.dead {
+			s.expire(st, now)
+		}
+	}
+	if changed {
+		events = append(events, s.choose(now)...)
+	}
+	return events
+}
+
+// expire forgets a path that the peer has not answered on for so long that
+// its consent has ended.
+func (s *Session) expire(st *state, now time.Time) {
+	last := st.answer.answered
+	if last.IsZero() {
+		last = st.since
+	}
+	if now.Sub(last) > s.cfg.Timers.Consent && st != s.paths.best {
+		delete(s.paths.states, st.path)
+	}
+}
+
+// kept is the paths that are worth keeping alive: the best, and the spares
+// next in rank.
+func (s *Session) kept() map[path.Path]bool {
+	kept := make(map[path.Path]bool, maxSpares+1)
+	if s.paths.best != nil {
+		kept[s.paths.best.path] = true
+	}
+	for range maxSpares {
+		var next *state
+		for _, st := range s.paths.states {
+			if !kept[st.path] && st.usable() && (next == nil || better(st, next, nil)) {
+				next = st
+			}
+		}
+		if next == nil {
+			break
+		}
+		kept[next.path] = true
+	}
+	return kept
+}
+
+// due is how long until st wants a probe.
+func (s *Session) due(st *state, now time.Time, active bool, kept map[path.Path]bool) time.Duration {
+	t := s.cfg.Timers
+	pace := t.Keepalive
+	switch {
+	case st.dead:
+		pace = deadPace
+	case st.doubt && (st == s.paths.best || st.answer.unanswered < goneAfter):
+		pace = doubtPace
+	case st == s.paths.best && active:
+		pace = t.Check
+	case !kept[st.path]:
+		pace = t.Consent + t.Keepalive // let it end
+	}
+	next := st.answer.asked.Add(pace).Sub(now)
+	if next <= 0 || st.answer.waitsFrom.IsZero() || st.doubt || st.dead {
+		return next
+	}
+	// Wake when the answer is late, to doubt in time.
+	late := st.answer.waitsFrom.Add(3*st.answer.rtt + t.Doubt + time.Millisecond).Sub(now)
+	return min(next, max(late, time.Millisecond))
+}
+
+// Check probes every proven path now: the network here has changed.
+func (s *Session) Check() {
+	now := time.Now()
+	s.mu.Lock()
+	var out []parcel
+	for _, st := range s.paths.states {
+		if st.isProven() {
+			out = append(out, s.ask(st, 0, now, nil))
+		}
+	}
+	s.mu.Unlock()
+	s.post(out)
+	s.poke()
+}
