@@ -89,7 +89,9 @@ func (c *Control) Serve(ctx context.Context, handler http.Handler) error {
 			err = server.Close()
 		}
 		release()
-		<-done
+		if e := <-done; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		err = nil

@@ -58,7 +58,7 @@ func ExitCode(err error) int {
 // (stderr) and returns its exit code.
 func Report(w io.Writer, command string, err error) int {
 	if err != nil {
-		fmt.Fprintf(w, "%s: %v\n", command, err)
+		_, _ = fmt.Fprintf(w, "%s: %v\n", command, err) // stderr: there is nobody else to tell
 	}
 	return ExitCode(err)
 }

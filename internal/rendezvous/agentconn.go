@@ -1,0 +1,178 @@
+package rendezvous
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"rendezvous/proto"
+)
+
+// Bounds of a control connection on the coordinator's side.
+const (
+	knockWithin = 20 * time.Second // until a new connection has enrolled or registered
+	maxOutbox   = 256              // messages that wait for an agent that does not read
+	readBuffer  = 512              // bytes; a keepalive costs none, and most messages fit
+)
+
+// agentConn is a control connection, seen from the coordinator.
+type agentConn struct {
+	server *Server
+	conn   *quic.Conn
+	socket *socket // that it came in on
+	key    Key     // of the client's certificate
+	remote netip.AddrPort
+	since  time.Time
+
+	stream   *quic.Stream
+	requests meter // used by the reader alone
+	flood    meter
+	known    bool // enrolled or registered; used by the reader alone
+
+	mu     sync.Mutex
+	outbox []*proto.ToAgent
+	busy   bool // a goroutine writes what is in the outbox
+	closed bool
+}
+
+// run is the conversation with the agent, until the connection ends.
+func (a *agentConn) run(ctx context.Context) {
+	err := a.converse(ctx)
+	a.server.departed(a, err)
+}
+
+func (a *agentConn) converse(ctx context.Context) error {
+	knock, cancel := context.WithTimeout(ctx, knockWithin)
+	stream, err := a.conn.AcceptStream(knock)
+	cancel()
+	if err != nil {
+		return a.close(closeSilent, "no control stream was opened", err)
+	}
+	a.mu.Lock()
+	a.stream = stream
+	a.mu.Unlock()
+	if err := stream.SetReadDeadline(time.Now().Add(knockWithin)); err != nil {
+		return a.close(closeDone, "", err)
+	}
+	r := bufio.NewReaderSize(stream, readBuffer)
+	for {
+		var m proto.ToCoordinator
+		if err := proto.ReadMessage(r, &m); err != nil {
+			var idle *quic.IdleTimeoutError
+			if a.conn.Context().Err() == nil && !errors.As(err, &idle) {
+				a.server.drops.badMessage.Add(1)
+			}
+			return a.close(closeProtocol, "what came is no control message", err)
+		}
+		now := time.Now()
+		if !a.flood.take(now, rateFlood) {
+			a.server.drops.flood.Add(1)
+			return a.close(closeProtocol, "far too many requests", errors.New("too many requests"))
+		}
+		a.answer(now, &m)
+		if a.known {
+			a.known = false
+			if err := stream.SetReadDeadline(time.Time{}); err != nil {
+				return a.close(closeDone, "", err)
+			}
+		}
+	}
+}
+
+// answer does what the agent asks and sends what that brings it.
+func (a *agentConn) answer(now time.Time, m *proto.ToCoordinator) {
+	var out messages
+	var err error
+	if a.requests.take(now, rateRequests) {
+		out, err = a.server.serve(now, a, m)
+	} else {
+		err = refusef(proto.Code_CODE_LIMITED, "too many requests of this agent; try again in some seconds")
+	}
+	if err != nil {
+		code := asCode(err)
+		a.server.refused(a, code, err)
+		out = messages{{Body: &proto.ToAgent_Error{Error: &proto.Error{Code: code.Code, Text: code.Text}}}}
+	}
+	for i, each := range out {
+		if i == 0 {
+			if m.GetId() == 0 {
+				continue // it asked for no answer
+			}
+			each.Id = m.GetId()
+		}
+		a.send(each)
+	}
+}
+
+// send queues m without blocking. An agent that does not read what it is sent
+// loses its connection.
+func (a *agentConn) send(m *proto.ToAgent) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.closed || a.stream == nil:
+		return
+	case len(a.outbox) >= maxOutbox:
+		a.closed = true
+		a.server.drops.slow.Add(1)
+		a.server.tasks.Go(func() { _ = a.conn.CloseWithError(closeSlow, "the agent does not read") })
+		return
+	}
+	a.outbox = append(a.outbox, m)
+	if !a.busy {
+		a.busy = true
+		// A goroutine only while there is something to write: ten thousand
+		// idle agents need none.
+		a.server.tasks.Go(a.drain)
+	}
+}
+
+// drain writes the outbox until it is empty or the connection is gone.
+func (a *agentConn) drain() {
+	for {
+		a.mu.Lock()
+		if len(a.outbox) == 0 || a.closed {
+			a.outbox, a.busy = nil, false
+			a.mu.Unlock()
+			return
+		}
+		m := a.outbox[0]
+		a.outbox = a.outbox[1:]
+		a.mu.Unlock()
+		if err := proto.WriteMessage(a.stream, m); err != nil {
+			a.mu.Lock()
+			a.closed = true
+			a.mu.Unlock()
+		}
+	}
+}
+
+// idle says whether everything sent has been handed to QUIC.
+func (a *agentConn) idle() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.busy
+}
+
+// close ends the connection and gives why.
+func (a *agentConn) close(code quic.ApplicationErrorCode, text string, why error) error {
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	return errors.Join(why, a.conn.CloseWithError(code, text))
+}
+
+// expel tells the agent why it must go, and closes its connection.
+func (a *agentConn) expel(why *CodeError) {
+	_ = a.close(closeCode+quic.ApplicationErrorCode(why.Code), why.Text, why)
+}
+
+// transport is the word for status.
+func (a *agentConn) transport() string { return "quic" }
+
+func (a *agentConn) roundTrip() time.Duration { return roundTrip(a.conn.ConnectionStats()) }

@@ -1,0 +1,353 @@
+package rendezvous
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"rendezvous/proto"
+)
+
+// How a client notices that its coordinator is gone.
+const (
+	answerTimeout = 8 * time.Second // for an answer to a heartbeat
+	writeTimeout  = 10 * time.Second
+	eventBuffer   = 64
+	firstID       = 1 << 62 // see heartbeat
+)
+
+// Dialer makes control connections over one PacketConn. Several may be open at
+// once: an agent tries a coordinator's ports side by side.
+type Dialer struct {
+	conn      *wakeable
+	transport *quic.Transport
+
+	mu      sync.Mutex
+	clients map[*Client]struct{}
+	done    chan struct{}
+	once    sync.Once
+	tasks   sync.WaitGroup
+}
+
+// NewDialer uses pc, which stays the caller's to close, after the Dialer.
+func NewDialer(pc net.PacketConn) *Dialer {
+	conn := &wakeable{PacketConn: pc, woken: make(chan netip.AddrPort, 1)}
+	d := &Dialer{
+		conn:      conn,
+		transport: &quic.Transport{Conn: conn, ConnectionIDLength: idLength},
+		clients:   map[*Client]struct{}{},
+		done:      make(chan struct{}),
+	}
+	d.tasks.Go(d.wake)
+	return d
+}
+
+// wake hands wakes to the clients whose coordinator they come from.
+func (d *Dialer) wake() {
+	for {
+		select {
+		case <-d.done:
+			return
+		case from := <-d.conn.woken:
+			d.mu.Lock()
+			for c := range d.clients {
+				if c.addr == from {
+					select {
+					case c.woken <- struct{}{}:
+					default:
+					}
+				}
+			}
+			d.mu.Unlock()
+		}
+	}
+}
+
+// Close ends all connections of the Dialer.
+func (d *Dialer) Close() error {
+	d.mu.Lock()
+	all := make([]*Client, 0, len(d.clients))
+	for c := range d.clients {
+		all = append(all, c)
+	}
+	d.mu.Unlock()
+	var err error
+	for _, c := range all {
+		err = errors.Join(err, c.Close())
+	}
+	d.once.Do(func() { close(d.done) })
+	d.tasks.Wait()
+	return errors.Join(err, d.transport.Close())
+}
+
+// Client is a control connection, seen from an agent.
+type Client struct {
+	addr   netip.AddrPort
+	dialer *Dialer
+	owned  bool // the dialer is this client's own
+	conn   *quic.Conn
+	stream *quic.Stream
+	events chan *proto.ToAgent
+	woken  chan struct{}
+	write  chan struct{} // holds one token: who has it may write
+	tasks  sync.WaitGroup
+
+	mu    sync.Mutex
+	calls map[uint64]chan *proto.ToAgent
+	next  uint64
+	err   error
+	once  sync.Once
+}
+
+// Dial makes a control connection to the coordinator at addr over pc, which
+// stays the caller's and must serve no other connection. cert is the agent's
+// own; pin is from the join link. Another key there gives a *PinError.
+func Dial(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Client, error) {
+	d := NewDialer(pc)
+	c, err := d.Dial(ctx, addr, pin, cert)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	c.owned = true
+	return c, nil
+}
+
+// Dial is like the function Dial.
+func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Client, error) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	wrong := make(chan *PinError, 1)
+	config := clientTLS(pin, cert, addr.String(), func(e *PinError) {
+		select {
+		case wrong <- e:
+		default:
+		}
+	})
+	quicConf := quicConfig()
+	quicConf.KeepAlivePeriod = 0     // the heartbeat does more
+	quicConf.MaxIncomingStreams = -1 // the coordinator opens none
+	conn, err := d.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), config, quicConf)
+	if err != nil {
+		select {
+		case e := <-wrong:
+			return nil, e
+		default:
+		}
+		return nil, explainDial(ctx, addr, err)
+	}
+	stream, err := conn.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, errors.Join(explainDial(ctx, addr, err), conn.CloseWithError(closeDone, ""))
+	}
+	c := &Client{
+		addr:   addr,
+		dialer: d,
+		conn:   conn,
+		stream: stream,
+		events: make(chan *proto.ToAgent, eventBuffer),
+		woken:  make(chan struct{}, 1),
+		write:  make(chan struct{}, 1),
+		calls:  map[uint64]chan *proto.ToAgent{},
+		next:   firstID,
+	}
+	d.mu.Lock()
+	d.clients[c] = struct{}{}
+	d.mu.Unlock()
+	c.tasks.Go(c.read)
+	c.tasks.Go(c.heartbeat)
+	return c, nil
+}
+
+func explainDial(ctx context.Context, addr netip.AddrPort, err error) error {
+	var idle *quic.IdleTimeoutError
+	var handshake *quic.HandshakeTimeoutError
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("dial coordinator %v over UDP: no answer: %w; is it running, and UDP %d open?", addr, ctx.Err(), addr.Port())
+	case errors.As(err, &idle), errors.As(err, &handshake):
+		return fmt.Errorf("dial coordinator %v over UDP: no answer; is it running, and UDP %d open?", addr, addr.Port())
+	}
+	return fmt.Errorf("dial coordinator %v over UDP: %w", addr, closeReason(err))
+}
+
+// Events are the messages that nobody asked for, in order. The channel is
+// closed when the connection is lost. Who does not read them gets no answers
+// either. An event may be seen before the answer of a Call that came before it.
+func (c *Client) Events() <-chan *proto.ToAgent { return c.events }
+
+// Err is why the connection was lost, nil as long as it is not: a *CodeError
+// (CODE_REPLACED, CODE_REVOKED), ErrStopping, net.ErrClosed after Close, or
+// what QUIC says.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// RTT is the round trip to the coordinator.
+func (c *Client) RTT() time.Duration { return roundTrip(c.conn.ConnectionStats()) }
+
+// Addr is the coordinator's address.
+func (c *Client) Addr() netip.AddrPort { return c.addr }
+
+// Close ends the connection and waits until nothing of it runs any more.
+func (c *Client) Close() error {
+	c.fail(net.ErrClosed)
+	c.tasks.Wait()
+	var err error
+	c.once.Do(func() {
+		c.dialer.mu.Lock()
+		delete(c.dialer.clients, c)
+		c.dialer.mu.Unlock()
+		if c.owned {
+			err = c.dialer.Close()
+		}
+	})
+	return err
+}
+
+// fail ends the connection for a reason, of which the first is kept.
+func (c *Client) fail(why error) {
+	c.mu.Lock()
+	if c.err == nil {
+		c.err = why
+	}
+	c.mu.Unlock()
+	_ = c.conn.CloseWithError(closeDone, "")
+}
+
+// lost is the error of everything that the lost connection ended.
+func (c *Client) lost() error {
+	err := c.Err()
+	if err == nil {
+		err = closeReason(context.Cause(c.conn.Context()))
+	}
+	return fmt.Errorf("control connection to %v: %w", c.addr, err)
+}
+
+// read takes messages apart into answers and events.
+func (c *Client) read() {
+	defer close(c.events)
+	r := bufio.NewReader(c.stream)
+	for {
+		m := new(proto.ToAgent)
+		if err := proto.ReadMessage(r, m); err != nil {
+			if cause := context.Cause(c.conn.Context()); cause != nil {
+				err = cause
+			}
+			c.fail(closeReason(err))
+			return
+		}
+		if m.GetId() == 0 {
+			select {
+			case c.events <- m:
+			case <-c.conn.Context().Done():
+			}
+			continue
+		}
+		c.mu.Lock()
+		answer := c.calls[m.GetId()]
+		delete(c.calls, m.GetId())
+		c.mu.Unlock()
+		if answer != nil {
+			answer <- m // it has room for one
+		}
+	}
+}
+
+// Send sends a message that asks for no answer; its id is set to 0.
+func (c *Client) Send(m *proto.ToCoordinator) error {
+	m.Id = 0
+	return c.put(context.Background(), m)
+}
+
+func (c *Client) put(ctx context.Context, m *proto.ToCoordinator) error {
+	select {
+	case c.write <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.conn.Context().Done():
+		return c.lost()
+	}
+	defer func() { <-c.write }()
+	// Half a message can't be taken back, so a write is not cut short by ctx.
+	err := c.stream.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err == nil {
+		err = proto.WriteMessage(c.stream, m)
+	}
+	if err != nil {
+		c.fail(closeReason(err))
+		return c.lost()
+	}
+	return nil
+}
+
+// Call sends a request and waits for its answer. m's id is chosen here. An
+// error that the coordinator answers is a *CodeError.
+func (c *Client) Call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAgent, error) {
+	answer := make(chan *proto.ToAgent, 1)
+	c.mu.Lock()
+	c.next++
+	m.Id = c.next
+	c.calls[m.Id] = answer
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.calls, m.Id)
+		c.mu.Unlock()
+	}()
+	if err := c.put(ctx, m); err != nil {
+		return nil, err
+	}
+	select {
+	case a := <-answer:
+		if e := a.GetError(); e != nil {
+			return nil, &CodeError{Code: e.GetCode(), Text: e.GetText()}
+		}
+		return a, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("coordinator %v has not answered: %w", c.addr, ctx.Err())
+	case <-c.conn.Context().Done():
+		return nil, c.lost()
+	}
+}
+
+// heartbeat shows the coordinator and every NAT on the way that this agent is
+// there, and the agent that its coordinator is. It is a request without a body
+// and with a long id, for which any running coordinator has an answer: a QUIC
+// PING is too short to be answered with a stateless reset (RFC 9000 section
+// 10.3), so a coordinator that was restarted would stay silent.
+func (c *Client) heartbeat() {
+	ctx := c.conn.Context()
+	timer := time.NewTimer(keepAlive)
+	defer timer.Stop()
+	var last time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-c.woken:
+			if time.Since(last) < wakeAtMost {
+				continue
+			}
+		}
+		last = time.Now()
+		beat, cancel := context.WithTimeout(ctx, answerTimeout)
+		_, err := c.Call(beat, &proto.ToCoordinator{})
+		cancel()
+		var refusal *CodeError
+		if err != nil && !errors.As(err, &refusal) {
+			c.fail(fmt.Errorf("it has not answered for %v", answerTimeout))
+			return
+		}
+		timer.Reset(keepAlive)
+	}
+}

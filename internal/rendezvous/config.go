@@ -1,0 +1,68 @@
+package rendezvous
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/rs/zerolog"
+
+	"rendezvous/internal/dgram"
+)
+
+// DefaultPort and DefaultAlternate are where a coordinator listens unless told
+// otherwise: QUIC's port passes more firewalls than any other of UDP's, and
+// 3478 is STUN's (RFC 8489 section 18.6).
+const (
+	DefaultPort      = 443
+	DefaultAlternate = 3478
+)
+
+// NoAlternate leaves the alternate port out.
+const NoAlternate = -1
+
+// Config is what a Server needs. Network and Registry must be set.
+type Config struct {
+	Network  dgram.Network
+	Registry *Registry
+	// Listen is the main port, on one address, or on every one of both
+	// families where the address is the zero Addr. Port 0 takes a free one.
+	Listen netip.AddrPort
+	// Alternate is the second port for STUN, relay and control; 0 takes a free
+	// one, NoAlternate takes none.
+	Alternate int
+	// Public are the outside addresses. Those that are this host's own get
+	// sockets of their own; two of one family make RFC 5780 complete.
+	Public []netip.Addr
+	// Route is the own address from which agents at the given one are
+	// answered, for sockets that are bound to none; nil when not known.
+	Route   func(netip.Addr) (netip.Addr, bool)
+	Limits  Limits
+	Log     zerolog.Logger
+	Version string
+}
+
+// Check finds all faults at once.
+func (c *Config) Check() error {
+	var faults []error
+	if c.Network == nil || c.Registry == nil {
+		faults = append(faults, errors.New("a coordinator needs a network and a registry"))
+	}
+	if c.Alternate < NoAlternate || c.Alternate > 65535 {
+		faults = append(faults, fmt.Errorf("the alternate port %d is not 1 to 65535", c.Alternate))
+	}
+	if c.Alternate > 0 && c.Alternate == int(c.Listen.Port()) {
+		faults = append(faults, fmt.Errorf("the alternate port %d is the main port; choose another for one of them", c.Alternate))
+	}
+	families := map[bool]int{}
+	for _, a := range c.Public {
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
+			faults = append(faults, fmt.Errorf("%v can't be a public address", a))
+			continue
+		}
+		if families[a.Is4()]++; families[a.Is4()] > 2 {
+			faults = append(faults, fmt.Errorf("%v is the third public address of its family; two are of use", a))
+		}
+	}
+	return errors.Join(faults...)
+}
