@@ -130,6 +130,10 @@ type Netcheck struct {
 	MappingLifetime int      `json:"mapping_lifetime_s"` // 0: not measured
 	FakeTCP         string   `json:"faketcp"`
 	UsablePorts     []int    `json:"usable_ports"`
+	// MappingNot and FilteringNot were ruled out, where the behaviour itself
+	// stays unknown.
+	MappingNot   []string `json:"mapping_not,omitempty"`
+	FilteringNot []string `json:"filtering_not,omitempty"`
 }
 
 // PendingMember joined by a coordinator's link and waits to be admitted.
@@ -140,7 +144,9 @@ type PendingMember struct {
 }
 
 // Millis is d as the JSON figures have it: milliseconds, to the microsecond.
-func Millis(d time.Duration) float64 { return float64(d.Round(time.Microsecond)) / float64(time.Millisecond) }
+func Millis(d time.Duration) float64 {
+	return float64(d.Round(time.Microsecond)) / float64(time.Millisecond)
+}
 
 // Watcher tells how things are.
 type Watcher interface {
