@@ -77,16 +77,14 @@ type pair struct {
 	flow, local *net.UDPConn
 	peer        netip.AddrPort
 	client      atomic.Pointer[netip.AddrPort] // or the service
-	heard       atomic.Bool
 }
 
-// greet sends hellos until the peer is heard, and now and then after that.
+// greet opens the NATs and keeps them open. It never stops: the peer may be
+// heard long before it can hear us.
 func (p *pair) greet() {
-	for n := 0; ; n++ {
-		if !p.heard.Load() || n%100 == 0 {
-			// Before the peer is up the network may answer with an error.
-			_, _ = p.flow.WriteToUDPAddrPort(hello, p.peer)
-		}
+	for {
+		// Before the peer is up the network may answer with an error.
+		_, _ = p.flow.WriteToUDPAddrPort(hello, p.peer)
 		time.Sleep(helloEvery)
 	}
 }
@@ -107,13 +105,14 @@ func (p *pair) outwards() error {
 }
 
 func (p *pair) inwards() error {
-	buf := make([]byte, 1<<16)
+	buf, heard := make([]byte, 1<<16), false
 	for {
 		n, _, err := p.flow.ReadFromUDPAddrPort(buf)
 		if err != nil {
 			return err
 		}
-		if !p.heard.Swap(true) {
+		if !heard {
+			heard = true
 			fmt.Println("the peer is heard")
 		}
 		if client := p.client.Load(); client != nil && n > len(hello) {

@@ -1,0 +1,34 @@
+//go:build linux
+
+package programs_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"rendezvous/internal/natlab/netns"
+	"rendezvous/internal/natlab/programs"
+)
+
+func TestMain(m *testing.M) { os.Exit(netns.TestMain(m.Run, programs.Packages()...)) }
+
+// The baseline works between two NATs, or a comparison with it would mean
+// nothing.
+func TestPlainPairCarriesTheLoad(t *testing.T) {
+	s := netns.Standard(t, netns.Options{Wire: true, CarrierNAT: netns.Masquerade()})
+	programs.Sink(s.Home, "127.0.0.1:9000")
+	near, far := programs.PlainPair(s, "127.0.0.1:9001", "127.0.0.1:9000")
+
+	var pings programs.Pings
+	programs.Load(t, s.Laptop, &pings, "ping", "-to", "127.0.0.1:9001", "-n", "200", "-size", "100")
+	if pings.Answered != 200 || pings.Duplicates != 0 || pings.P50 > 2000 {
+		t.Errorf("pings: %+v", pings)
+	}
+	var rate programs.Rate
+	programs.Load(t, s.Laptop, &rate, "rate", "-to", "127.0.0.1:9001", "-rate", "5000", "-check", "-burst", "16",
+		"-pids", fmt.Sprintf("%d,%d", near.PID(), far.PID()))
+	if rate.Loss > 0.01 || rate.Wrong != 0 || rate.Rate < 4000 || rate.CPUPerGB == 0 || rate.RSS == 0 {
+		t.Errorf("rate: %+v", rate)
+	}
+}

@@ -1,0 +1,96 @@
+//go:build linux
+
+package programs
+
+import (
+	"encoding/json"
+	"path/filepath"
+
+	"rendezvous/internal/natlab/netns"
+)
+
+// Network is the standard scene with a coordinator and two agents that run:
+// "home", which exposes, and "laptop", which dials.
+type Network struct {
+	*netns.Scene
+	Coordinator  *Coordinator
+	Home, Laptop *Agent
+}
+
+// Start builds the standard scene and joins both agents to one network. expose
+// is what home offers ("wg=udp://127.0.0.1:51820"), dial where the laptop
+// listens for it ("home/wg=udp://127.0.0.1:51821").
+func Start(t netns.T, o netns.Options, expose, dial string) *Network {
+	t.Helper()
+	s := netns.Standard(t, o)
+	n := &Network{Scene: s}
+	n.Coordinator = Serve(t, s.VPS, filepath.Join(s.Dir(), "coordinator"), []string{netns.VPSAddr, netns.VPSOtherAddr})
+	n.Home = Join(t, s.Home, s.Dir(), "home", n.Coordinator.Invite())
+	n.Home.Up("--expose", expose)
+	n.Laptop = Join(t, s.Laptop, s.Dir(), "laptop", n.Home.Do("invite"))
+	n.Laptop.Up("--dial", dial)
+	return n
+}
+
+// Load runs the load on a host and reads its result into result.
+func Load(t netns.T, h *netns.Host, result any, args ...string) {
+	t.Helper()
+	out := h.Run(append([]string{"load"}, args...)...)
+	if err := json.Unmarshal([]byte(out), result); err != nil {
+		t.Fatalf("read what the load on %s found: %v: %s", h.Name, err, out)
+	}
+}
+
+// Pings is the result of the load's ping.
+type Pings struct {
+	Sent         int     `json:"sent"`
+	Answered     int     `json:"answered"`
+	Duplicates   int     `json:"duplicates"`
+	P50          float64 `json:"p50_us"`
+	P99          float64 `json:"p99_us"`
+	FirstArrival float64 `json:"first_arrival_ms"`
+	FirstAnswer  float64 `json:"first_answer_ms"`
+	LongestGap   float64 `json:"longest_gap_ms"`
+	GapAt        float64 `json:"gap_at_ms"`
+}
+
+// Clients is the result of the load's clients.
+type Clients struct {
+	Clients  int    `json:"clients"`
+	Answered int    `json:"answered"`
+	Strange  int    `json:"strange"`
+	Sources  uint64 `json:"sources"`
+}
+
+// Rate is the result of the load's search and rate.
+type Rate struct {
+	Rate       float64 `json:"pps"`
+	Mbit       float64 `json:"mbit_s"`
+	Loss       float64 `json:"loss"`
+	Confirmed  bool    `json:"confirmed"`
+	Limited    bool    `json:"generator_limited"`
+	CPUPerGB   float64 `json:"cpu_s_per_gb"`
+	RSS        int64   `json:"rss_bytes"`
+	Duplicates uint64  `json:"duplicates"`
+	Wrong      uint64  `json:"wrong"`
+}
+
+// Sink starts the load's sink on a host.
+func Sink(h *netns.Host, addr string) *netns.Process {
+	p := h.Start("load", "sink", "-listen", addr)
+	p.WaitLog("sink listens", ready)
+	return p
+}
+
+// PlainPair starts the baseline between home and laptop: clients find it at
+// listen on the laptop, it leads to the service at to on home. The routers
+// must preserve ports (no carrier, or a carrier that masquerades).
+func PlainPair(s *netns.Scene, listen, to string) (near, far *netns.Process) {
+	const port = ":7000"
+	far = s.Home.Start("plainforward", "-bind", netns.HomeAddr+port, "-peer", netns.LaptopPublic+port, "-to", to)
+	near = s.Laptop.Start("plainforward", "-bind", netns.LaptopAddr+port, "-peer", netns.HomePublic+port, "-listen", listen)
+	for _, p := range []*netns.Process{near, far} {
+		p.WaitLog("the peer is heard", ready)
+	}
+	return near, far
+}
