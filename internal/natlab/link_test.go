@@ -86,7 +86,7 @@ func pump(t *testing.T, l *Lab, n int, options ...Option) *stream {
 
 func TestLossIsOfTheShareAsked(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, l *Lab) {
-		const n, share = 10000, 0.2
+		const n, share = 3000, 0.2
 		got := float64(n - len(pump(t, l, n, Loss(share)).numbers))
 		if deviation := math.Abs(got-n*share) / math.Sqrt(n*share*(1-share)); deviation > 4 {
 			t.Errorf("lost %v of %d, %.1f standard deviations from what was asked", got, n, deviation)

@@ -17,41 +17,37 @@ import (
 	"rendezvous/internal/dgram"
 )
 
-// packetConn is a net.PacketConn on a dgram.Conn.
-type packetConn struct {
-	dgram.Conn
-	arena dgram.Arena
-	rest  [][]byte
-	addrs []netip.AddrPort
-}
-
-func (c *packetConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	for len(c.rest) == 0 {
-		bursts, err := c.Read(&c.arena)
-		if err != nil {
-			return 0, nil, err
-		}
-		c.addrs = c.addrs[:0]
-		for _, burst := range bursts {
-			for d := range burst.All() {
-				c.rest, c.addrs = append(c.rest, d), append(c.addrs, burst.Addr)
+// transport is a QUIC transport on a conn, as agents have it: their own reader
+// delivers to it.
+func transport(t *testing.T, c dgram.Conn) *quic.Transport {
+	t.Helper()
+	pc := dgram.NewPacketConn(c)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var a dgram.Arena
+		defer a.Release()
+		for {
+			bursts, err := c.Read(&a)
+			if err != nil {
+				return
+			}
+			for _, b := range bursts {
+				pc.Deliver(b)
 			}
 		}
-	}
-	n, from := copy(b, c.rest[0]), c.addrs[0]
-	c.rest, c.addrs = c.rest[1:], c.addrs[1:]
-	return n, net.UDPAddrFromAddrPort(from), nil
+	}()
+	tr := &quic.Transport{Conn: pc}
+	t.Cleanup(func() {
+		for _, end := range []io.Closer{tr, pc, c} {
+			if err := end.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		<-done
+	})
+	return tr
 }
-
-func (c *packetConn) WriteTo(b []byte, to net.Addr) (int, error) {
-	return len(b), c.Write(dgram.One(to.(*net.UDPAddr).AddrPort(), b))
-}
-
-func (c *packetConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.Conn.LocalAddr()) }
-
-func (c *packetConn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
-
-func (c *packetConn) SetWriteDeadline(time.Time) error { return nil }
 
 func certificate(t *testing.T) tls.Certificate {
 	t.Helper()
@@ -96,8 +92,7 @@ func TestQUICRunsInVirtualTime(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, l *Lab) {
 		vps := l.Host("vps", "203.0.113.10", Delay(20*time.Millisecond), Loss(0.02))
 		home := l.NAT("carrier", "198.51.100.1", Carrier()).NAT("router", "100.64.0.2", Home()).Host("home", "192.168.1.2")
-		server := &quic.Transport{Conn: &packetConn{Conn: listen(t, vps, "0.0.0.0:443")}}
-		client := &quic.Transport{Conn: &packetConn{Conn: listen(t, home, "0.0.0.0:0")}}
+		server, client := transport(t, listen(t, vps, "0.0.0.0:443")), transport(t, listen(t, home, "0.0.0.0:0"))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		config := &quic.Config{DisablePathMTUDiscovery: true}
@@ -140,10 +135,8 @@ func TestQUICRunsInVirtualTime(t *testing.T) {
 			t.Error(err)
 		}
 		<-done
-		for _, c := range []io.Closer{listener, client, server, client.Conn, server.Conn} {
-			if err := c.Close(); err != nil {
-				t.Error(err)
-			}
+		if err := listener.Close(); err != nil {
+			t.Error(err)
 		}
 	})
 }
