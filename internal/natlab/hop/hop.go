@@ -52,6 +52,7 @@ type Internet struct {
 	free    [][]byte
 	random  *rand.Rand
 	noRoute uint64
+	tap     func(Sighting)
 	closed  bool
 
 	wake    int // eventfd
@@ -116,6 +117,33 @@ func (n *Internet) Attach(name string, fd int, prefixes ...netip.Prefix) {
 	defer n.mu.Unlock()
 	n.ports = append(n.ports, &port{name: name, fd: fd, prefixes: prefixes})
 	n.signal()
+}
+
+// AddPrefix lets a port have another prefix.
+func (n *Internet) AddPrefix(name string, prefix netip.Prefix) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.port(name)
+	if p == nil {
+		return fmt.Errorf("add %v to port %s: %w", prefix, name, os.ErrNotExist)
+	}
+	p.prefixes = append(p.prefixes, prefix)
+	return nil
+}
+
+// Sighting is a packet as it entered the internet.
+type Sighting struct {
+	From, To string        // ports
+	At       time.Duration // CLOCK_MONOTONIC
+	Packet   []byte        // valid until the tap returns
+}
+
+// SetTap has every packet that enters shown to tap, nil ends it. The internet
+// stands still meanwhile; tap must not call it.
+func (n *Internet) SetTap(tap func(Sighting)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tap = tap
 }
 
 // SetLink replaces the link from one port to another, in that direction.

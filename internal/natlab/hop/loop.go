@@ -120,6 +120,9 @@ func (n *Internet) admit(from *port, packet []byte) bool {
 		n.noRoute++
 		return false
 	}
+	if n.tap != nil {
+		n.tap(Sighting{From: from.name, To: to.name, At: monotonic(), Packet: packet})
+	}
 	l := n.lane(from, to)
 	if isFragment(packet) {
 		l.count.Fragments++

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 )
@@ -35,9 +37,7 @@ func Main(name string, body func(t T)) int {
 			p.Logf("panic: %v", panicked)
 		}
 	}
-	for i := len(p.cleanups) - 1; i >= 0; i-- {
-		p.cleanups[i]()
-	}
+	p.cleanUp()
 	if p.failed.Load() {
 		return 1
 	}
@@ -46,9 +46,20 @@ func Main(name string, body func(t T)) int {
 
 // program is the T of a program.
 type program struct {
-	name     string
+	name   string
+	failed atomic.Bool
+
+	mu       sync.Mutex
 	cleanups []func()
-	failed   atomic.Bool
+}
+
+func (p *program) cleanUp() {
+	p.mu.Lock()
+	cleanups := p.cleanups
+	p.mu.Unlock()
+	for _, f := range slices.Backward(cleanups) {
+		f()
+	}
 }
 
 func (p *program) Helper() {}
@@ -63,6 +74,10 @@ func (p *program) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-func (p *program) Cleanup(f func()) { p.cleanups = append(p.cleanups, f) }
+func (p *program) Cleanup(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cleanups = append(p.cleanups, f)
+}
 
 func (p *program) Failed() bool { return p.failed.Load() }

@@ -40,6 +40,7 @@ type Options struct {
 	Wire                           bool
 	Loss                           float64 // on each way, 0 to 1
 	Hops                           int     // routers on each way; 0 is 6
+	IPv6                           bool    // everybody has it, without NAT; see HomeIPv6
 }
 
 // DefaultOptions are plain masquerading routers, a carrier with a block of
@@ -100,6 +101,9 @@ func Standard(t T, o Options) *Scene {
 		s.Carrier = s.Public("carrier", "198.51.100.0/25", HomePublic)
 		s.HomeRouter = s.RouterBehind(s.Carrier, "homerouter", HomeWAN, o.CarrierNAT, HomePublic)
 		s.Home = s.Behind(s.HomeRouter, "home", HomeAddr, o.HomeNAT, HomeWAN)
+	}
+	if o.IPv6 {
+		s.addIPv6()
 	}
 	s.delay("vps", homeSide, o.VPSHome)
 	s.delay("vps", "laptoprouter", o.VPSLaptop)
