@@ -1,7 +1,6 @@
 package natlab
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -15,7 +14,7 @@ import (
 type Host struct {
 	station
 	rand    *rand.Rand
-	local   []localInterface
+	local   []dgram.HostAddr // interfaces that lead nowhere
 	sockets map[netip.AddrPort]*socket
 	ports   map[portKey]int // sockets on a port of a family
 }
@@ -78,14 +77,7 @@ func (h *Host) Addrs() ([]dgram.HostAddr, error) {
 	for _, p := range h.attachment.addrs {
 		out = append(out, dgram.HostAddr{Interface: "eth0", Addr: p, Up: !h.attachment.link.cut})
 	}
-	for _, i := range h.local {
-		p, err := parsePrefix(i.addr)
-		if err != nil {
-			return nil, fmt.Errorf("address of %s on %s: %w", i.name, h.name, err)
-		}
-		out = append(out, dgram.HostAddr{Interface: i.name, Addr: p, Up: true})
-	}
-	return out, nil
+	return append(out, h.local...), nil
 }
 
 // isLocal says whether addr is one of the host's own.
@@ -94,7 +86,7 @@ func (h *Host) isLocal(addr netip.Addr) bool {
 		return true
 	}
 	for _, i := range h.local {
-		if p, err := parsePrefix(i.addr); err == nil && p.Addr() == addr {
+		if i.Addr.Addr() == addr {
 			return true
 		}
 	}

@@ -85,6 +85,33 @@ func TestReaddressAndMove(t *testing.T) {
 	})
 }
 
+// What was under way to an address that the host has given up is not
+// delivered, and a host may come out from behind its NAT.
+func TestMoveToTheInternet(t *testing.T) {
+	inBubble(t, Options{}, func(t *testing.T, l *Lab) {
+		server := listen(t, l.Host("server", "203.0.113.2", Delay(20*time.Millisecond)), "203.0.113.2:1000")
+		laptop := l.Host("laptop", "198.51.100.1")
+		c := listen(t, laptop, "0.0.0.0:1000")
+		send(t, server, "198.51.100.1:1000", "to the old address")
+		time.Sleep(22 * time.Millisecond) // on the last link
+		laptop.Readdress("198.51.100.7")
+		if got, _ := receive(t, c); got != "" || l.Dropped(DropNoRoute) != 1 {
+			t.Errorf("the given up address received %q", got)
+		}
+		router := l.NAT("router", "198.51.100.2", Home())
+		laptop.MoveTo(router, "192.168.1.2")
+		if got := seen(t, c, server); got.String() != "198.51.100.2:1000" {
+			t.Errorf("behind the router it is seen at %v", got)
+		}
+		laptop.MoveTo(l, "198.51.100.8")
+		laptop.Set(Delay(80 * time.Millisecond))
+		start := time.Now()
+		if got := seen(t, c, server); got.Addr() != laptop.Addr() || time.Since(start) != 100*time.Millisecond {
+			t.Errorf("on the internet %s is seen at %v after %v", laptop.Name(), got, time.Since(start))
+		}
+	})
+}
+
 func TestWritesThatCannotLeave(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, l *Lab) {
 		h := l.Host("h", "203.0.113.1")

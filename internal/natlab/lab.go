@@ -1,7 +1,6 @@
 package natlab
 
 import (
-	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"net/netip"
@@ -182,5 +181,3 @@ func (l *Lab) mustPrefixes(name string, addrs []string) []netip.Prefix {
 	}
 	return out
 }
-
-func (l *Lab) String() string { return fmt.Sprintf("natlab with seed %d", l.options.Seed) }

@@ -3,6 +3,7 @@ package natlab
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -109,6 +110,12 @@ type failing struct {
 	cleanup func()
 }
 
+// Fatalf ends the goroutine, as a test's does.
+func (f *failing) Fatalf(s string, args ...any) {
+	f.Logf(s, args...)
+	runtime.Goexit()
+}
+
 func (f *failing) Helper()                    {}
 func (f *failing) Failed() bool               { return true }
 func (f *failing) Cleanup(c func())           { f.cleanup = c }
@@ -128,6 +135,33 @@ func TestAFailureDrawsItself(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What a test got wrong about the lab is said at once.
+func TestMisuseEndsTheTest(t *testing.T) {
+	for want, misuse := range map[string]func(l *Lab){
+		`the name "a" is empty or taken`:       func(l *Lab) { l.NAT("a", "203.0.113.9", Home()) },
+		"a has address 203.0.113.1 already":    func(l *Lab) { l.Host("b", "203.0.113.1") },
+		"address of b":                         func(l *Lab) { l.Host("b", "203.0.113.1.1") },
+		"prefix of b":                          func(l *Lab) { l.NAT("b", "203.0.113.2", Home(), Prefix("2001:db8::")) },
+		"address of b: ParseAddr(\"docker0\")": func(l *Lab) { l.Host("b", "203.0.113.2", Interface("172.17.0.1", "docker0")) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &failing{TB: t}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				l := New(f, Options{})
+				l.Host("a", "203.0.113.1")
+				misuse(l)
+			}()
+			<-done
+			f.cleanup()
+			if !strings.Contains(f.log.String(), want) {
+				t.Errorf("said %q, want %q", f.log.String(), want)
+			}
+		})
+	}
 }
 
 // The same seed gives the same fate to each datagram, another seed another.

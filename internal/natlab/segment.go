@@ -3,6 +3,8 @@ package natlab
 import (
 	"net/netip"
 	"time"
+
+	"rendezvous/internal/dgram"
 )
 
 // segment is a network in which every member reaches every other: the public
@@ -182,7 +184,10 @@ func (s *segment) host(name, addr string, options []Option) *Host {
 	s.lab.claimName(name)
 	c := s.setup(options)
 	h := newHost(s.lab, name)
-	h.local = append(h.local, c.interfaces...)
+	for _, i := range c.interfaces {
+		p := s.lab.mustPrefixes(name, []string{i.addr})[0]
+		h.local = append(h.local, dgram.HostAddr{Interface: i.name, Addr: p, Up: true})
+	}
 	h.attachment = s.attach(h, s.lab.mustPrefixes(name, append([]string{addr}, c.also...)), c.conditions)
 	s.lab.hosts = append(s.lab.hosts, h)
 	s.lab.recorder.lane(name)
