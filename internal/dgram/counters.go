@@ -2,8 +2,8 @@ package dgram
 
 import "sync/atomic"
 
-// Stats counts what a socket lost or had to do differently, by reason. Units:
-// datagrams, unless the field says otherwise.
+// Stats counts the datagrams that a socket lost or had to treat differently, by
+// reason.
 type Stats struct {
 	Full        uint64 // not sent: the socket's buffer or the device's queue stayed full
 	TooLarge    uint64 // not sent: larger than the path
@@ -12,7 +12,7 @@ type Stats struct {
 	Failed      uint64 // not sent for any other reason
 	ICMP        uint64 // errors born of ICMP that a read or write swallowed
 	Overflow    uint64 // not received: the socket's buffer was full
-	OneByOne    uint64 // bursts sent without segmentation offload although they had several datagrams
+	OneByOne    uint64 // sent without segmentation offload, though they came as a burst
 }
 
 // StatsReader is a Conn that counts.

@@ -26,7 +26,7 @@ var trains = sync.Pool{New: func() any {
 
 // oneByOne writes a burst without segmentation offload.
 func (w *sender) oneByOne(b Burst) error {
-	w.s.oneByOne.Add(1)
+	w.s.oneByOne.Add(uint64(b.Len()))
 	t := trains.Get().(*train)
 	t.s = w.s
 	err := w.ride(t, b)

@@ -82,7 +82,7 @@ func (p *portable) write(b Burst) error {
 		return net.ErrClosed
 	}
 	if n > 1 {
-		p.oneByOne.Add(1)
+		p.oneByOne.Add(uint64(n))
 	}
 	for d := range b.All() {
 		err := p.send(to, d)

@@ -187,8 +187,8 @@ func TestMixturesOfSizesKeepTheirBoundaries(t *testing.T) {
 	}
 	onEach(t, func(t *testing.T, network Network, at netip.Addr) {
 		in, out := listen(t, network, at), listen(t, network, at)
-		// Each before each: the guess is that of the mixture before.
-		for _, first := range mixtures {
+		// Some before each: the guess is that of the mixture before.
+		for _, first := range mixtures[4:8] {
 			for _, second := range mixtures {
 				for _, sizes := range [][]int{first, second} {
 					for i, n := range sizes {
