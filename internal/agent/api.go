@@ -80,7 +80,7 @@ func handleWatcher(mux *http.ServeMux, d Watcher) {
 		ctx, cancel := context.WithTimeout(ctx, pingWait)
 		defer cancel()
 		line, err := d.Ping(ctx, in.Peer)
-		if errors.Is(err, context.DeadlineExceeded) {
+		if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fmt.Errorf("no answer in %s; see `agent explain %s`", pingWait, in.Peer)
 		}
 		if err != nil {

@@ -1,0 +1,229 @@
+// Package agent composes an agent: sockets, the coordinator, sessions with
+// peers and the services that cross them. It is the only package that knows
+// every rung.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/forward"
+	"rendezvous/internal/path"
+	"rendezvous/internal/seal"
+)
+
+// errWaiting is why nothing can be done yet.
+var errWaiting = errors.New("this agent waits to be admitted; run `agent approve NAME` on a member")
+
+// Agent is a running agent.
+type Agent struct {
+	cfg      Config
+	id       seal.Identity
+	instance uint64
+	board    *switchboard
+	mains    []*endpoint
+	link     *link
+	peers    roster
+	services *forward.Services
+	here     atomic.Pointer[gathered] // of the main sockets
+	tasks    tasks
+	began    time.Time
+	refusals refusals
+}
+
+// tasks are the goroutines that the agent has started; none outlives Run.
+type tasks struct {
+	ctx  context.Context
+	wait sync.WaitGroup
+}
+
+func (t *tasks) start(f func(ctx context.Context)) {
+	if t.ctx.Err() != nil {
+		return
+	}
+	t.wait.Go(func() { f(t.ctx) })
+}
+
+// New prepares an agent; it opens no socket yet.
+func New(cfg Config) (*Agent, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	var seed [8]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		cfg: cfg, id: cfg.State.Identity(), instance: binary.BigEndian.Uint64(seed[:]),
+		board: newSwitchboard(), services: forward.NewServices(),
+	}
+	a.link = newLink(a)
+	a.peers.byName = make(map[string]*peer)
+	return a, nil
+}
+
+// Run opens the sockets and serves until ctx ends. It returns an error only
+// where it could not begin.
+func (a *Agent) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	a.began = time.Now()
+	a.tasks.ctx = ctx
+	defer a.tasks.wait.Wait()
+	defer cancel()
+	mains, err := a.listen(path.DirectUDP)
+	if err != nil {
+		return err
+	}
+	a.mains = mains
+	defer func() {
+		for _, e := range mains {
+			e.close()
+		}
+	}()
+	for _, e := range mains {
+		a.tasks.start(func(context.Context) { e.read() })
+	}
+	if err := a.configure(); err != nil {
+		a.closePeers("it could not begin")
+		return err
+	}
+	a.tasks.start(a.link.run)
+	a.tasks.start(a.watchNetwork)
+	a.tasks.start(a.tend)
+	<-ctx.Done()
+	a.closePeers("the agent was stopped")
+	return nil
+}
+
+// listen opens a socket of each family that the host has. One is enough.
+func (a *Agent) listen(k path.Kind) ([]*endpoint, error) {
+	var out []*endpoint
+	var faults []error
+	for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		conn, err := a.cfg.Net.ListenUDP(netip.AddrPortFrom(family, 0))
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		out = append(out, newEndpoint(conn, k, a.board))
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("open a UDP socket: %w", errors.Join(faults...))
+	}
+	return out, nil
+}
+
+// configure exposes and dials what the config and the state name.
+func (a *Agent) configure() error {
+	services, err := a.cfg.State.Services()
+	if err != nil {
+		return err
+	}
+	for _, s := range append(services, a.cfg.Expose...) {
+		if err := a.services.Expose(s.Name, s.URL()); err != nil {
+			return err
+		}
+	}
+	dials, err := a.cfg.State.Dials()
+	if err != nil {
+		return err
+	}
+	for _, d := range append(dials, a.cfg.Dial...) {
+		if err := a.dial(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// allows says whether the config lets data take a kind of path.
+func (a *Agent) allows(k path.Kind) bool {
+	if len(a.cfg.Paths) == 0 {
+		return true
+	}
+	for _, allowed := range a.cfg.Paths {
+		if allowed == k {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Agent) stunServers() []netip.AddrPort {
+	return a.cfg.State.Coordinator().STUN
+}
+
+const (
+	// watchEvery is how often the host's addresses are looked at. A lost path
+	// is noticed by its probes sooner; this finds new networks.
+	watchEvery = 2 * time.Second
+	// tendEvery is how often idle flows and sessions are looked through.
+	tendEvery = 5 * time.Second
+	// idleSession is how long a session without flows and data is kept.
+	idleSession = 5 * time.Minute
+)
+
+// watchNetwork notices a change of the host's addresses and makes everything
+// that depends on them look again at once.
+func (a *Agent) watchNetwork(ctx context.Context) {
+	last := a.addresses()
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := a.addresses()
+		if now == last || now == "" {
+			continue
+		}
+		last = now
+		a.cfg.Log.Info().Str("addresses", now).Msg("the network here has changed")
+		a.link.check()
+		for _, p := range a.peers.all() {
+			p.networkChanged()
+		}
+	}
+}
+
+func (a *Agent) addresses() string {
+	addrs, err := a.cfg.Net.Addrs()
+	if err != nil {
+		return ""
+	}
+	var out string
+	for _, c := range hostCandidates(addrs, a.cfg.Ignore, []dgram.Conn{a.mains[0].conn}) {
+		out += c.addr.Addr().String() + " "
+	}
+	return out
+}
+
+// tend expires what is idle and writes what may be lost in a crash.
+func (a *Agent) tend(ctx context.Context) {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			_ = a.cfg.State.Flush()
+			return
+		case now := <-tick.C:
+			for _, p := range a.peers.all() {
+				p.tend(now)
+			}
+			if err := a.cfg.State.Flush(); err != nil {
+				a.refusals.note(a, "state", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
+	"rendezvous/internal/relay"
+	"rendezvous/internal/seal"
+	"rendezvous/internal/session"
+	"rendezvous/proto"
+)
+
+// association is a session with a peer, or a raw flow's child of one, and the
+// sockets that were opened for it.
+type association struct {
+	*session.Session
+	a         *Agent
+	peer      *peer
+	initiator bool
+	raw       *proto.RawFlow // of a child
+	ctx       context.Context
+	cancel    context.CancelFunc
+	began     time.Time
+
+	mu        sync.Mutex
+	endpoints []*endpoint
+	legs      []*relay.Leg
+	direct    chan struct{} // closed while a direct path is best
+	punching  bool
+	attempt   uint32 // of punching; 1 is the first, on the main sockets
+	theirs    offered
+	agains    []time.Time // when the candidates of the peer's Agains were made
+	spareDue  bool        // the relay forgot our leg
+	closed    bool
+}
+
+// newAssociation makes a session that probes under keys from seed.
+func (p *peer) newAssociation(keys seal.ProbeKeys, initiator bool, raw *proto.RawFlow) *association {
+	as := &association{a: p.a, peer: p, initiator: initiator, raw: raw, began: time.Now(), direct: make(chan struct{}), attempt: 1}
+	as.ctx, as.cancel = context.WithCancel(p.a.tasks.ctx)
+	timers := session.DefaultTimers()
+	timers.Keepalive = p.a.cfg.Keepalive
+	cfg := session.Config{Probe: keys, Initiator: initiator, Raw: raw != nil, Timers: timers, Handler: (*events)(as)}
+	if raw == nil {
+		cfg.Rekey = rekeyer{p}
+	}
+	as.Session = session.New(cfg)
+	p.a.board.add(as.Session)
+	p.a.tasks.start(func(context.Context) { as.Run(as.ctx) })
+	return as
+}
+
+// close ends the session and its sockets. It may be called from a reader.
+func (as *association) close() {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if as.closed {
+		return
+	}
+	as.closed = true
+	as.Close()
+	as.cancel()
+	as.a.board.remove(as.Session)
+	for _, e := range as.endpoints {
+		e.close()
+	}
+}
+
+// open opens sockets for this association alone: fresh ports to punch from.
+func (as *association) open() ([]*endpoint, error) {
+	out, err := as.a.listen(path.DirectUDP)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range out {
+		if as.raw != nil {
+			e.owner = as.Session
+		}
+		as.keep(e)
+	}
+	return out, nil
+}
+
+// keep reads e until the association or the agent ends.
+func (as *association) keep(e *endpoint) {
+	as.mu.Lock()
+	if as.closed {
+		e.close()
+	}
+	as.endpoints = append(as.endpoints, e)
+	as.mu.Unlock()
+	as.a.tasks.start(func(ctx context.Context) {
+		stop := context.AfterFunc(ctx, e.close)
+		defer stop()
+		e.read()
+	})
+}
+
+// discard closes sockets that led nowhere, but those a path is on.
+func (as *association) discard(endpoints []*endpoint) {
+	used := make(map[dgram.Conn]bool)
+	for _, r := range as.Paths() {
+		used[r.Path.Conn] = true
+	}
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	for _, e := range endpoints {
+		if used[e.conn] {
+			continue
+		}
+		e.close()
+		for i, k := range as.endpoints {
+			if k == e {
+				as.endpoints = append(as.endpoints[:i], as.endpoints[i+1:]...)
+				break
+			}
+		}
+	}
+}
+
+// refreshLegs binds the relay legs again at once: our address may have
+// changed, and the spare is about to be needed.
+func (as *association) refreshLegs() {
+	as.mu.Lock()
+	legs := append([]*relay.Leg{}, as.legs...)
+	as.mu.Unlock()
+	for _, l := range legs {
+		_ = l.Refresh()
+	}
+}
+
+// found is closed when a direct path is best, for the punch to know.
+func (as *association) found() <-chan struct{} {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	return as.direct
+}
+
+// bestChanged keeps the signal of found right; it reports whether the best
+// path is direct.
+func (as *association) bestChanged() bool {
+	direct := as.Best() == path.DirectUDP
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	select {
+	case <-as.direct:
+		if !direct {
+			as.direct = make(chan struct{})
+		}
+	default:
+		if direct {
+			close(as.direct)
+		}
+	}
+	return direct
+}
+
+// events is the session's handler.
+type events association
+
+// Deliver hands datagrams to the peer's flows.
+func (h *events) Deliver(flow uint16, b dgram.Burst) {
+	if h.raw != nil {
+		flow = uint16(h.raw.GetFlow())
+	}
+	h.peer.flows.Deliver(flow, b)
+}
+
+// Frame handles control from the peer.
+func (h *events) Frame(f *proto.Frame) {
+	as := (*association)(h)
+	switch m := f.Body.(type) {
+	case *proto.Frame_Ask:
+		as.SendFrame(&proto.Frame{Body: &proto.Frame_Told{Told: as.peer.told(m.Ask.GetId())}})
+	case *proto.Frame_Told:
+		as.peer.heardTold(m.Told)
+	case *proto.Frame_Bye:
+		as.a.tasks.start(func(context.Context) { as.peer.ended(as, "the peer said goodbye: "+m.Bye.GetReason()) })
+	default:
+		as.peer.flows.Frame(f)
+	}
+}
+
+// Event reacts to what became of the paths. It runs on a reader's or the
+// session's goroutine, so anything that waits is started apart.
+func (h *events) Event(e session.Event) {
+	as := (*association)(h)
+	switch e {
+	case session.BestChanged:
+		as.bestChanged()
+		as.peer.moved(as)
+	case session.InDoubt:
+		as.refreshLegs()
+	case session.DirectLost:
+		as.bestChanged()
+		as.a.tasks.start(func(context.Context) { as.punchAgain("the direct path died") })
+	case session.Lost:
+		as.bestChanged()
+		as.a.tasks.start(func(context.Context) { as.peer.lost(as) })
+	}
+}
+
+// rekeyer makes new keys with a peer.
+type rekeyer struct{ p *peer }
+
+// Initiate begins a handshake for new keys.
+func (r rekeyer) Initiate() ([]byte, func([]byte) (seal.Keys, error), error) {
+	secret, ok := r.p.a.cfg.State.Secret()
+	if !ok {
+		return nil, nil, errWaiting
+	}
+	i, message, err := seal.Initiate(r.p.a.id, r.p.member().Static, secret, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	return message, func(answer []byte) (seal.Keys, error) {
+		k, _, err := i.Finish(answer)
+		return k, err
+	}, nil
+}
+
+// Respond answers one.
+func (r rekeyer) Respond(message []byte) ([]byte, seal.Keys, error) {
+	secret, ok := r.p.a.cfg.State.Secret()
+	if !ok {
+		return nil, seal.Keys{}, errWaiting
+	}
+	resp, err := seal.Respond(r.p.a.id, secret, message)
+	if err != nil {
+		return nil, seal.Keys{}, err
+	}
+	if string(resp.PeerStatic) != string(r.p.member().Static) {
+		return nil, seal.Keys{}, seal.ErrPeer
+	}
+	return resp.Finish(nil)
+}

@@ -1,0 +1,336 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"rendezvous/internal/forward"
+	"rendezvous/internal/ladder"
+	"rendezvous/internal/path"
+	"rendezvous/internal/session"
+	"rendezvous/proto"
+)
+
+// Status tells how the agent is (Watcher).
+func (a *Agent) Status() Status {
+	st := Status{Name: a.cfg.State.Name(), PID: os.Getpid(), Version: a.cfg.Version, Coordinator: a.link.status(), Counters: a.counters()}
+	st.Fingerprint = a.id.String()
+	if _, ok := a.cfg.State.Secret(); !ok {
+		st.Waiting = errWaiting.Error()
+	}
+	for _, s := range a.services.List() {
+		st.Services = append(st.Services, ServiceStatus{Name: s.Name, URL: s.URL, Flows: s.Flows})
+	}
+	for _, p := range a.peers.all() {
+		for _, d := range p.flows.Dials() {
+			st.Dials = append(st.Dials, DialStatus{Peer: p.name, Service: d.Service, Listen: "udp://" + d.Listen.String(), Flows: d.Flows, Error: d.Error})
+		}
+		if s, ok := p.status(); ok {
+			st.Peers = append(st.Peers, s)
+		}
+	}
+	return st
+}
+
+func (l *link) status() CoordinatorStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := CoordinatorStatus{Addr: l.a.cfg.State.Coordinator().Addr}
+	if l.client != nil {
+		c.Connected, c.Transport, c.Addr, c.RTT = true, "quic", l.addr.String(), Millis(l.client.RTT())
+	} else if l.err != nil {
+		c.Error = l.err.Error()
+	}
+	return c
+}
+
+// counters is what was dropped or refused, by reason.
+func (a *Agent) counters() map[string]uint64 {
+	out := map[string]uint64{
+		"stranger": a.board.dropped.stranger.Load(), "stale-session": a.board.dropped.stale.Load(),
+		"malformed": a.board.dropped.malformed.Load(), "forged": a.refusals.forgeries.Load(),
+	}
+	for _, p := range a.peers.all() {
+		p.mu.Lock()
+		out["held-too-long"] += p.dropped
+		current := p.current
+		p.mu.Unlock()
+		for reason, n := range p.flows.Drops() {
+			out[reason] += n
+		}
+		if current != nil {
+			for reason, n := range current.Counts().Dropped {
+				out[reason] += n
+			}
+		}
+	}
+	for reason, n := range out {
+		if n == 0 {
+			delete(out, reason)
+		}
+	}
+	return out
+}
+
+// status is one peer's, absent while nobody ever wanted it.
+func (p *peer) status() (PeerStatus, bool) {
+	as := p.association()
+	s := PeerStatus{Name: p.name}
+	if as == nil {
+		return s, p.flows.Outgoing() > 0 || len(p.flows.Dials()) > 0
+	}
+	s.Since = as.began
+	counts := as.Counts()
+	s.TxBytes, s.RxBytes = counts.TxBytes+p.rawBytes(true), counts.RxBytes+p.rawBytes(false)
+	for _, r := range as.Paths() {
+		if r.State == PathBest {
+			s.Path, s.Remote, s.RTT, s.Loss, s.ServiceMTU = r.Kind.String(), r.Path.Addr.String(), Millis(r.RTT), r.Loss, r.MTU
+			s.Local = localOf(r)
+		}
+		s.Paths = append(s.Paths, PathStatus{Path: r.Kind.String(), State: r.State, Remote: r.Path.Addr.String(), RTT: Millis(r.RTT)})
+	}
+	return s, true
+}
+
+// rawBytes is what the raw flows of the peer have sent, or received.
+func (p *peer) rawBytes(sent bool) (n uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, st := range p.raws {
+		if st.child == nil {
+			continue
+		}
+		c := st.child.Counts()
+		if sent {
+			n += c.TxBytes
+		} else {
+			n += c.RxBytes
+		}
+	}
+	return n
+}
+
+// localOf is the address that a path leaves from, as far as a wildcard socket
+// knows it.
+func localOf(r session.Report) string {
+	local := r.Path.Conn.LocalAddr()
+	if local.Addr().IsUnspecified() && r.Observed.IsValid() {
+		return netip.AddrPortFrom(r.Observed.Addr(), r.Observed.Port()).String()
+	}
+	return local.String()
+}
+
+// sessionWithin is how long ping waits for a session to be made.
+const sessionWithin = 10 * time.Second
+
+// Ping sends one probe on the best path (Watcher).
+func (a *Agent) Ping(ctx context.Context, name string) (PingLine, error) {
+	line := PingLine{Peer: name}
+	p, err := a.findPeer(ctx, name)
+	if err != nil {
+		return line, err
+	}
+	as, err := p.session(ctx)
+	if err != nil {
+		return line, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	at, kind, rtt, err := as.Ping(ctx)
+	line.Path, line.Remote, line.RTT = kind.String(), at.Addr.String(), Millis(rtt)
+	if err != nil {
+		return line, fmt.Errorf("probe %q on %v: no answer in 3s: %w", name, kind, err)
+	}
+	return line, nil
+}
+
+// session waits for a session with the peer, and has one made.
+func (p *peer) session(ctx context.Context) (*association, error) {
+	ctx, cancel := context.WithTimeout(ctx, sessionWithin)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if as := p.association(); as != nil && as.Ready() {
+			return as, nil
+		}
+		p.want("ping")
+		select {
+		case <-ctx.Done():
+			return nil, p.whyNoSession()
+		case <-tick.C:
+		}
+	}
+}
+
+func (p *peer) whyNoSession() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lastErr != nil {
+		return p.lastErr
+	}
+	return fmt.Errorf("no session with %q in %v; `agent explain %s` says what was tried", p.name, sessionWithin, p.name)
+}
+
+// Explain tells what was tried, on both sides (Watcher).
+func (a *Agent) Explain(ctx context.Context, name string) (Explain, error) {
+	p, err := a.findPeer(ctx, name)
+	if err != nil {
+		return Explain{}, err
+	}
+	out := Explain{Peer: name}
+	p.mu.Lock()
+	log := slices.Clone(p.log)
+	lastErr := p.lastErr
+	p.mu.Unlock()
+	for _, t := range log {
+		out.Attempts = append(out.Attempts, attemptOf(t))
+	}
+	as := p.association()
+	if as == nil {
+		if lastErr != nil && len(log) == 0 {
+			out.Attempts = append(out.Attempts, Attempt{Result: ResultFailed, Reason: "not-introduced", Evidence: lastErr.Error(), Side: SideLocal})
+		}
+		return out, nil
+	}
+	out.Path = as.Best().String()
+	for _, t := range p.ask(ctx, as) {
+		out.Attempts = append(out.Attempts, Attempt{
+			Path: t.GetPath(), Result: t.GetResult(), Reason: t.GetReason(), Evidence: t.GetEvidence(), Advice: t.GetAdvice(),
+			Started: time.Unix(0, t.GetStartedUnixNs()), MS: int64(t.GetMs()), Side: SideRemote,
+		})
+	}
+	return out, nil
+}
+
+func attemptOf(t ladder.Attempt) Attempt {
+	return Attempt{Path: t.Kind.String(), Result: t.Result, Reason: t.Reason, Evidence: t.Evidence, Advice: t.Advice,
+		Started: t.Started, MS: t.Took.Milliseconds(), Side: SideLocal}
+}
+
+// told is our attempts, for a peer that asks.
+func (p *peer) told(id uint64) *proto.Told {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := &proto.Told{Id: id}
+	for _, t := range p.log[max(0, len(p.log)-16):] {
+		out.Attempts = append(out.Attempts, &proto.Attempt{Path: t.Kind.String(), Result: t.Result, Reason: t.Reason,
+			Evidence: t.Evidence, Advice: t.Advice, StartedUnixNs: t.Started.UnixNano(), Ms: uint32(t.Took.Milliseconds())})
+	}
+	return out
+}
+
+func (p *peer) heardTold(m *proto.Told) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.asks[m.GetId()]; c != nil {
+		select {
+		case c <- m:
+		default:
+		}
+	}
+}
+
+// ask gets the peer's attempts, asking thrice.
+func (p *peer) ask(ctx context.Context, as *association) []*proto.Attempt {
+	id := uint64(time.Now().UnixNano())
+	c := make(chan *proto.Told, 1)
+	p.mu.Lock()
+	p.asks[id] = c
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.asks, id)
+		p.mu.Unlock()
+	}()
+	for range 3 {
+		as.SendFrame(&proto.Frame{Body: &proto.Frame_Ask{Ask: &proto.Ask{Id: id}}})
+		timer := time.NewTimer(time.Second)
+		select {
+		case m := <-c:
+			timer.Stop()
+			return m.GetAttempts()
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+	return nil
+}
+
+// forgedAttempt is how explain shows a coordinator that lies.
+func forgedAttempt(err error) ladder.Attempt {
+	return ladder.Attempt{Kind: path.DirectUDP, Result: ladder.Failed, Reason: "forged", Evidence: err.Error(),
+		Advice: "the coordinator, or somebody in its place, changed what the peer sent; look after the VPS", Started: time.Now()}
+}
+
+// Expose offers a local service (Control).
+func (a *Agent) Expose(name, url string) error {
+	s, err := ParseService(name, url)
+	if err != nil {
+		return err
+	}
+	if err := a.services.Expose(s.Name, s.URL()); err != nil {
+		return err
+	}
+	return a.cfg.State.PutService(s)
+}
+
+// Unexpose withdraws it (Control).
+func (a *Agent) Unexpose(name string) error {
+	if err := a.services.Unexpose(name); err != nil {
+		return err
+	}
+	for _, p := range a.peers.all() {
+		p.flows.Withdraw(name)
+	}
+	return a.cfg.State.RemoveService(name)
+}
+
+// Dial makes a local address that leads to a peer's service (Control).
+func (a *Agent) Dial(peerName, service, url string) error {
+	d, err := ParseDial(peerName, service, url)
+	if err != nil {
+		return err
+	}
+	if err := a.dial(d); err != nil {
+		return err
+	}
+	return a.cfg.State.PutDial(d)
+}
+
+func (a *Agent) dial(d Dial) error {
+	if d.Peer == a.cfg.State.Name() {
+		return fmt.Errorf("dial %s: that is this agent itself; name another member", d)
+	}
+	listen, err := netip.ParseAddrPort(d.Addr())
+	if err != nil {
+		return fmt.Errorf("dial %s: %q is not IP:PORT: %w", d, d.Addr(), err)
+	}
+	_, err = a.peer(d.Peer).flows.Listen(d.Service, listen)
+	return err
+}
+
+// Hangup closes it (Control).
+func (a *Agent) Hangup(peerName, service string) error {
+	a.peers.mu.Lock()
+	p := a.peers.byName[peerName]
+	a.peers.mu.Unlock()
+	if p == nil {
+		return fmt.Errorf("nothing dials %s/%s; `agent status` lists what does", peerName, service)
+	}
+	if err := p.flows.Hangup(service); err != nil {
+		return err
+	}
+	return a.cfg.State.RemoveDial(peerName, service)
+}
+
+var errNoSecret = errors.New("this agent has no secret of the network to pass on; it waits to be admitted itself")
+
+var _ forward.Carrier = (*peer)(nil)

@@ -1,0 +1,215 @@
+package agent
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
+	"rendezvous/internal/relay"
+	"rendezvous/internal/session"
+	"rendezvous/internal/stun"
+	"rendezvous/proto"
+)
+
+// endpoint is one UDP socket of ours and who gets what arrives there. One
+// goroutine reads it and runs each burst to completion.
+type endpoint struct {
+	conn  dgram.Conn
+	kind  path.Kind
+	stun  *stun.Client
+	board *switchboard
+	rx    *session.Rx
+	ended chan struct{}
+
+	// owner is the session that the socket was opened for: a relay leg's or a
+	// raw flow's. All that arrives is its own, whatever it looks like.
+	owner *session.Session
+	leg   *relay.Leg
+	quic  atomic.Pointer[dgram.PacketConn] // on a main socket: the control connection
+
+	mu     sync.RWMutex
+	byAddr map[netip.AddrPort]*session.Session
+}
+
+// switchboard knows all sessions of the agent by their token, and the
+// addresses that answer STUN.
+type switchboard struct {
+	mu        sync.RWMutex
+	byToken   map[proto.Token]*session.Session
+	stunAddrs map[netip.AddrPort]bool
+	dropped   dropCounts
+}
+
+// dropCounts counts what belonged to nobody.
+type dropCounts struct {
+	stranger, stale, malformed atomic.Uint64
+}
+
+func newSwitchboard() *switchboard {
+	return &switchboard{byToken: make(map[proto.Token]*session.Session), stunAddrs: make(map[netip.AddrPort]bool)}
+}
+
+func (b *switchboard) add(s *session.Session) {
+	b.mu.Lock()
+	b.byToken[s.Token()] = s
+	b.mu.Unlock()
+}
+
+func (b *switchboard) remove(s *session.Session) {
+	b.mu.Lock()
+	delete(b.byToken, s.Token())
+	b.mu.Unlock()
+}
+
+func (b *switchboard) session(t proto.Token) *session.Session {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.byToken[t]
+}
+
+func (b *switchboard) answersSTUN(a netip.AddrPort) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.stunAddrs[a]
+}
+
+func (b *switchboard) setSTUN(addrs []netip.AddrPort) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.stunAddrs)
+	for _, a := range addrs {
+		b.stunAddrs[a] = true
+	}
+}
+
+// newEndpoint wraps conn; read starts its reader.
+func newEndpoint(conn dgram.Conn, kind path.Kind, board *switchboard) *endpoint {
+	return &endpoint{
+		conn: conn, kind: kind, board: board, stun: stun.NewClient(conn.Write), rx: session.NewRx(),
+		ended: make(chan struct{}), byAddr: make(map[netip.AddrPort]*session.Session),
+	}
+}
+
+// read runs the reader until the conn is closed.
+func (e *endpoint) read() {
+	defer close(e.ended)
+	_ = path.Read(e.conn, e.receive)
+}
+
+// close closes the conn and waits for the reader, unless the reader itself
+// calls it.
+func (e *endpoint) close() {
+	_ = e.conn.Close()
+}
+
+func (e *endpoint) is4() bool { return e.conn.LocalAddr().Addr().Unmap().Is4() }
+
+// receive routes one burst.
+func (e *endpoint) receive(b dgram.Burst) {
+	if e.owner != nil {
+		e.receiveOwned(b)
+		return
+	}
+	e.mu.RLock()
+	s := e.byAddr[b.Addr]
+	e.mu.RUnlock()
+	if s != nil && !e.foreign(s, b) {
+		s.Receive(e.rx, path.Path{Conn: e.conn, Addr: b.Addr}, e.kind, b)
+		return
+	}
+	for d := range b.All() {
+		e.receiveOne(dgram.One(b.Addr, d))
+	}
+}
+
+// foreign says whether b begins with a probe for another session than s: the
+// peer has restarted and speaks from the same address.
+func (e *endpoint) foreign(s *session.Session, b dgram.Burst) bool {
+	switch proto.KindOf(b.Buf) {
+	case proto.KindData:
+		return false
+	case proto.KindProbe, proto.KindProbeAnswer:
+		h, err := proto.ParseProbeHeader(b.Buf[:min(len(b.Buf), b.Size)])
+		return err == nil && h.Token != s.Token()
+	}
+	return true
+}
+
+// receiveOwned gives the owner everything but the relay's binds and the
+// answers of STUN servers that we asked from here.
+func (e *endpoint) receiveOwned(b dgram.Burst) {
+	p := path.Path{Conn: e.conn, Addr: b.Addr}
+	if e.leg != nil {
+		if rest, ok := e.leg.Strip(b); ok {
+			e.owner.Receive(e.rx, p, e.kind, rest)
+		}
+		return
+	}
+	if proto.KindOf(b.Buf) == proto.KindSTUN && e.board.answersSTUN(b.Addr) {
+		for d := range b.All() {
+			e.stun.Receive(b.Addr, d)
+		}
+		return
+	}
+	e.owner.Receive(e.rx, p, e.kind, b)
+}
+
+// receiveOne routes a datagram from an address that no session is known for.
+func (e *endpoint) receiveOne(b dgram.Burst) {
+	switch proto.KindOf(b.Buf) {
+	case proto.KindSTUN:
+		e.stun.Receive(b.Addr, b.Buf)
+	case proto.KindQUIC:
+		if q := e.quic.Load(); q != nil {
+			q.Deliver(b)
+			return
+		}
+		e.board.dropped.stranger.Add(1)
+	case proto.KindProbe, proto.KindProbeAnswer:
+		e.receiveProbe(b)
+	case proto.KindData:
+		e.board.dropped.stale.Add(1)
+	default:
+		e.board.dropped.malformed.Add(1)
+	}
+}
+
+// maxAddrs bounds the addresses that one socket routes without a token.
+const maxAddrs = 4096
+
+// receiveProbe finds the session by token. A genuine probe makes its address
+// the session's, until the session ends.
+func (e *endpoint) receiveProbe(b dgram.Burst) {
+	h, err := proto.ParseProbeHeader(b.Buf)
+	if err != nil {
+		e.board.dropped.malformed.Add(1)
+		return
+	}
+	s := e.board.session(h.Token)
+	if s == nil {
+		e.board.dropped.stranger.Add(1)
+		return
+	}
+	if !s.Receive(e.rx, path.Path{Conn: e.conn, Addr: b.Addr}, e.kind, b) {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.byAddr) >= maxAddrs {
+		e.sweep()
+	}
+	e.byAddr[b.Addr] = s
+}
+
+// sweep forgets the addresses of sessions that have ended.
+func (e *endpoint) sweep() {
+	for addr, s := range e.byAddr {
+		select {
+		case <-s.Done():
+			delete(e.byAddr, addr)
+		default:
+		}
+	}
+}

@@ -1,0 +1,197 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"rendezvous/internal/rendezvous"
+	"rendezvous/internal/seal"
+	"rendezvous/proto"
+)
+
+// errOffline is why nothing can be introduced.
+var errOffline = errors.New("no connection to the coordinator")
+
+// event handles one message that we did not ask for. What takes time runs
+// apart; the order of answers to one introduction is kept by its channel.
+func (l *link) event(_ context.Context, m *proto.ToAgent) {
+	arrived := time.Now()
+	switch b := m.Body.(type) {
+	case *proto.ToAgent_Answer:
+		l.answers.deliver(b.Answer.GetIntroduction(), m)
+	case *proto.ToAgent_Go:
+		l.answers.deliver(b.Go.GetIntroduction(), m)
+	case *proto.ToAgent_Offer:
+		l.a.tasks.start(func(ctx context.Context) { l.offered(ctx, b.Offer, arrived) })
+	case *proto.ToAgent_Admitted:
+		l.a.tasks.start(func(context.Context) { l.admitted(b.Admitted) })
+	case *proto.ToAgent_Revocation:
+		if err := l.a.applyRevocation(b.Revocation); err != nil {
+			l.a.refusals.note(l.a, "revocation", err)
+		}
+	case *proto.ToAgent_Goodbye:
+		l.a.cfg.Log.Info().Msg("the coordinator is about to stop; what runs directly goes on")
+	case *proto.ToAgent_Error:
+		l.a.refusals.note(l.a, "coordinator", errors.New(b.Error.GetText()))
+	}
+}
+
+// offered answers an introduction, or declines it and says why.
+func (l *link) offered(ctx context.Context, o *proto.Offer, arrived time.Time) {
+	var opening proto.Opening
+	err := proto.Unmarshal(o.GetBody(), &opening)
+	if err == nil {
+		switch b := opening.Body.(type) {
+		case *proto.Opening_Handshake:
+			err = l.a.offeredHandshake(ctx, o, b.Handshake, arrived)
+		case *proto.Opening_Sealed:
+			err = l.a.offeredAgain(ctx, o, b.Sealed)
+		default:
+			err = errors.New("an introduction of a kind that this version does not know")
+		}
+	}
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	if isForgery(err) {
+		l.a.refusals.forged(l.a.peer(o.GetFrom().GetName()), err)
+	}
+	l.a.cfg.Log.Debug().Str("peer", o.GetFrom().GetName()).Err(err).Msg("introduction declined")
+	_ = l.send(&proto.ToCoordinator{Body: &proto.ToCoordinator_Reply{Reply: &proto.Reply{
+		Introduction: o.GetIntroduction(), Declined: err.Error(),
+	}}})
+}
+
+func isForgery(err error) bool {
+	return errors.Is(err, errForged) || errors.Is(err, seal.ErrForged) || errors.Is(err, seal.ErrSignature) ||
+		errors.Is(err, seal.ErrSigner) || errors.Is(err, seal.ErrMAC) || errors.Is(err, seal.ErrPeer)
+}
+
+// admitted takes the network's secret that a member sealed for us.
+func (l *link) admitted(m *proto.Admitted) {
+	if _, ok := l.a.cfg.State.Secret(); ok {
+		return
+	}
+	plain, err := seal.OpenFrom(l.a.id, m.GetBy().GetStaticKey(), m.GetSealed())
+	if err == nil && len(plain) != len(seal.Secret{}) {
+		err = errors.New("what was sealed is no secret")
+	}
+	if err == nil {
+		err = l.a.cfg.State.SetSecret(seal.Secret(plain))
+	}
+	if err != nil {
+		l.a.refusals.note(l.a, "admission", fmt.Errorf("admission by %q: %w", m.GetBy().GetName(), err))
+		return
+	}
+	l.a.cfg.Log.Info().Str("by", m.GetBy().GetName()).Msg("admitted to the network")
+	// Register anew, with a record that carries its MAC.
+	l.mu.Lock()
+	client := l.client
+	l.mu.Unlock()
+	if client != nil {
+		_ = client.Close()
+	}
+	l.check()
+}
+
+func (l *link) current() *rendezvous.Client {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.client
+}
+
+// call asks the coordinator and waits for its answer; where there is no
+// connection it waits a moment for one.
+func (l *link) call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAgent, error) {
+	ctx, cancel := context.WithTimeout(ctx, callWithin)
+	defer cancel()
+	l.mu.Lock()
+	registered := l.registered
+	l.mu.Unlock()
+	select {
+	case <-registered:
+	case <-ctx.Done():
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.err != nil {
+			return nil, fmt.Errorf("%w: %w", errOffline, l.err)
+		}
+		return nil, errOffline
+	}
+	client := l.current()
+	if client == nil {
+		return nil, errOffline
+	}
+	return client.Call(ctx, m)
+}
+
+func (l *link) send(m *proto.ToCoordinator) error {
+	client := l.current()
+	if client == nil {
+		return errOffline
+	}
+	return client.Send(m)
+}
+
+func (l *link) reply(introduction uint64, body []byte) error {
+	return l.send(&proto.ToCoordinator{Body: &proto.ToCoordinator_Reply{Reply: &proto.Reply{Introduction: introduction, Body: body}}})
+}
+
+// rtt is the round trip to the coordinator, a bound for that to a peer.
+func (l *link) rtt() time.Duration {
+	if c := l.current(); c != nil {
+		return c.RTT()
+	}
+	return 0
+}
+
+// linkIsBack lets a peer's session ask for what it missed meanwhile.
+func (p *peer) linkIsBack() {
+	p.mu.Lock()
+	p.retryAt, p.failures = time.Time{}, 0
+	p.mu.Unlock()
+	if as := p.association(); as != nil {
+		as.refreshLegs()
+		p.a.tasks.start(func(ctx context.Context) { as.fetchSpare(ctx) })
+		return
+	}
+	if p.flows.Outgoing() > 0 {
+		p.want("restart")
+	}
+}
+
+// refusals logs what was refused, each kind at most once a minute, and counts
+// all of it.
+type refusals struct {
+	forgeries atomic.Uint64
+	mu        sync.Mutex
+	noted     map[string]time.Time
+}
+
+const noteEvery = time.Minute
+
+func (r *refusals) note(a *Agent, what string, err error) {
+	r.mu.Lock()
+	if r.noted == nil {
+		r.noted = make(map[string]time.Time)
+	}
+	again := time.Since(r.noted[what]) < noteEvery && !r.noted[what].IsZero()
+	if !again {
+		r.noted[what] = time.Now()
+	}
+	r.mu.Unlock()
+	if !again {
+		a.cfg.Log.Warn().Str("about", what).Err(err).Msg("refused")
+	}
+}
+
+// forged notes that the coordinator handed out what the peer did not make.
+func (r *refusals) forged(p *peer, err error) {
+	r.forgeries.Add(1)
+	p.record(forgedAttempt(err))
+	r.note(p.a, "forgery for "+p.name, err)
+}

@@ -1,0 +1,230 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/punch"
+	"rendezvous/internal/seal"
+	"rendezvous/proto"
+)
+
+// Bounds of what one agent offers of itself.
+const (
+	maxHost      = 6 // host candidates, both families together
+	gatherWithin = 1500 * time.Millisecond
+)
+
+// bridges are interfaces that lead to containers, virtual machines or other
+// tunnels of this host: no peer is there, and they must not eat the slots. A
+// tunnel that runs over us would loop.
+var bridges = []string{"docker*", "br-*", "virbr*", "veth*", "cni*", "flannel*", "cali*", "lxc*", "lxd*", "podman*",
+	"vmnet*", "vboxnet*", "tailscale*", "utun*", "tun*", "tap*", "wg*", "zt*", "nebula*", "teredo*"}
+
+var teredo = netip.MustParsePrefix("2001::/32") // RFC 4380: a tunnel that adds nothing here
+
+// gathered is where one set of sockets may be reached.
+type gathered struct {
+	candidates []candidate
+	behaviour  *proto.Behaviour
+	outside    []netip.Addr // addresses that STUN servers saw us from
+}
+
+type candidate struct {
+	kind proto.CandidateType
+	addr netip.AddrPort
+}
+
+// hostCandidates ranks the host's own addresses for sockets on these ports:
+// global ones first (a peer may reach them without translation), then private
+// ones by the order of the interfaces, bridges and loopback left out.
+func hostCandidates(addrs []dgram.HostAddr, ignore []string, conns []dgram.Conn) []candidate {
+	var global, private []candidate
+	for _, h := range addrs {
+		a := h.Addr.Addr().Unmap()
+		if !h.Up || ignored(h.Interface, ignore) || a.IsLoopback() || a.IsLinkLocalUnicast() || !a.IsGlobalUnicast() || teredo.Contains(a) {
+			continue
+		}
+		for _, c := range conns {
+			local := c.LocalAddr()
+			if local.Addr().Unmap().Is4() != a.Is4() {
+				continue
+			}
+			found := candidate{proto.CandidateType_CANDIDATE_HOST, netip.AddrPortFrom(a, local.Port())}
+			if punch.Private(a) {
+				private = append(private, found)
+			} else {
+				global = append(global, found)
+			}
+		}
+	}
+	all := append(global, private...)
+	return all[:min(len(all), maxHost)]
+}
+
+func ignored(name string, extra []string) bool {
+	for _, pattern := range slices.Concat(bridges, extra) {
+		if ok, _ := path.Match(pattern, name); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// gather finds where the sockets of these endpoints may be reached: the
+// host's own addresses, and what STUN servers see of each very socket.
+func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
+	conns := make([]dgram.Conn, 0, len(endpoints))
+	for _, e := range endpoints {
+		conns = append(conns, e.conn)
+	}
+	var g gathered
+	if addrs, err := a.cfg.Net.Addrs(); err == nil {
+		g.candidates = hostCandidates(addrs, a.cfg.Ignore, conns)
+	}
+	ctx, cancel := context.WithTimeout(ctx, gatherWithin)
+	defer cancel()
+	servers := a.stunServers()
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	for _, e := range endpoints {
+		wait.Go(func() {
+			seen := e.mapped(ctx, servers)
+			mu.Lock()
+			defer mu.Unlock()
+			g.add(e, seen)
+		})
+	}
+	wait.Wait()
+	return g
+}
+
+// sighting is what one STUN server saw of a socket.
+type sighting struct {
+	server, mapped netip.AddrPort
+}
+
+// mapped asks up to three servers of the endpoint's family at once. The first
+// is the one that counts for the candidate; a second port and a second address
+// tell on what the mapping depends.
+func (e *endpoint) mapped(ctx context.Context, servers []netip.AddrPort) []sighting {
+	var asked []netip.AddrPort
+	for _, s := range servers {
+		if s.Addr().Unmap().Is4() == e.is4() && len(asked) < 3 {
+			asked = append(asked, s)
+		}
+	}
+	found := make([]sighting, len(asked))
+	var wait sync.WaitGroup
+	for i, server := range asked {
+		wait.Go(func() {
+			if r, err := e.stun.Bind(ctx, server); err == nil {
+				found[i] = sighting{server, r.Mapped}
+			}
+		})
+	}
+	wait.Wait()
+	return slices.DeleteFunc(found, func(s sighting) bool { return !s.mapped.IsValid() })
+}
+
+// add takes in what the servers saw of one endpoint.
+func (g *gathered) add(e *endpoint, seen []sighting) {
+	for _, s := range seen {
+		c := candidate{proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE, s.mapped}
+		known := slices.ContainsFunc(g.candidates, func(k candidate) bool { return k.addr == s.mapped })
+		if !known {
+			g.candidates = append(g.candidates, c)
+		}
+		if !slices.Contains(g.outside, s.mapped.Addr()) {
+			g.outside = append(g.outside, s.mapped.Addr())
+		}
+	}
+	if e.is4() && len(seen) > 0 {
+		g.behaviour = behaviourOf(seen, e.conn.LocalAddr().Port())
+	}
+}
+
+// behaviourOf says what a few sightings can say. Equal ports at one address
+// with two ports leave open whether another address would see another port.
+func behaviourOf(seen []sighting, local uint16) *proto.Behaviour {
+	b := &proto.Behaviour{PortPreserving: seen[0].mapped.Port() == local}
+	for _, s := range seen[1:] {
+		same, sameAddr := s.mapped == seen[0].mapped, s.server.Addr() == seen[0].server.Addr()
+		switch {
+		case !same && sameAddr:
+			b.Mapping = proto.Behaviour_ADDRESS_AND_PORT_DEPENDENT
+			return b
+		case !same:
+			b.Mapping = proto.Behaviour_ADDRESS_DEPENDENT
+		case !sameAddr && b.Mapping == proto.Behaviour_DEPENDENCE_UNKNOWN:
+			b.Mapping = proto.Behaviour_ENDPOINT_INDEPENDENT
+		}
+	}
+	return b
+}
+
+// message is g as peers get it, signed.
+func (a *Agent) signCandidates(g gathered) (*proto.Signed, error) {
+	secret, ok := a.cfg.State.Secret()
+	if !ok {
+		return nil, errWaiting
+	}
+	set := &proto.CandidateSet{Behaviour: g.behaviour, MadeUnixNs: time.Now().UnixNano()}
+	for _, c := range g.candidates {
+		set.Candidates = append(set.Candidates, proto.NewCandidate(c.kind, c.addr))
+	}
+	for _, k := range a.cfg.Paths {
+		set.Paths = append(set.Paths, k.String())
+	}
+	body, err := proto.Marshal(set)
+	if err != nil {
+		return nil, err
+	}
+	return seal.Sign(a.id, &secret, seal.ContextCandidates, body), nil
+}
+
+// offered is what a peer offers, proven to be its own.
+type offered struct {
+	addrs     []netip.AddrPort
+	outside   []netip.Addr
+	behaviour *proto.Behaviour
+	made      time.Time
+}
+
+// readCandidates verifies a peer's candidates: signed by its key and by a
+// member of the network. So a coordinator can't aim us at anybody.
+func (a *Agent) readCandidates(s *proto.Signed, peer Peer) (offered, error) {
+	secret, ok := a.cfg.State.Secret()
+	if !ok {
+		return offered{}, errWaiting
+	}
+	if err := seal.Verify(s, &secret, seal.ContextCandidates, peer.Key); err != nil {
+		return offered{}, err
+	}
+	var set proto.CandidateSet
+	if err := proto.Unmarshal(s.GetBody(), &set); err != nil {
+		return offered{}, err
+	}
+	o := offered{behaviour: set.GetBehaviour(), made: time.Unix(0, set.GetMadeUnixNs())}
+	for _, c := range set.GetCandidates() {
+		addr, ok := c.AddrPort()
+		if !ok {
+			continue
+		}
+		o.addrs = append(o.addrs, addr)
+		if c.GetType() == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE || !punch.Private(addr.Addr()) {
+			o.outside = append(o.outside, addr.Addr())
+		}
+	}
+	return o, nil
+}
+
+// sharesOutside says whether two agents are seen from a common address.
+func sharesOutside(a, b []netip.Addr) bool {
+	return slices.ContainsFunc(a, func(x netip.Addr) bool { return slices.Contains(b, x) })
+}

@@ -1,0 +1,308 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"rendezvous/internal/seal"
+	"rendezvous/proto"
+)
+
+// answerWithin bounds the peer's answer to an introduction: two slow mobile
+// links and a coordinator far away.
+const answerWithin = 10 * time.Second
+
+// errBothBegan is why an agent declines: it began an introduction itself, and
+// of two that cross, that of the lower name counts.
+const errBothBegan = "both began"
+
+// join makes a session: the handshake rides on the introduction, and both
+// sides probe as soon as they know each other's candidates.
+func (p *peer) join(ctx context.Context, reason string) error {
+	secret, ok := p.a.cfg.State.Secret()
+	if !ok {
+		return errWaiting
+	}
+	info, err := p.identify(ctx)
+	if err != nil {
+		return err
+	}
+	seed := make([]byte, 32)
+	if _, err := rand.Read(seed); err != nil {
+		return err
+	}
+	mine := p.a.standing(ctx)
+	hello, err := p.a.hello(mine, seed, reason)
+	if err != nil {
+		return err
+	}
+	hand, message, err := seal.Initiate(p.a.id, info.Static, secret, hello)
+	if err != nil {
+		return err
+	}
+	as := p.newAssociation(seal.DeriveProbeKeys(seed, secret, true), true, nil)
+	if err := p.introduced(ctx, as, info, mine, hand, message); err != nil {
+		as.close()
+		return err
+	}
+	return nil
+}
+
+func (a *Agent) hello(g gathered, seed []byte, reason string) ([]byte, error) {
+	signed, err := a.signCandidates(g)
+	if err != nil {
+		return nil, err
+	}
+	return proto.Marshal(&proto.Hello{
+		TimestampNs: time.Now().UnixNano(), ProbeSeed: seed, Candidates: signed, Instance: a.instance, Reason: reason,
+	})
+}
+
+// introduced asks for the introduction and sees it through: the climb begins
+// with the peer's standing candidates and takes up those of its answer.
+func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine gathered, hand *seal.Initiator, message []byte) error {
+	body, err := proto.Marshal(&proto.Opening{Body: &proto.Opening_Handshake{Handshake: message}})
+	if err != nil {
+		return err
+	}
+	in, arrived, err := p.a.introduce(ctx, &proto.Introduce{To: p.name, ToKey: info.Key, Body: body, WantRelay: true})
+	if err != nil {
+		return err
+	}
+	answers := p.a.link.answers.expect(in.GetIntroduction())
+	defer p.a.link.answers.forget(in.GetIntroduction())
+
+	more := make(chan []netip.AddrPort, 1)
+	c := climbing{
+		mine: mine, allocation: in.GetAllocation(), endpoints: p.a.mains, more: more,
+		fireAt: arrived.Add(micros(in.GetFireAfterUs())), rtt: p.a.link.rtt() + micros(in.GetPeerRttUs()),
+	}
+	if theirs, err := p.standing(in.GetStanding(), info); err != nil {
+		p.a.refusals.forged(p, err)
+	} else {
+		c.theirs = theirs
+	}
+	done := make(chan struct{})
+	p.a.tasks.start(func(context.Context) { defer close(done); as.climb(c) })
+
+	answer, err := await(ctx, answers, answerWithin)
+	if err == nil {
+		err = p.finish(as, info, hand, answer, more)
+	}
+	close(more)
+	if err != nil {
+		as.close()
+		<-done
+		return fmt.Errorf("introduction to %q: %w", p.name, err)
+	}
+	<-done
+	if !as.Ready() {
+		p.ended(as, "no path worked")
+		return fmt.Errorf("introduction to %q: no path worked; `agent explain %s` says what was tried", p.name, p.name)
+	}
+	p.a.tasks.start(func(context.Context) { as.punchAgain("") })
+	return nil
+}
+
+func micros(us uint32) time.Duration { return time.Duration(us) * time.Microsecond }
+
+// standing opens what the coordinator holds of the peer's candidates.
+func (p *peer) standing(s *proto.Standing, info Peer) (offered, error) {
+	if len(s.GetSealed()) == 0 {
+		return offered{}, nil
+	}
+	secret, ok := p.a.cfg.State.Secret()
+	if !ok {
+		return offered{}, errWaiting
+	}
+	plain, err := seal.OpenStanding(secret, s.GetSealed())
+	if err != nil {
+		return offered{}, fmt.Errorf("standing candidates of %q: %w", p.name, err)
+	}
+	var signed proto.Signed
+	if err := proto.Unmarshal(plain, &signed); err != nil {
+		return offered{}, fmt.Errorf("standing candidates of %q: %w", p.name, err)
+	}
+	return p.a.readCandidates(&signed, info)
+}
+
+// finish takes the peer's half of the handshake.
+func (p *peer) finish(as *association, info Peer, hand *seal.Initiator, answer *proto.ToAgent, more chan<- []netip.AddrPort) error {
+	m := answer.GetAnswer()
+	if m.GetDeclined() != "" {
+		return fmt.Errorf("the peer declined: %s", m.GetDeclined())
+	}
+	var opening proto.Opening
+	if err := proto.Unmarshal(m.GetBody(), &opening); err != nil {
+		return err
+	}
+	keys, payload, err := hand.Finish(opening.GetHandshake())
+	if err != nil {
+		p.a.refusals.forged(p, err)
+		return fmt.Errorf("%w (%w)", errForged, err)
+	}
+	var reply proto.HelloAnswer
+	if err := proto.Unmarshal(payload, &reply); err != nil {
+		return err
+	}
+	theirs, err := p.a.readCandidates(reply.GetCandidates(), info)
+	if err != nil {
+		p.a.refusals.forged(p, err)
+		return err
+	}
+	as.setTheirs(theirs)
+	as.Establish(keys)
+	p.adopt(as)
+	if as.Ready() {
+		p.flush(as)
+	}
+	more <- theirs.addrs
+	return nil
+}
+
+// offeredHandshake answers a peer that wants a session.
+func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []byte, arrived time.Time) error {
+	secret, ok := a.cfg.State.Secret()
+	if !ok {
+		return errWaiting
+	}
+	info, err := a.readMember(o.GetFrom())
+	if err != nil {
+		return err
+	}
+	p := a.peer(info.Name)
+	if p.yields() {
+		return errors.New(errBothBegan)
+	}
+	hand, err := seal.Respond(a.id, secret, message)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", errForged, err)
+	}
+	if string(hand.PeerStatic) != string(info.Static) {
+		return errForged
+	}
+	var hello proto.Hello
+	if err := proto.Unmarshal(hand.Payload, &hello); err != nil {
+		return err
+	}
+	theirs, err := a.readCandidates(hello.GetCandidates(), info)
+	if err != nil {
+		return err
+	}
+	if !a.cfg.State.AdvanceHandshake(info.Key, time.Unix(0, hello.GetTimestampNs())) {
+		return errors.New("this handshake is not newer than the last one of this member: a replay, or a clock that went back")
+	}
+	mine := a.standing(ctx)
+	signed, err := a.signCandidates(mine)
+	if err != nil {
+		return err
+	}
+	payload, err := proto.Marshal(&proto.HelloAnswer{Candidates: signed, Instance: a.instance})
+	if err != nil {
+		return err
+	}
+	reply, keys, err := hand.Finish(payload)
+	if err != nil {
+		return err
+	}
+	body, err := proto.Marshal(&proto.Opening{Body: &proto.Opening_Handshake{Handshake: reply}})
+	if err != nil {
+		return err
+	}
+	as := p.newAssociation(seal.DeriveProbeKeys(hello.GetProbeSeed(), secret, false), false, nil)
+	as.setTheirs(theirs)
+	as.Establish(keys)
+	if err := a.link.reply(o.GetIntroduction(), body); err != nil {
+		as.close()
+		return err
+	}
+	p.adopt(as)
+	as.climb(climbing{
+		mine: mine, theirs: theirs, allocation: o.GetAllocation(), endpoints: a.mains,
+		fireAt: arrived.Add(micros(o.GetFireAfterUs())), rtt: a.link.rtt() + micros(o.GetPeerRttUs()),
+	})
+	if !as.Ready() {
+		p.ended(as, "no path worked")
+	}
+	return nil
+}
+
+// yields says whether an introduction of ours that is under way goes before
+// the peer's: that of the lower name does.
+func (p *peer) yields() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.joining && p.a.cfg.State.Name() < p.name
+}
+
+// introduce asks the coordinator; arrived is when its answer came, from which
+// the instant to fire is counted.
+func (a *Agent) introduce(ctx context.Context, m *proto.Introduce) (*proto.Introduced, time.Time, error) {
+	m.WantRelay = m.WantRelay && a.relayAllowed()
+	answer, err := a.link.call(ctx, &proto.ToCoordinator{Body: &proto.ToCoordinator_Introduce{Introduce: m}})
+	arrived := time.Now()
+	if err != nil {
+		return nil, arrived, err
+	}
+	if answer.GetIntroduced() == nil {
+		return nil, arrived, errors.New("the coordinator answered an introduction with something else")
+	}
+	return answer.GetIntroduced(), arrived, nil
+}
+
+// await waits for one message about an introduction.
+func await(ctx context.Context, from <-chan *proto.ToAgent, d time.Duration) (*proto.ToAgent, error) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case m := <-from:
+		return m, nil
+	case <-timer.C:
+		return nil, fmt.Errorf("no answer from the peer in %v; is it online?", d)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// answerBook matches the coordinator's later messages to introductions. A
+// message may come before its introduction is expected; a few such wait.
+type answerBook struct {
+	mu      sync.Mutex
+	waiting map[uint64]chan *proto.ToAgent
+}
+
+const maxAnswers = 256
+
+func (b *answerBook) channel(id uint64) chan *proto.ToAgent {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.waiting == nil || len(b.waiting) > maxAnswers {
+		b.waiting = make(map[uint64]chan *proto.ToAgent)
+	}
+	c := b.waiting[id]
+	if c == nil {
+		c = make(chan *proto.ToAgent, 2)
+		b.waiting[id] = c
+	}
+	return c
+}
+
+func (b *answerBook) expect(id uint64) <-chan *proto.ToAgent { return b.channel(id) }
+
+func (b *answerBook) deliver(id uint64, m *proto.ToAgent) {
+	select {
+	case b.channel(id) <- m:
+	default:
+	}
+}
+
+func (b *answerBook) forget(id uint64) {
+	b.mu.Lock()
+	delete(b.waiting, id)
+	b.mu.Unlock()
+}

@@ -1,0 +1,339 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/rendezvous"
+	"rendezvous/internal/seal"
+	"rendezvous/proto"
+)
+
+// link is the agent's connection to its coordinator: made again whenever it is
+// lost, for ever, and never in the way of data.
+type link struct {
+	a       *Agent
+	answers answerBook
+	urgent  chan struct{}
+
+	mu         sync.Mutex
+	client     *rendezvous.Client
+	addr       netip.AddrPort
+	err        error
+	registered chan struct{} // closed once registered, replaced when lost
+}
+
+func newLink(a *Agent) *link {
+	return &link{a: a, urgent: make(chan struct{}, 1), registered: make(chan struct{}), err: errors.New("not tried yet")}
+}
+
+const (
+	dialWithin   = 5 * time.Second
+	dialStagger  = 250 * time.Millisecond // RFC 8305 section 8: Connection Attempt Delay
+	redialFirst  = 200 * time.Millisecond
+	redialMost   = 3 * time.Second
+	callWithin   = 5 * time.Second
+	pingActive   = 2 * time.Second
+	refreshEvery = 30 * time.Second
+)
+
+// run keeps the link up until ctx ends.
+func (l *link) run(ctx context.Context) {
+	wait := redialFirst
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := l.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > 2*redialMost {
+			wait = redialFirst
+		}
+		l.lost(err)
+		// Jitter, so that all agents of a coordinator that restarts don't come at once.
+		pause := wait/2 + rand.N(wait/2+1)
+		wait = min(2*wait, redialMost)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-l.urgent:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// lost notes why there is no link, and logs it once for each reason.
+func (l *link) lost(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil || err != nil && l.err.Error() != err.Error() {
+		l.a.cfg.Log.Warn().Err(err).Msg("no connection to the coordinator; trying again")
+	}
+	if l.client != nil {
+		l.registered = make(chan struct{})
+	}
+	l.client, l.err = nil, err
+	if l.err == nil {
+		l.err = errors.New("the connection was closed")
+	}
+}
+
+// once dials, registers and serves one connection until it is lost.
+func (l *link) once(ctx context.Context) error {
+	client, at, err := l.dial(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = client.Close() })
+	defer func() {
+		stop()
+		_ = client.Close()
+	}()
+	if err := l.register(ctx, client); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.client, l.addr, l.err = client, at, nil
+	close(l.registered)
+	l.mu.Unlock()
+	l.a.cfg.Log.Info().Stringer("coordinator", at).Dur("rtt", client.RTT()).Msg("registered")
+	var tasks sync.WaitGroup
+	tasks.Go(func() { l.ping(ctx, client) })
+	tasks.Go(func() { l.publish(ctx, client) })
+	for _, p := range l.a.peers.all() {
+		p.linkIsBack()
+	}
+	for m := range client.Events() {
+		l.event(ctx, m)
+	}
+	cancel()
+	tasks.Wait()
+	return client.Err()
+}
+
+// dial tries the coordinator's addresses side by side, each with a head start.
+func (l *link) dial(ctx context.Context) (*rendezvous.Client, netip.AddrPort, error) {
+	addrs, err := l.resolve(ctx)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	cert, err := l.a.id.Certificate()
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	var faults []error
+	for _, addr := range addrs {
+		e := l.a.mainFor(addr)
+		if e == nil {
+			continue
+		}
+		dctx, cancel := context.WithTimeout(ctx, dialWithin)
+		pc := dgram.NewPacketConn(e.conn)
+		if old := e.quic.Swap(pc); old != nil {
+			_ = old.Close()
+		}
+		client, err := rendezvous.Dial(dctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
+		cancel()
+		if err == nil {
+			return client, addr, nil
+		}
+		_ = pc.Close()
+		faults = append(faults, fmt.Errorf("dial coordinator %v: %w", addr, err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if len(faults) == 0 {
+		return nil, netip.AddrPort{}, fmt.Errorf("no address of the coordinator is of a family that this host has: %v", addrs)
+	}
+	return nil, netip.AddrPort{}, errors.Join(faults...)
+}
+
+func (a *Agent) mainFor(addr netip.AddrPort) *endpoint {
+	for _, e := range a.mains {
+		if e.is4() == addr.Addr().Unmap().Is4() {
+			return e
+		}
+	}
+	return nil
+}
+
+// resolve looks the coordinator's name up anew at each attempt; where DNS
+// fails, the addresses where it was seen serve.
+func (l *link) resolve(ctx context.Context) ([]netip.AddrPort, error) {
+	c := l.a.cfg.State.Coordinator()
+	host, portText, err := net.SplitHostPort(c.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("the coordinator's address %q: %w", c.Addr, err)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("the coordinator's port %q: %w", portText, err)
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(ip, uint16(port))}, nil
+	}
+	lctx, cancel := context.WithTimeout(ctx, dialWithin)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupNetIP(lctx, "ip", host)
+	var out []netip.AddrPort
+	for _, ip := range ips {
+		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
+	}
+	out = append(out, c.Seen...)
+	if len(out) == 0 {
+		return nil, fmt.Errorf("resolve coordinator %s: %w", host, err)
+	}
+	return out, nil
+}
+
+// register says that we are here, and takes in what the coordinator tells.
+func (l *link) register(ctx context.Context, client *rendezvous.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, callWithin)
+	defer cancel()
+	record, err := l.a.record()
+	if err != nil {
+		return err
+	}
+	answer, err := client.Call(ctx, &proto.ToCoordinator{Body: &proto.ToCoordinator_Register{Register: &proto.Register{
+		Instance: l.a.instance, Version: l.a.cfg.Version, Record: record,
+	}}})
+	if err != nil {
+		return fmt.Errorf("register: %w", err)
+	}
+	reg := answer.GetRegistered()
+	var servers []netip.AddrPort
+	for _, e := range reg.GetStun() {
+		if addr, ok := e.AddrPort(); ok {
+			servers = append(servers, addr)
+		}
+	}
+	l.a.board.setSTUN(servers)
+	if err := l.a.cfg.State.SawCoordinator(client.Addr(), servers); err != nil {
+		l.a.refusals.note(l.a, "state", err)
+	}
+	for _, r := range reg.GetRevocations() {
+		if err := l.a.applyRevocation(r); err != nil && !errors.Is(err, errWaiting) {
+			l.a.refusals.note(l.a, "revocation", err)
+		}
+	}
+	return nil
+}
+
+// record is our membership record, signed and, once there is a secret,
+// authenticated under it.
+func (a *Agent) record() (*proto.Signed, error) {
+	body, err := proto.Marshal(&proto.Record{Name: a.cfg.State.Name(), Key: a.id.Key(), StaticKey: a.id.StaticKey(), MadeUnix: time.Now().Unix()})
+	if err != nil {
+		return nil, err
+	}
+	if secret, ok := a.cfg.State.Secret(); ok {
+		return seal.Sign(a.id, &secret, seal.ContextMember, body), nil
+	}
+	return seal.Sign(a.id, nil, seal.ContextMember, body), nil
+}
+
+// ping asks the coordinator for a sign of life more often than the client's
+// own heartbeat does: while a session is in use, and when told to check.
+func (l *link) ping(ctx context.Context, client *rendezvous.Client) {
+	tick := time.NewTicker(pingActive)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if !l.a.inUse() {
+				continue
+			}
+		case <-l.urgent:
+		}
+		pctx, cancel := context.WithTimeout(ctx, pingActive+3*client.RTT())
+		_, err := client.Call(pctx, &proto.ToCoordinator{})
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			_ = client.Close()
+			return
+		}
+	}
+}
+
+// inUse says whether data has crossed lately.
+func (a *Agent) inUse() bool {
+	for _, p := range a.peers.all() {
+		if as := p.association(); as != nil && time.Since(as.LastData()) < 3*pingActive {
+			return true
+		}
+	}
+	return false
+}
+
+// check makes the link look at once whether it still works.
+func (l *link) check() {
+	select {
+	case l.urgent <- struct{}{}:
+	default:
+	}
+}
+
+// publish keeps the candidates of the main sockets fresh, here and at the
+// coordinator, where introductions find them without asking us first.
+func (l *link) publish(ctx context.Context, client *rendezvous.Client) {
+	tick := time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	var last string
+	for {
+		g := l.a.gather(ctx, l.a.mains)
+		if ctx.Err() != nil {
+			return
+		}
+		l.a.here.Store(&g)
+		if text := fmt.Sprint(g.candidates, g.behaviour); text != last {
+			if err := l.stand(client, g); err == nil {
+				last = text
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (l *link) stand(client *rendezvous.Client, g gathered) error {
+	secret, ok := l.a.cfg.State.Secret()
+	if !ok {
+		return errWaiting
+	}
+	signed, err := l.a.signCandidates(g)
+	if err != nil {
+		return err
+	}
+	plain, err := proto.Marshal(signed)
+	if err != nil {
+		return err
+	}
+	return client.Send(&proto.ToCoordinator{Body: &proto.ToCoordinator_Standing{Standing: &proto.Standing{Sealed: seal.SealStanding(secret, plain)}}})
+}
+
+// standing is what we know of our main sockets, gathered now if never before.
+func (a *Agent) standing(ctx context.Context) gathered {
+	if g := a.here.Load(); g != nil {
+		return *g
+	}
+	g := a.gather(ctx, a.mains)
+	a.here.Store(&g)
+	return g
+}

@@ -1,0 +1,334 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/forward"
+	"rendezvous/internal/ladder"
+	"rendezvous/internal/session"
+	"rendezvous/proto"
+)
+
+// peer is another member that we have, had or want a session with. Its flows
+// outlive sessions.
+type peer struct {
+	a     *Agent
+	name  string
+	flows *forward.Flows
+
+	mu       sync.Mutex
+	info     Peer
+	current  *association
+	joining  bool // an introduction of ours is under way
+	failures int
+	lastErr  error // why the last introduction failed
+	retryAt  time.Time
+	held     []held
+	heldSize int
+	log      []ladder.Attempt
+	asks     map[uint64]chan *proto.Told
+	raws     map[rawKey]*rawState
+	dropped  uint64
+}
+
+// roster is the peers by name.
+type roster struct {
+	mu     sync.Mutex
+	byName map[string]*peer
+}
+
+func (r *roster) all() []*peer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*peer, 0, len(r.byName))
+	for _, p := range r.byName {
+		out = append(out, p)
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
+	return out
+}
+
+// peer finds or makes the peer of that name. Names are unique in a network, so
+// they also settle which half of the flow numbers is whose.
+func (a *Agent) peer(name string) *peer {
+	a.peers.mu.Lock()
+	defer a.peers.mu.Unlock()
+	if p := a.peers.byName[name]; p != nil {
+		return p
+	}
+	p := &peer{a: a, name: name, asks: make(map[uint64]chan *proto.Told), raws: make(map[rawKey]*rawState)}
+	p.info, _ = a.cfg.State.Peer(name)
+	p.flows = forward.New(forward.Config{
+		Carrier: p, Instance: a.instance, Services: a.services, Network: a.cfg.Net,
+		Low:    a.cfg.State.Name() < name,
+		Limits: forward.Limits{Unanswered: a.cfg.Flows.Unanswered, Answered: a.cfg.Flows.Answered, Max: a.cfg.Flows.Max},
+	})
+	a.peers.byName[name] = p
+	return p
+}
+
+func (p *peer) member() Peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.info
+}
+
+// association is the current session, nil without one.
+func (p *peer) association() *association {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current
+}
+
+// held is a burst or a frame that waits for a path.
+type held struct {
+	at    time.Time
+	flow  uint16
+	burst dgram.Burst
+	frame *proto.Frame
+}
+
+// Bounds of what waits while a path is being made: a client's first datagrams
+// must not be lost, and a flood before the path must not fill memory.
+const (
+	maxHeld     = 128
+	maxHeldSize = 128 << 10
+	heldFor     = 10 * time.Second
+)
+
+// Send carries a burst of a flow to the peer (forward.Carrier).
+func (p *peer) Send(flow uint16, b dgram.Burst) {
+	if as := p.association(); as != nil && as.Ready() && as.Send(flow, b) {
+		return
+	}
+	p.hold(held{flow: flow, burst: dgram.Burst{Buf: append([]byte{}, b.Buf...), Size: b.Size}})
+}
+
+// SendFrame carries control to the peer (forward.Carrier).
+func (p *peer) SendFrame(f *proto.Frame) {
+	if as := p.association(); as != nil && as.Ready() && as.SendFrame(f) {
+		return
+	}
+	p.hold(held{frame: f})
+}
+
+// hold keeps what can't be sent yet and sees to it that a path is made.
+func (p *peer) hold(h held) {
+	h.at = time.Now()
+	p.mu.Lock()
+	if len(p.held) >= maxHeld || p.heldSize+len(h.burst.Buf) > maxHeldSize {
+		p.dropped += uint64(h.burst.Len())
+	} else {
+		p.held = append(p.held, h)
+		p.heldSize += len(h.burst.Buf)
+	}
+	p.mu.Unlock()
+	if as := p.association(); as != nil && as.Ready() {
+		p.flush(as) // it became ready in between
+		return
+	}
+	p.want("dial")
+}
+
+// flush sends what was held, in order.
+func (p *peer) flush(as *association) {
+	p.mu.Lock()
+	list := p.held
+	p.held, p.heldSize = nil, 0
+	p.mu.Unlock()
+	for _, h := range list {
+		switch {
+		case time.Since(h.at) > heldFor:
+			p.mu.Lock()
+			p.dropped += uint64(h.burst.Len())
+			p.mu.Unlock()
+		case h.frame != nil:
+			as.SendFrame(h.frame)
+		default:
+			as.Send(h.flow, h.burst)
+		}
+	}
+}
+
+// want starts an introduction unless there is a session, one is under way, or
+// the last failed a moment ago.
+func (p *peer) want(reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.joining || p.current != nil || time.Now().Before(p.retryAt) {
+		return
+	}
+	p.joining = true
+	p.a.tasks.start(func(ctx context.Context) {
+		err := p.join(ctx, reason)
+		p.joined(err)
+	})
+}
+
+// Waits between introductions that failed: soon at first, for the peer may
+// just be coming up.
+const (
+	retryFirst = 500 * time.Millisecond
+	retryMost  = 30 * time.Second
+)
+
+func (p *peer) joined(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.joining, p.lastErr = false, err
+	if err == nil || errors.Is(err, context.Canceled) {
+		p.failures = 0
+		return
+	}
+	wait := min(retryFirst<<min(p.failures, 10), retryMost)
+	p.failures++
+	p.retryAt = time.Now().Add(wait)
+	p.a.cfg.Log.Warn().Str("peer", p.name).Dur("retry_in", wait).Err(err).Msg("no session with the peer")
+}
+
+// adopt makes as the session that new data takes, once it can carry some or
+// there is none. The old one is read a little longer.
+func (p *peer) adopt(as *association) {
+	p.mu.Lock()
+	old := p.current
+	if old == as || old != nil && old.Ready() && !as.Ready() {
+		p.mu.Unlock()
+		return
+	}
+	p.current = as
+	p.mu.Unlock()
+	if old != nil {
+		time.AfterFunc(linger, old.close)
+	}
+	p.flows.Reopen()
+}
+
+// linger is how long a replaced session still receives what is on its way.
+const linger = 3 * time.Second
+
+// moved is called when as has another best path.
+func (p *peer) moved(as *association) {
+	if as.raw != nil {
+		p.rawMoved(as)
+		return
+	}
+	p.adopt(as)
+	if as.Ready() && p.association() == as {
+		p.flush(as)
+	}
+	if reports := as.Paths(); len(reports) > 0 {
+		r := reports[0]
+		p.a.cfg.Log.Info().Str("peer", p.name).Stringer("path", r.Kind).Stringer("remote", r.Path.Addr).
+			Dur("rtt", r.RTT).Msg("data takes this path")
+	}
+}
+
+// lost is called when as has no path any more.
+func (p *peer) lost(as *association) {
+	if as.raw != nil {
+		p.rawLost(as)
+		return
+	}
+	p.ended(as, "no path to the peer is left")
+}
+
+// ended drops a session and makes another if anybody waits for it.
+func (p *peer) ended(as *association, why string) {
+	p.mu.Lock()
+	was := p.current == as
+	if was {
+		p.current = nil
+	}
+	p.mu.Unlock()
+	as.close()
+	if !was {
+		return
+	}
+	p.a.cfg.Log.Info().Str("peer", p.name).Str("why", why).Msg("session ended")
+	if p.flows.Outgoing() > 0 {
+		p.want("restart")
+	}
+}
+
+// tend expires flows, and the session when nobody uses it.
+func (p *peer) tend(now time.Time) {
+	p.flows.Expire(now)
+	p.tendRaws(now)
+	as := p.association()
+	if as == nil {
+		return
+	}
+	idle := now.Sub(as.began) > idleSession && now.Sub(as.LastData()) > idleSession
+	if idle && p.flows.Len() == 0 {
+		as.SendFrame(&proto.Frame{Body: &proto.Frame_Bye{Bye: &proto.Bye{Reason: "idle"}}})
+		p.ended(as, "idle")
+	}
+}
+
+// networkChanged probes every path at once and punches anew.
+func (p *peer) networkChanged() {
+	p.mu.Lock()
+	all := []*association{p.current}
+	for _, r := range p.raws {
+		all = append(all, r.child)
+	}
+	p.retryAt, p.failures = time.Time{}, 0
+	p.mu.Unlock()
+	for _, as := range all {
+		if as == nil {
+			continue
+		}
+		as.Check()
+		as.refreshLegs()
+	}
+}
+
+func (a *Agent) closePeers(why string) {
+	for _, p := range a.peers.all() {
+		if as := p.association(); as != nil {
+			as.SendFrame(&proto.Frame{Body: &proto.Frame_Bye{Bye: &proto.Bye{Reason: why}}})
+			as.close()
+		}
+		p.closeRaws()
+		p.flows.Close()
+	}
+}
+
+const maxLog = 64
+
+// record keeps an attempt for explain.
+func (p *peer) record(t ladder.Attempt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log = append(p.log, t)
+	if len(p.log) > maxLog {
+		p.log = append([]ladder.Attempt{}, p.log[len(p.log)-maxLog:]...)
+	}
+}
+
+// findPeer gives the peer of a name that is, or was, a member's.
+func (a *Agent) findPeer(ctx context.Context, name string) (*peer, error) {
+	if name == a.cfg.State.Name() {
+		return nil, fmt.Errorf("%q is this agent itself; name another member", name)
+	}
+	a.peers.mu.Lock()
+	p := a.peers.byName[name]
+	a.peers.mu.Unlock()
+	if p != nil {
+		return p, nil
+	}
+	if _, known := a.cfg.State.Peer(name); !known {
+		if _, err := a.lookUp(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return a.peer(name), nil
+}
+
+var _ session.Handler = (*events)(nil)
