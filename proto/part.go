@@ -11,7 +11,8 @@ const (
 // PartSize is the size of a part's header, in bytes.
 const PartSize = 1 + 2 + 4 + 1 + 1
 
-// Part is a piece of a datagram that is larger than the path:
+// Part is a piece of a datagram that is larger than the path. Of flow 0 it is a
+// piece of a frame, from its first byte on:
 //
 //	+------+----------+--------+-------+-------+-------------+
 //	|  1   | flow (2) | id (4) | index | count | payload ... |
@@ -43,7 +44,7 @@ func ParsePart(b []byte) (Part, error) {
 		Count:   b[8],
 		Payload: b[PartSize:],
 	}
-	if b[0] != FramePart || p.Count == 0 || p.Index >= p.Count || p.Flow == ControlFlow || p.Flow > MaxFlow {
+	if b[0] != FramePart || p.Count == 0 || p.Index >= p.Count || p.Flow > MaxFlow {
 		return Part{}, ErrForm
 	}
 	return p, nil

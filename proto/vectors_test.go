@@ -95,6 +95,7 @@ var wireCases = []wireCase{
 	bindCase("bound, both", KindBound, Bind{Bound: true, Allocation: token, Counter: 7, Both: true, Observed: address6, MAC: mac}),
 	bindCase("bound, gone", KindBound, Bind{Bound: true, Allocation: token, Counter: 7, Gone: true, Observed: address, MAC: mac}),
 	partCase("first of two", Part{Flow: 1, ID: 0x01020304, Index: 0, Count: 2, Payload: []byte("ab")}),
+	partCase("of a frame", Part{Flow: ControlFlow, ID: 5, Index: 1, Count: 3, Payload: []byte{FrameControl}}),
 	partCase("last of 255, empty", Part{Flow: MaxFlow, ID: 1<<32 - 1, Index: 254, Count: 255, Payload: []byte{}}),
 	{"prime", KindPrime, Prime, func(b []byte) (any, error) { return len(b), nil }, 1},
 }
@@ -196,7 +197,6 @@ func TestDecodersRefuse(t *testing.T) {
 		{"part: nothing", parsePart, nil, ErrShort},
 		{"part: one byte short", parsePart, part[:PartSize-1], ErrShort},
 		{"part: a frame", parsePart, with(part, 0, FrameControl), ErrForm},
-		{"part: of the control flow", parsePart, with(part, 1, 0, 0), ErrForm},
 		{"part: flow over the highest", parsePart, with(part, 1, 0x40, 0), ErrForm},
 		{"part: none of none", parsePart, with(part, 7, 0, 0), ErrForm},
 		{"part: index over the count", parsePart, with(part, 7, 3, 3), ErrForm},
