@@ -34,6 +34,7 @@ type Config struct {
 	State   *State
 	Version string
 	Net     dgram.Network
+	Connect Connect
 	Log     zerolog.Logger
 }
 

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"rendezvous/internal/rendezvous"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -98,7 +97,7 @@ func (l *link) admitted(m *proto.Admitted) {
 	l.check()
 }
 
-func (l *link) current() *rendezvous.Client {
+func (l *link) current() *Connection {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.client

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -12,10 +13,31 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
-	"rendezvous/internal/rendezvous"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
+
+// ControlConn is the agent's end of a control connection.
+type ControlConn interface {
+	// Call asks and waits for the answer.
+	Call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAgent, error)
+	// Send asks for no answer.
+	Send(m *proto.ToCoordinator) error
+	// Events are what nobody asked for; closed when the connection is lost.
+	Events() <-chan *proto.ToAgent
+	Close() error
+}
+
+// Connection is a control connection and what is known of it.
+type Connection struct {
+	ControlConn
+	Addr netip.AddrPort
+	RTT  func() time.Duration
+	Why  func() error // it was lost
+}
+
+// Connect dials a coordinator over pc and checks its pinned key.
+type Connect func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error)
 
 // link is the agent's connection to its coordinator: made again whenever it is
 // lost, for ever, and never in the way of data.
@@ -25,7 +47,7 @@ type link struct {
 	urgent  chan struct{}
 
 	mu         sync.Mutex
-	client     *rendezvous.Client
+	client     *Connection
 	addr       netip.AddrPort
 	err        error
 	registered chan struct{} // closed once registered, replaced when lost
@@ -119,11 +141,11 @@ func (l *link) once(ctx context.Context) error {
 	}
 	cancel()
 	tasks.Wait()
-	return client.Err()
+	return client.Why()
 }
 
 // dial tries the coordinator's addresses side by side, each with a head start.
-func (l *link) dial(ctx context.Context) (*rendezvous.Client, netip.AddrPort, error) {
+func (l *link) dial(ctx context.Context) (*Connection, netip.AddrPort, error) {
 	addrs, err := l.resolve(ctx)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
@@ -143,7 +165,7 @@ func (l *link) dial(ctx context.Context) (*rendezvous.Client, netip.AddrPort, er
 		if old := e.quic.Swap(pc); old != nil {
 			_ = old.Close()
 		}
-		client, err := rendezvous.Dial(dctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
+		client, err := l.a.cfg.Connect(dctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
 		cancel()
 		if err == nil {
 			return client, addr, nil
@@ -199,7 +221,7 @@ func (l *link) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 }
 
 // register says that we are here, and takes in what the coordinator tells.
-func (l *link) register(ctx context.Context, client *rendezvous.Client) error {
+func (l *link) register(ctx context.Context, client *Connection) error {
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
 	record, err := l.a.record()
@@ -220,7 +242,7 @@ func (l *link) register(ctx context.Context, client *rendezvous.Client) error {
 		}
 	}
 	l.a.board.setSTUN(servers)
-	if err := l.a.cfg.State.SawCoordinator(client.Addr(), servers); err != nil {
+	if err := l.a.cfg.State.SawCoordinator(client.Addr, servers); err != nil {
 		l.a.refusals.note(l.a, "state", err)
 	}
 	for _, r := range reg.GetRevocations() {
@@ -246,7 +268,7 @@ func (a *Agent) record() (*proto.Signed, error) {
 
 // ping asks the coordinator for a sign of life more often than the client's
 // own heartbeat does: while a session is in use, and when told to check.
-func (l *link) ping(ctx context.Context, client *rendezvous.Client) {
+func (l *link) ping(ctx context.Context, client *Connection) {
 	tick := time.NewTicker(pingActive)
 	defer tick.Stop()
 	for {
@@ -289,7 +311,7 @@ func (l *link) check() {
 
 // publish keeps the candidates of the main sockets fresh, here and at the
 // coordinator, where introductions find them without asking us first.
-func (l *link) publish(ctx context.Context, client *rendezvous.Client) {
+func (l *link) publish(ctx context.Context, client *Connection) {
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	var last string
@@ -312,7 +334,7 @@ func (l *link) publish(ctx context.Context, client *rendezvous.Client) {
 	}
 }
 
-func (l *link) stand(client *rendezvous.Client, g gathered) error {
+func (l *link) stand(client *Connection, g gathered) error {
 	secret, ok := l.a.cfg.State.Secret()
 	if !ok {
 		return errWaiting

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -118,6 +120,7 @@ func (w *world) run(host dgram.Network, state *State, configure func(*Config)) *
 	w.t.Helper()
 	cfg := DefaultConfig()
 	cfg.State, cfg.Net, cfg.Version = state, host, "test"
+	cfg.Connect = connect
 	cfg.Log = w.log.With().Str("who", state.Name()).Logger()
 	if configure != nil {
 		configure(&cfg)
@@ -152,4 +155,13 @@ func (w *world) home(options ...natlab.Option) (*natlab.Host, *natlab.NAT, *natl
 func (w *world) road(b natlab.Behaviour, options ...natlab.Option) (*natlab.Host, *natlab.NAT) {
 	nat := w.lab.NAT("cafe", "198.51.100.129", b)
 	return nat.Host("laptop", "192.168.2.2", options...), nat
+}
+
+// connect makes real control connections.
+func connect(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error) {
+	c, err := rendezvous.Dial(ctx, pc, addr, pin, cert)
+	if err != nil {
+		return nil, err
+	}
+	return &Connection{ControlConn: c, Addr: c.Addr(), RTT: c.RTT, Why: c.Err}, nil
 }
