@@ -152,13 +152,6 @@ func (a *agentConn) drain() {
 	}
 }
 
-// idle says whether everything sent has been handed to QUIC.
-func (a *agentConn) idle() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.busy
-}
-
 // close ends the connection and gives why.
 func (a *agentConn) close(code quic.ApplicationErrorCode, text string, why error) error {
 	a.mu.Lock()

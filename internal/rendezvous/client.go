@@ -213,8 +213,12 @@ func (c *Client) Close() error {
 	return err
 }
 
-// fail ends the connection for a reason, of which the first is kept.
+// fail ends the connection for a reason, of which the first is kept: what QUIC
+// says when it has ended already.
 func (c *Client) fail(why error) {
+	if cause := context.Cause(c.conn.Context()); cause != nil {
+		why = closeReason(cause)
+	}
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = why
@@ -239,9 +243,6 @@ func (c *Client) read() {
 	for {
 		m := new(proto.ToAgent)
 		if err := proto.ReadMessage(r, m); err != nil {
-			if cause := context.Cause(c.conn.Context()); cause != nil {
-				err = cause
-			}
 			c.fail(closeReason(err))
 			return
 		}

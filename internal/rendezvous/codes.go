@@ -58,8 +58,20 @@ const (
 // closed because it stops; it may be back in seconds.
 var ErrStopping = errors.New("the coordinator has stopped; it may be restarting")
 
+// ErrRestarted is the reason of a control connection that the coordinator does
+// not know any more, because it was started anew.
+var ErrRestarted = errors.New("the coordinator was restarted")
+
 // closeReason is what a closed control connection means.
 func closeReason(err error) error {
+	var reset *quic.StatelessResetError
+	if errors.As(err, &reset) {
+		return ErrRestarted
+	}
+	var idle *quic.IdleTimeoutError
+	if errors.As(err, &idle) {
+		return fmt.Errorf("the coordinator has been silent for %v", idleAfter)
+	}
 	var app *quic.ApplicationError
 	if !errors.As(err, &app) || !app.Remote {
 		return err

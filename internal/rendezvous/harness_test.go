@@ -132,11 +132,6 @@ func (g *guest) record() *proto.Signed {
 	return seal.Sign(g.id, g.secret, seal.ContextMember, body)
 }
 
-func (g *guest) key() Key {
-	k, _ := keyOf(g.id.Key())
-	return k
-}
-
 func (g *guest) enrolment(token []byte) *proto.Enrol {
 	return &proto.Enrol{Token: token, Name: g.name, StaticKey: g.id.StaticKey(), Record: g.record()}
 }

@@ -68,8 +68,8 @@ func (p *presence) arrive(now time.Time, key Key, a attendance) (replaced *agent
 	return replaced, flapping
 }
 
-func (p *presence) flaps(now time.Time, key Key, old, new uint64) bool {
-	if old == new {
+func (p *presence) flaps(now time.Time, key Key, old, instance uint64) bool {
+	if old == instance {
 		return false
 	}
 	h := p.past[key]
@@ -84,7 +84,7 @@ func (p *presence) flaps(now time.Time, key Key, old, new uint64) bool {
 		clear(h.replaced)
 	}
 	h.replaced[old] = now
-	at, was := h.replaced[new]
+	at, was := h.replaced[instance]
 	if !was || now.Sub(at) > flapWithin || h.said {
 		return false
 	}

@@ -56,7 +56,11 @@ func (s *Server) serve(now time.Time, a *agentConn, m *proto.ToCoordinator) (mes
 	case *proto.ToCoordinator_Reply:
 		return s.reply(a, b.Reply)
 	}
-	// The rest is for members who decide on others.
+	return s.serveMember(now, a, m)
+}
+
+// serveMember does what only members may ask who decide on others.
+func (s *Server) serveMember(now time.Time, a *agentConn, m *proto.ToCoordinator) (messages, error) {
 	member, err := s.registry.ByKey(a.key)
 	if err != nil {
 		return nil, err

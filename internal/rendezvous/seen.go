@@ -15,7 +15,7 @@ import (
 
 // How a coordinator that was killed calls its agents back; see wake.
 const (
-	seenEvery  = 5 * time.Second        // how often addresses are written, when there is something new
+	seenEvery  = time.Second            // how often addresses are written, when there is something new
 	seenOld    = time.Hour              // an address that old belongs to somebody else by now
 	wakePace   = 200 * time.Microsecond // between two wakes
 	wakeRounds = 3                      // as wakes may be lost
