@@ -222,6 +222,7 @@ func (s *survey) details(ctx context.Context) (choices []choice, hairpin bool, a
 	for i, f := range fresh {
 		seen[i] = sample{socket: f, done: make(chan struct{})}
 		wg.Go(func() { seen[i].take(ctx, s.server) })
+		<-f.wrote // goroutines don't start in order
 		pause(ctx, sampleSpace)
 	}
 	alternates := s.alternates()

@@ -153,8 +153,11 @@ func (r *Responder) success(m *pion.Message, in, out Socket, from netip.AddrPort
 	switch {
 	// Clients of RFC 5780 take OTHER-ADDRESS for a promise that every change
 	// is honoured; some even take the error for a proof that the NAT filters
-	// nothing. So it is only sent where all four sockets are there.
-	case r.sockets.announced(other) && r.sockets.exists(otherPort) && r.sockets.exists(otherIP):
+	// nothing. So it is only sent where all four sockets are there. And only
+	// on the first address: coturn's natdiscovery goes on with what the other
+	// address answered last, would be led back to the first one, and then
+	// take address-dependent mapping for address-and-port-dependent.
+	case in.Address == 0 && r.sockets.announced(other) && r.sockets.exists(otherPort) && r.sockets.exists(otherIP):
 		addAddress(a, pion.AttrOtherAddress, r.sockets.at(other))
 	case r.sockets.exists(otherPort):
 		a.Add(attrOtherPort, binary.BigEndian.AppendUint16(nil, r.sockets.at(otherPort).Port()))

@@ -15,10 +15,12 @@ type socket struct {
 	client *Client
 	// mark is the transaction id of a request that another of our sockets
 	// sends to this one's mapped address; marked is closed when it arrives.
-	mark   transaction
-	marked chan struct{}
-	once   sync.Once
-	done   chan struct{} // closed when the reader has ended
+	mark      transaction
+	marked    chan struct{}
+	onceMark  sync.Once
+	wrote     chan struct{} // closed after the client's first write
+	onceWrote sync.Once
+	done      chan struct{} // closed when the reader has ended
 }
 
 // open makes a socket on a free port; ip is the unspecified address of the
@@ -30,13 +32,20 @@ func open(network dgram.Network, ip netip.Addr) (*socket, error) {
 	}
 	s := &socket{
 		conn:   conn,
-		client: NewClient(conn.Write),
 		mark:   pion.NewTransactionID(),
 		marked: make(chan struct{}),
+		wrote:  make(chan struct{}),
 		done:   make(chan struct{}),
 	}
+	s.client = NewClient(s.write)
 	go s.read()
 	return s, nil
+}
+
+func (s *socket) write(b dgram.Burst) error {
+	err := s.conn.Write(b)
+	s.onceWrote.Do(func() { close(s.wrote) })
+	return err
 }
 
 func (s *socket) read() {
@@ -59,7 +68,7 @@ func (s *socket) read() {
 func (s *socket) receive(from netip.AddrPort, b []byte) {
 	m, err := parse(b)
 	if err == nil && m.Type == pion.BindingRequest && m.TransactionID == s.mark {
-		s.once.Do(func() { close(s.marked) })
+		s.onceMark.Do(func() { close(s.marked) })
 		return
 	}
 	s.client.Receive(from, b)
