@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"rendezvous/internal/agent"
+	"rendezvous/internal/rendezvous"
+)
+
+// stagger is how long one address may stay silent before the next is tried
+// beside it (RFC 8305 section 5).
+const stagger = 250 * time.Millisecond
+
+// control is a control connection with the socket that it stands on.
+type control struct {
+	client *rendezvous.Client
+	socket *net.UDPConn
+}
+
+func (c *control) close() error { return errors.Join(c.client.Close(), c.socket.Close()) }
+
+// dialCoordinator connects to the address of the coordinator that answers
+// first: its own port or STUN's, where it listens too, as some networks let
+// only one of them pass.
+func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) {
+	addrs, err := coordinatorAddrs(ctx, state.Coordinator())
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range slices.Clone(addrs) {
+		if a.Port() != stunPort {
+			addrs = append(addrs, netip.AddrPortFrom(a.Addr(), stunPort))
+		}
+	}
+	certificate, err := state.Identity().Certificate()
+	if err != nil {
+		return nil, err
+	}
+	return race(ctx, addrs, func(ctx context.Context, at netip.AddrPort) (*control, error) {
+		return dialAt(ctx, at, state.Coordinator().Pin, certificate)
+	})
+}
+
+func dialAt(ctx context.Context, at netip.AddrPort, pin [32]byte, certificate tls.Certificate) (*control, error) {
+	socket, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		return nil, fmt.Errorf("open a UDP socket: %w", err)
+	}
+	client, err := rendezvous.Dial(ctx, socket, at, pin, certificate)
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	return &control{client, socket}, nil
+}
+
+type dialed struct {
+	control *control
+	err     error
+}
+
+// race dials the addresses one after the other, without waiting for one to
+// fail, and returns the first that answers. The others have ended when it does.
+func race(ctx context.Context, addrs []netip.AddrPort, dial func(context.Context, netip.AddrPort) (*control, error)) (*control, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan dialed)
+	for i, at := range addrs {
+		go func() {
+			wait := time.NewTimer(time.Duration(i) * stagger)
+			defer wait.Stop()
+			select {
+			case <-wait.C:
+				c, err := dial(ctx, at)
+				results <- dialed{c, err}
+			case <-ctx.Done():
+				results <- dialed{err: ctx.Err()}
+			}
+		}()
+	}
+	var first *control
+	var faults []string
+	for range addrs {
+		r := <-results
+		var wrongKey *rendezvous.PinError
+		switch {
+		case r.err == nil && first == nil:
+			first = r.control
+			cancel()
+		case r.err == nil:
+			_ = r.control.close() // it came second; nothing was said on it
+		case errors.As(r.err, &wrongKey):
+			faults = []string{r.err.Error()} // says more than another's silence
+			cancel()
+		case ctx.Err() == nil || len(faults) == 0:
+			faults = append(faults, r.err.Error())
+		}
+	}
+	if first == nil {
+		return nil, errors.New(strings.Join(faults, "; "))
+	}
+	return first, nil
+}

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rendezvous/internal/agent"
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/ops"
+	"rendezvous/internal/stun"
+)
+
+// stunPort is RFC 8489's.
+const stunPort = 3478
+
+// resolveWait bounds a look-up of a name.
+const resolveWait = 5 * time.Second
+
+func newNetcheck(t *terminal) *cobra.Command {
+	var servers []string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "netcheck",
+		Short: "Find out what the network here does to UDP",
+		Long: `Ask the coordinator, or any STUN server, how the NATs of this network treat UDP.
+No agent need be running. A server with one address can tell only part of it; RFC
+5780 servers, and a coordinator with two addresses, tell all.`,
+		Example: "  agent netcheck\n  agent netcheck --stun stun.example.org",
+		Args:    takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			addrs, err := t.stunServers(cmd.Context(), servers)
+			if err != nil {
+				return err
+			}
+			report, err := stun.Discover(cmd.Context(), dgram.System(dgram.DefaultOptions()), addrs)
+			if err != nil {
+				return err
+			}
+			n := newNetcheckResult(report)
+			if asJSON {
+				err = json.NewEncoder(t.out).Encode(n)
+			} else {
+				writeNetcheck(t.out, n)
+			}
+			if err == nil && !n.UDP {
+				err = ops.Failed("no STUN server answered of %s; is UDP blocked here? try another network, or --stun with another server", joinAddrs(addrs))
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringArrayVar(&servers, "stun", nil, "ask this STUN server instead of the coordinator: `HOST[:PORT]`; may be given again")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+// stunServers are the addresses of those named, or else of the coordinator.
+func (t *terminal) stunServers(ctx context.Context, named []string) ([]netip.AddrPort, error) {
+	if len(named) > 0 {
+		var all []netip.AddrPort
+		for _, name := range named {
+			host, port, err := splitServer(name)
+			if err != nil {
+				return nil, err
+			}
+			addrs, err := resolve(ctx, host, port)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, addrs...)
+		}
+		return all, nil
+	}
+	dir, err := t.folder()
+	if err != nil {
+		return nil, err
+	}
+	state, err := agent.OpenState(dir)
+	if errors.Is(err, agent.ErrNotJoined) {
+		return nil, ops.Failed("there is no coordinator to ask: %w, or name a STUN server with --stun HOST", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c := state.Coordinator()
+	addrs, err := coordinatorAddrs(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Clone(c.STUN)
+	for _, a := range addrs {
+		all = append(all, a, netip.AddrPortFrom(a.Addr(), stunPort))
+	}
+	return all, nil
+}
+
+// splitServer reads HOST[:PORT] of a STUN server.
+func splitServer(name string) (host string, port uint16, err error) {
+	if ip, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil {
+		return ip.String(), stunPort, nil
+	}
+	host, text, err := net.SplitHostPort(name)
+	if err != nil {
+		host, text = name, strconv.Itoa(stunPort)
+	}
+	n, err := strconv.ParseUint(text, 10, 16)
+	_, notIP := netip.ParseAddr(host)
+	if err != nil || n == 0 || host == "" || notIP != nil && strings.ContainsAny(host, "/:") {
+		return "", 0, ops.Usage("--stun: %q is not HOST or HOST:PORT", name)
+	}
+	return host, uint16(n), nil
+}
+
+// coordinatorAddrs resolves the coordinator's name; where that does not work,
+// the addresses where it answered last are good enough.
+func coordinatorAddrs(ctx context.Context, c agent.Coordinator) ([]netip.AddrPort, error) {
+	host, text, err := net.SplitHostPort(c.Addr)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := resolve(ctx, host, uint16(port))
+	if err != nil && len(c.Seen) > 0 {
+		return c.Seen, nil
+	}
+	return addrs, err
+}
+
+func resolve(ctx context.Context, host string, port uint16) ([]netip.AddrPort, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveWait)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, fmt.Errorf("look up %s: %w; is the name right, and does DNS work here?", host, err)
+	}
+	addrs := make([]netip.AddrPort, len(ips))
+	for i, ip := range ips {
+		addrs[i] = netip.AddrPortFrom(ip.Unmap(), port)
+	}
+	return addrs, nil
+}
+
+func joinAddrs(addrs []netip.AddrPort) string {
+	words := make([]string, len(addrs))
+	for i, a := range addrs {
+		words[i] = a.String()
+	}
+	return strings.Join(words, ", ")
+}
+
+func newNetcheckResult(r stun.Report) agent.Netcheck {
+	n := agent.Netcheck{
+		UDP: r.UDP, IPv4: r.IPv4, IPv6: r.IPv6,
+		Mapped:         []string{},
+		Mapping:        r.Mapping.String(),
+		Filtering:      r.Filtering.String(),
+		TCPMapping:     stun.Unknown.String(),
+		PortPreserving: r.PortPreserving,
+		PortDelta:      r.PortDelta,
+		Hairpin:        r.Hairpin,
+		CGNAT:          r.CGNAT,
+		Portmap:        []string{},
+		FakeTCP:        stun.Unknown.String(),
+		UsablePorts:    []int{},
+	}
+	for _, a := range r.Mapped {
+		n.Mapped = append(n.Mapped, a.String())
+	}
+	for _, b := range r.MappingNot {
+		n.MappingNot = append(n.MappingNot, b.String())
+	}
+	for _, b := range r.FilteringNot {
+		n.FilteringNot = append(n.FilteringNot, b.String())
+	}
+	for _, a := range r.Servers {
+		if port := int(a.Port()); !slices.Contains(n.UsablePorts, port) {
+			n.UsablePorts = append(n.UsablePorts, port)
+		}
+	}
+	slices.Sort(n.UsablePorts)
+	return n
+}
+
+func writeNetcheck(w io.Writer, n agent.Netcheck) {
+	rows := newTable()
+	rows.add("UDP", yesNo(n.UDP))
+	rows.add("IPv4", yesNo(n.IPv4))
+	rows.add("IPv6", yesNo(n.IPv6))
+	if n.UDP {
+		rows.add("seen from outside as", strings.Join(n.Mapped, ", "))
+		rows.add("mapping", behaviour(n.Mapping, n.MappingNot))
+		rows.add("filtering", behaviour(n.Filtering, n.FilteringNot))
+		rows.add("outside port", portRule(n))
+		rows.add("hairpinning", yesNo(n.Hairpin))
+		rows.add("carrier-grade NAT", map[bool]string{true: "yes", false: "none seen"}[n.CGNAT])
+		ports := make([]string, len(n.UsablePorts))
+		for i, p := range n.UsablePorts {
+			ports[i] = strconv.Itoa(p)
+		}
+		rows.add("ports that answered", strings.Join(ports, ", "))
+	}
+	rows.write(w, "")
+}
+
+func portRule(n agent.Netcheck) string {
+	switch {
+	case n.PortPreserving:
+		return "the local port"
+	case n.PortDelta != 0:
+		return fmt.Sprintf("the last one %+d", n.PortDelta)
+	}
+	return "no rule seen"
+}
+
+func behaviour(is string, not []string) string {
+	if is == stun.Unknown.String() && len(not) > 0 {
+		return "unknown, but not " + strings.Join(not, " nor ")
+	}
+	return is
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}

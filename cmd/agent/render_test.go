@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"rendezvous/internal/agent"
+	"rendezvous/internal/ops"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
+
+// golden compares got with testdata/NAME.golden.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *rewrite {
+		if err := os.WriteFile(file, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s\n(go test ./cmd/agent -rewrite writes it anew)", name, got, want)
+	}
+}
+
+var now = time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
+
+func TestStatusGolden(t *testing.T) {
+	tests := map[string]agent.Status{
+		"status": {
+			Name: "laptop", PID: 412, Version: "v1.0.0", Fingerprint: "k7qy-3mfa-x2ce-p5wd",
+			Coordinator: agent.CoordinatorStatus{Connected: true, Transport: "quic", Addr: "203.0.113.10:443", RTT: 40.2},
+			Services:    []agent.ServiceStatus{{Name: "wg", URL: "udp://127.0.0.1:51820?raw", Flows: 1}, {Name: "dns", URL: "udp://[::1]:53"}},
+			Dials: []agent.DialStatus{
+				{Peer: "home", Service: "wg", Listen: "udp://127.0.0.1:51821", Flows: 12},
+				{Peer: "office", Service: "game", Listen: "udp://0.0.0.0:7777", Error: "office is offline"},
+			},
+			Peers: []agent.PeerStatus{
+				{
+					Name: "home", Path: "direct-udp", Local: "192.168.2.2:40112", Remote: "198.51.100.2:40112", RTT: 41.04, Loss: 0.002,
+					ServiceMTU: 1452, Since: now.Add(-26 * time.Hour), TxBytes: 999, RxBytes: 12_345_678,
+					Paths: []agent.PathStatus{
+						{Path: "direct-udp", State: agent.PathBest, Remote: "198.51.100.2:40112", RTT: 41.04},
+						{Path: "relay-udp", State: agent.PathSpare, Remote: "203.0.113.10:443", RTT: 80.1},
+						{Path: "direct-udp", State: agent.PathTrying},
+					},
+				},
+				{Name: "office", Paths: []agent.PathStatus{{Path: "relay-udp", State: agent.PathFailed, Remote: "203.0.113.10:443"}}},
+			},
+			Counters: map[string]uint64{"replayed": 3, "malformed": 120},
+		},
+		"status-waiting": {
+			Name: "laptop", PID: 412, Version: "v1.0.0", Fingerprint: "k7qy-3mfa-x2ce-p5wd",
+			Waiting:     "a member must admit this agent: `agent approve laptop`",
+			Coordinator: agent.CoordinatorStatus{Addr: "203.0.113.10:443", Error: "dial coordinator 203.0.113.10:443 over UDP: no answer"},
+		},
+	}
+	for name, s := range tests {
+		var out bytes.Buffer
+		writeStatus(&out, s, now)
+		golden(t, name, out.String())
+	}
+}
+
+func TestExplainGolden(t *testing.T) {
+	tests := map[string]agent.Explain{
+		"explain": {
+			Peer: "home", Path: "relay-udp",
+			Attempts: []agent.Attempt{
+				{Path: "direct-udp", Result: agent.ResultFailed, Reason: "no-answer", Evidence: "24 probes to 198.51.100.2:40112, 198.51.100.2:40113; nothing came back",
+					Advice: "both NATs choose a new port for each destination; forward a UDP port on one of them", Started: now, MS: 2000, Side: agent.SideLocal},
+				{Path: "direct-udp", Result: agent.ResultFailed, Reason: "no-answer", Evidence: "26 probes", Started: now.Add(30 * time.Millisecond), MS: 2000, Side: agent.SideRemote},
+				{Path: "relay-udp", Result: agent.ResultOK, Started: now, MS: 81, Side: agent.SideLocal},
+				{Path: "direct-tcp", Result: agent.ResultSkipped, Reason: "not-allowed", Started: now, Side: agent.SideLocal},
+			},
+		},
+		"explain-nothing": {Peer: "home"},
+	}
+	for name, e := range tests {
+		var out bytes.Buffer
+		writeExplain(&out, e)
+		golden(t, name, out.String())
+	}
+}
+
+func TestNetcheckGolden(t *testing.T) {
+	tests := map[string]agent.Netcheck{
+		"netcheck": {
+			UDP: true, IPv4: true, Mapped: []string{"198.51.100.2:40112"}, Mapping: "endpoint-independent",
+			Filtering: "unknown", FilteringNot: []string{"endpoint-independent"}, PortPreserving: true, UsablePorts: []int{443, 3478},
+		},
+		"netcheck-blocked": {Mapping: "unknown", Filtering: "unknown"},
+	}
+	for name, n := range tests {
+		var out bytes.Buffer
+		writeNetcheck(&out, n)
+		golden(t, name, out.String())
+	}
+}
+
+func TestFindingsGolden(t *testing.T) {
+	var out bytes.Buffer
+	broken := writeFindings(&out, []finding{
+		{"state folder", good, "/var/lib/rendezvous-agent can be read and written", ""},
+		{"receive buffer", poor, "net.core.rmem_max is 212992 of 4194304 wanted: fast bursts may be lost", "sysctl -w net.core.rmem_max=4194304"},
+		{"clock", bad, "it says 1970-01-01 00:00:00, which is past", "timedatectl set-ntp true"},
+	})
+	if broken != 1 {
+		t.Errorf("%d are bad", broken)
+	}
+	golden(t, "doctor", out.String())
+}
+
+func TestWireGuardMTU(t *testing.T) {
+	for service, want := range map[int]string{
+		0: "-", 1452: "1420", 1472: "1440", 1312: "1280", 1311: "1279 (IPv4 only)", 608: "576 (IPv4 only)", 607: "none fits 607",
+	} {
+		if got := wireGuardMTU(service); got != want {
+			t.Errorf("%d: %s, want %s", service, got, want)
+		}
+	}
+}
+
+func TestUnits(t *testing.T) {
+	for n, want := range map[uint64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 9940: "9.9 kB", 9960: "10 kB", 999_499: "999 kB", 999_500: "1.0 MB", 1 << 63: "9.2 EB"} {
+		if got := size(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s ago", 59 * time.Second: "59s ago", 61 * time.Second: "1m01s ago", 3 * time.Hour: "3h00m ago", 50 * time.Hour: "2d ago",
+	} {
+		if got := ago(now, now.Add(-d)); got != want {
+			t.Errorf("%s: %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestDefaultName(t *testing.T) {
+	for host, want := range map[string]string{
+		"Home": "home", "laptop.example.org": "laptop", "my_host!": "my-host", "": "agent", "...": "agent", "-x-": "x",
+		strings.Repeat("a", 80): strings.Repeat("a", 63), strings.Repeat("ä", 80) + "b": "agent",
+	} {
+		if got := defaultName(host, nil); got != want {
+			t.Errorf("%q: %q, want %q", host, got, want)
+		}
+		if err := agent.CheckName("agent's", defaultName(host, nil)); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := defaultName("x", errors.New("no name")); got != "agent" {
+		t.Errorf("without a host name: %q", got)
+	}
+}
+
+func TestSplitServer(t *testing.T) {
+	for name, want := range map[string]string{
+		"stun.example.org": "stun.example.org 3478", "stun.example.org:19302": "stun.example.org 19302",
+		"192.0.2.1": "192.0.2.1 3478", "2001:db8::1": "2001:db8::1 3478", "[2001:db8::1]": "2001:db8::1 3478", "[2001:db8::1]:5": "2001:db8::1 5",
+	} {
+		host, port, err := splitServer(name)
+		if err != nil || fmt.Sprintf("%s %d", host, port) != want {
+			t.Errorf("%s: %s %d %v", name, host, port, err)
+		}
+	}
+	for _, name := range []string{"", ":1", "h:", "h:0", "h:65536", "stun://h", "a:b:c"} {
+		if host, _, err := splitServer(name); ops.ExitCode(err) != ops.ExitUsage {
+			t.Errorf("%q is taken as %q, %v", name, host, err)
+		}
+	}
+}
+
+type fakePings []agent.PingLine
+
+func (f *fakePings) Ping(context.Context, string) (agent.PingLine, error) {
+	line := (*f)[0]
+	*f = (*f)[1:]
+	return line, nil
+}
+
+func TestPingSummary(t *testing.T) {
+	answered := agent.PingLine{Peer: "home", Path: "direct-udp", Remote: "198.51.100.2:40112", RTT: 41}
+	lost := agent.PingLine{Peer: "home", Error: "no answer in 3s"}
+	tests := []struct {
+		name  string
+		lines fakePings
+		json  bool
+		want  string
+		code  int
+	}{
+		{"one", fakePings{answered}, false, "home: direct-udp 198.51.100.2:40112 41.0 ms\n", ops.ExitDone},
+		{"json", fakePings{answered}, true, `{"peer":"home","path":"direct-udp","remote":"198.51.100.2:40112","rtt_ms":41}` + "\n", ops.ExitDone},
+		{"none", fakePings{lost}, false, "home: no answer in 3s\n", ops.ExitFailed},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var out bytes.Buffer
+			p := pinger{client: &tt.lines, peer: "home", out: &out, json: tt.json}
+			if err := p.run(t.Context(), len(tt.lines)); err != nil {
+				t.Fatal(err)
+			}
+			if code := ops.ExitCode(p.end()); code != tt.code || out.String() != tt.want {
+				t.Errorf("exit %d, %q", code, out.String())
+			}
+		})
+	}
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"rendezvous/internal/agent"
+)
+
+func newExpose(t *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "expose NAME=URL",
+		Short: "Offer a local service to the peers, on the running agent",
+		Long: `Offer a local service to the peers, on the running agent and after it starts
+again. With ?raw the service's datagrams cross unchanged, for one that protects
+its own payload as WireGuard does; else they are sealed end to end.`,
+		Example: `  agent expose 'wg=udp://127.0.0.1:51820?raw'`,
+		Args:    takes("NAME=URL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := agent.ParseExposeFlag(args[0])
+			if err != nil {
+				return usage(err)
+			}
+			c, err := t.client()
+			if err != nil {
+				return err
+			}
+			if err := c.Expose(cmd.Context(), s); err != nil {
+				return err
+			}
+			fmt.Fprintf(t.out, "%s is offered as %s\n", s.URL(), s.Name)
+			return nil
+		},
+	}
+}
+
+func newUnexpose(t *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:     "unexpose NAME",
+		Short:   "Take a service back, on the running agent",
+		Example: "  agent unexpose wg",
+		Args:    takes("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := agent.CheckName("service", args[0]); err != nil {
+				return usage(err)
+			}
+			c, err := t.client()
+			if err != nil {
+				return err
+			}
+			if err := c.Unexpose(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(t.out, "%s is no longer offered\n", args[0])
+			return nil
+		},
+	}
+}
+
+func newDial(t *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "dial PEER/NAME=URL",
+		Short: "Listen here for clients of a peer's service, on the running agent",
+		Long: `Listen at URL for local clients and carry each to the service NAME of PEER, on
+the running agent and after it starts again.`,
+		Example: "  agent dial home/wg=udp://127.0.0.1:51821",
+		Args:    takes("PEER/NAME=URL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := agent.ParseDialFlag(args[0])
+			if err != nil {
+				return usage(err)
+			}
+			c, err := t.client()
+			if err != nil {
+				return err
+			}
+			if err := c.Dial(cmd.Context(), d); err != nil {
+				return err
+			}
+			fmt.Fprintf(t.out, "%s leads to %s\n", d.URL(), d.Target())
+			return nil
+		},
+	}
+}
+
+func newHangup(t *terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:     "hangup PEER/NAME",
+		Short:   "End a dial, on the running agent",
+		Example: "  agent hangup home/wg",
+		Args:    takes("PEER/NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			peer, service, err := agent.ParseTarget(args[0])
+			if err != nil {
+				return usage(err)
+			}
+			c, err := t.client()
+			if err != nil {
+				return err
+			}
+			if err := c.Hangup(cmd.Context(), peer, service); err != nil {
+				return err
+			}
+			fmt.Fprintf(t.out, "nothing leads to %s any more\n", args[0])
+			return nil
+		},
+	}
+}

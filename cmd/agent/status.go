@@ -1,0 +1,141 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rendezvous/internal/agent"
+)
+
+func newStatus(t *terminal) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the running agent's coordinator, services, dials and peers",
+		Args:  takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := t.client()
+			if err != nil {
+				return err
+			}
+			s, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(t.out).Encode(s)
+			}
+			writeStatus(t.out, s, t.now())
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func writeStatus(w io.Writer, s agent.Status, now time.Time) {
+	head := newTable()
+	head.add("agent", fmt.Sprintf("%s, pid %d, %s", s.Name, s.PID, s.Version))
+	if s.Fingerprint != "" {
+		head.add("fingerprint", s.Fingerprint)
+	}
+	head.add("coordinator", coordinatorLine(s.Coordinator))
+	if s.Waiting != "" {
+		head.add("waiting", s.Waiting)
+	}
+	head.write(w, "")
+	if len(s.Services) > 0 {
+		rows := newTable("SERVICE", "URL", "FLOWS")
+		for _, v := range s.Services {
+			rows.add(v.Name, v.URL, strconv.Itoa(v.Flows))
+		}
+		fmt.Fprintln(w)
+		rows.write(w, "")
+	}
+	if len(s.Dials) > 0 {
+		rows := newTable("DIAL", "LISTENS ON", "FLOWS")
+		for _, d := range s.Dials {
+			rows.add(d.Peer+"/"+d.Service, d.Listen, strconv.Itoa(d.Flows), d.Error)
+		}
+		fmt.Fprintln(w)
+		rows.write(w, "")
+	}
+	writePeers(w, s.Peers, now)
+	if len(s.Counters) > 0 {
+		rows := newTable("DROPPED", "DATAGRAMS")
+		for _, reason := range slices.Sorted(maps.Keys(s.Counters)) {
+			rows.add(reason, strconv.FormatUint(s.Counters[reason], 10))
+		}
+		fmt.Fprintln(w)
+		rows.write(w, "")
+	}
+}
+
+func coordinatorLine(c agent.CoordinatorStatus) string {
+	switch {
+	case c.Connected:
+		return strings.TrimSuffix(fmt.Sprintf("%s over %s, %s", c.Addr, c.Transport, millis(c.RTT)), ", -")
+	case c.Error != "":
+		return fmt.Sprintf("%s: not connected: %s", c.Addr, c.Error)
+	}
+	return c.Addr + ": not connected yet"
+}
+
+func writePeers(w io.Writer, peers []agent.PeerStatus, now time.Time) {
+	if len(peers) == 0 {
+		return
+	}
+	rows := newTable("PEER", "PATH", "REMOTE", "RTT", "LOSS", "SENT", "RECEIVED", "WIREGUARD MTU", "SINCE")
+	for _, p := range peers {
+		if p.Path == "" {
+			rows.add(p.Name, "none yet", "-", "-", "-", size(p.TxBytes), size(p.RxBytes), "-", "-")
+			continue
+		}
+		rows.add(p.Name, p.Path, p.Remote, millis(p.RTT), fmt.Sprintf("%.1f %%", 100*p.Loss),
+			size(p.TxBytes), size(p.RxBytes), wireGuardMTU(p.ServiceMTU), ago(now, p.Since))
+	}
+	fmt.Fprintln(w)
+	rows.write(w, "")
+	spares := newTable("PEER", "OTHER PATHS", "REMOTE", "RTT", "STATE")
+	for _, p := range peers {
+		for _, other := range p.Paths {
+			if other.State != agent.PathBest {
+				spares.add(p.Name, other.Path, orDash(other.Remote), millis(other.RTT), other.State)
+			}
+		}
+	}
+	if len(spares.rows) > 1 {
+		fmt.Fprintln(w)
+		spares.write(w, "")
+	}
+}
+
+// wireGuardOverhead is what WireGuard adds to an IP packet to make a datagram:
+// 16 bytes of header and 16 of tag (its paper, section 5.4.6).
+const wireGuardOverhead = 32
+
+// wireGuardMTU is the largest MTU of a WireGuard interface whose datagrams all
+// cross whole. It need not be a multiple of 16: WireGuard pads a packet to 16
+// bytes, but never beyond its MTU (calculate_skb_padding in Linux'
+// drivers/net/wireguard/send.c, calculatePaddingSize in wireguard-go), so its
+// largest datagram has MTU+32 bytes: 1452 at the default of 1420.
+func wireGuardMTU(serviceMTU int) string {
+	switch mtu := serviceMTU - wireGuardOverhead; {
+	case serviceMTU == 0:
+		return "-"
+	case mtu < 576: // below what every IPv4 host takes (RFC 791), an MTU is a sign of trouble
+		return fmt.Sprintf("none fits %d", serviceMTU)
+	case mtu < 1280:
+		return fmt.Sprintf("%d (IPv4 only)", mtu) // RFC 8200 section 5
+	default:
+		return strconv.Itoa(mtu)
+	}
+}
