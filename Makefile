@@ -52,8 +52,8 @@ cross:
 		GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./... || exit 1; \
 	done
 
-bench: deps build ## the figures of docs/BENCH.md, measured here
-	scripts/as-root.sh $(GO) run ./internal/natlab/bench -bin bin
+bench: deps ## the figures of docs/BENCH.md, measured here
+	scripts/as-root.sh $(GO) run ./internal/natlab/bench
 
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	scripts/fuzz.sh $(FUZZTIME)

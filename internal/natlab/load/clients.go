@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -78,8 +79,8 @@ func (c crowd) counts(run uint16) (counts, error) {
 	if err != nil {
 		return counts{}, err
 	}
-	defer s.close()
-	return (&generator{socket: s, run: run}).settle()
+	sum, err := (&generator{socket: s, run: run}).settle()
+	return sum, errors.Join(err, s.close())
 }
 
 // client asks round by round, each again until it is answered.

@@ -22,70 +22,104 @@ type pinging struct {
 // pings is what came of it. Gaps are between answers as they arrived, so an
 // interruption of the path shows as one.
 type pings struct {
-	Sent         int     `json:"sent"`
-	Answered     int     `json:"answered"`
-	Duplicates   int     `json:"duplicates"`
-	P50          float64 `json:"p50_us"`
-	P99          float64 `json:"p99_us"`
-	Max          float64 `json:"max_us"`
-	FirstArrival float64 `json:"first_arrival_ms"` // at the sink, since the first was sent; -1: none came
-	FirstAnswer  float64 `json:"first_answer_ms"`  // back here
-	LongestGap   float64 `json:"longest_gap_ms"`
-	GapAt        float64 `json:"gap_at_ms"` // when it began, since the first was sent
+	Began        time.Time `json:"began"`
+	Sent         int       `json:"sent"`
+	Answered     int       `json:"answered"`
+	Duplicates   int       `json:"duplicates"`
+	P50          float64   `json:"p50_us"`
+	P99          float64   `json:"p99_us"`
+	Max          float64   `json:"max_us"`
+	FirstArrival float64   `json:"first_arrival_ms"` // at the sink, since the first was sent; -1: none came
+	FirstAnswer  float64   `json:"first_answer_ms"`  // back here
+	LongestGap   float64   `json:"longest_gap_ms"`
+	GapAt        float64   `json:"gap_at_ms"` // when it began, since the first was sent
+}
+
+// stream is a pinging under way.
+type stream struct {
+	pinging
+	pings
+	id         uint16
+	begin, end time.Duration
+	last       time.Duration // when the last answer came
+	question   []byte
+	answer     []byte
+	answered   []bool
+	trips      []time.Duration
 }
 
 // run sends and receives on one thread: what is due is sent before the next
 // wait.
 func (p pinging) run() (pings, error) {
-	result := pings{FirstArrival: -1, FirstAnswer: -1}
-	question, answer := make([]byte, p.size), make([]byte, maxSize)
-	answered := make([]bool, p.count)
-	var trips []time.Duration
-	run := uint16(monotonic())
-	begin := monotonic()
-	end := begin + time.Duration(p.count-1)*p.interval + p.linger
-	lastAnswer := begin
-	for {
-		now := monotonic()
-		if result.Sent < p.count && now >= begin+time.Duration(result.Sent)*p.interval {
-			header{kind: kindEcho, run: run, number: uint64(result.Sent), sent: now}.put(question)
-			if err := p.socket.send(question, len(question)); err != nil {
-				return result, err
-			}
-			result.Sent++
-			continue
-		}
-		until := end
-		if result.Sent < p.count {
-			until = begin + time.Duration(result.Sent)*p.interval
-		}
-		if result.Sent == p.count && (result.Answered == p.count || now >= end) {
-			break
-		}
-		n, err := p.socket.receive(answer, until-now)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			continue
-		}
-		if err != nil {
-			return result, err
-		}
-		h, err := parseHeader(answer[:n])
-		if err != nil || h.kind != kindEchoed || h.run != run || h.number >= uint64(p.count) {
-			continue
-		}
-		if answered[h.number] {
-			result.Duplicates++
-			continue
-		}
-		answered[h.number] = true
-		arrived := monotonic()
-		trips = append(trips, arrived-h.sent)
-		result.note(h, begin, lastAnswer, arrived)
-		lastAnswer = arrived
+	s := &stream{
+		pinging:  p,
+		pings:    pings{Began: time.Now(), FirstArrival: -1, FirstAnswer: -1},
+		begin:    monotonic(),
+		question: make([]byte, p.size),
+		answer:   make([]byte, maxSize),
+		answered: make([]bool, p.count),
 	}
-	result.gap(begin, lastAnswer, min(monotonic(), end-p.linger))
-	result.trips(trips)
-	return result, nil
+	s.id, s.last = uint16(s.begin), s.begin
+	s.end = s.begin + time.Duration(p.count-1)*p.interval + p.linger
+	for !s.done() {
+		due := s.due()
+		if due <= monotonic() {
+			if err := s.send(); err != nil {
+				return s.pings, err
+			}
+		} else if err := s.receive(due); err != nil {
+			return s.pings, err
+		}
+	}
+	s.gap(s.begin, s.last, min(monotonic(), s.end-p.linger))
+	s.quantiles(s.trips)
+	return s.pings, nil
+}
+
+func (s *stream) done() bool {
+	return s.Sent == s.count && (s.Answered == s.count || monotonic() >= s.end)
+}
+
+// due is when something is to be done that is not an answer: the next question
+// or, after the last one, the end.
+func (s *stream) due() time.Duration {
+	if s.Sent < s.count {
+		return s.begin + time.Duration(s.Sent)*s.interval
+	}
+	return s.end
+}
+
+func (s *stream) send() error {
+	if s.Sent == s.count {
+		return nil // the end has come between two looks at the clock
+	}
+	header{kind: kindEcho, run: s.id, number: uint64(s.Sent), sent: monotonic()}.put(s.question)
+	s.Sent++
+	return s.socket.send(s.question, len(s.question))
+}
+
+func (s *stream) receive(until time.Duration) error {
+	n, err := s.socket.receive(s.answer, until-monotonic())
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h, err := parseHeader(s.answer[:n])
+	if err != nil || h.kind != kindEchoed || h.run != s.id || h.number >= uint64(s.count) {
+		return nil // of an earlier run, or nobody's
+	}
+	if s.answered[h.number] {
+		s.Duplicates++
+		return nil
+	}
+	s.answered[h.number] = true
+	now := monotonic()
+	s.trips = append(s.trips, now-h.sent)
+	s.note(h, s.begin, s.last, now)
+	s.last = now
+	return nil
 }
 
 func (r *pings) note(h header, begin, last, arrived time.Duration) {
@@ -103,7 +137,7 @@ func (r *pings) gap(begin, from, to time.Duration) {
 	}
 }
 
-func (r *pings) trips(t []time.Duration) {
+func (r *pings) quantiles(t []time.Duration) {
 	if len(t) == 0 {
 		return
 	}

@@ -62,7 +62,7 @@ func (g *generator) trial(rate float64, d time.Duration) (outcome, error) {
 	due, last := 0.0, begin
 	for now := begin; now-begin < d; now = monotonic() {
 		if rate > 0 {
-			due = min(due+rate*(now-last).Seconds(), max(rate*debt.Seconds(), float64(g.burst)))
+			due = min(due+rate*(now-last).Seconds(), rate*debt.Seconds()+float64(g.burst))
 			last = now
 			if due < float64(g.burst) {
 				rest(tick)

@@ -79,6 +79,21 @@ func (p *Process) wait() {
 // PID is the program's own, for /proc.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
+// Memory is the process's resident memory in bytes.
+func (p *Process) Memory() int64 {
+	p.host.lab.t.Helper()
+	file := fmt.Sprintf("/proc/%d/statm", p.PID())
+	content, err := os.ReadFile(file)
+	var total, resident int64
+	if err == nil {
+		_, err = fmt.Sscan(string(content), &total, &resident)
+	}
+	if err != nil {
+		p.host.lab.t.Fatalf("read the memory of %s: %v", p.name, err)
+	}
+	return resident * int64(os.Getpagesize())
+}
+
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 

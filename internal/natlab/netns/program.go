@@ -44,22 +44,52 @@ func Main(name string, body func(t T)) int {
 	return 0
 }
 
+// Scope runs body with a T whose cleanups run when body ends, before the rest
+// of the test goes on: for a program that builds one lab after the other.
+func Scope(t T, body func(t T)) {
+	s := &scope{T: t}
+	defer s.cleanUp()
+	body(s)
+}
+
+type scope struct {
+	T
+	cleanups
+}
+
+// Cleanup is the scope's own; all else is that of the T around it.
+func (s *scope) Cleanup(f func()) { s.add(f) }
+
+// Failed is what the lab asks before it throws logs away.
+func (s *scope) Failed() bool { return hasFailed(s.T) }
+
+// cleanups run last first.
+type cleanups struct {
+	mu  sync.Mutex
+	all []func()
+}
+
+func (c *cleanups) add(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = append(c.all, f)
+}
+
+func (c *cleanups) cleanUp() {
+	c.mu.Lock()
+	all := c.all
+	c.all = nil
+	c.mu.Unlock()
+	for _, f := range slices.Backward(all) {
+		f()
+	}
+}
+
 // program is the T of a program.
 type program struct {
 	name   string
 	failed atomic.Bool
-
-	mu       sync.Mutex
-	cleanups []func()
-}
-
-func (p *program) cleanUp() {
-	p.mu.Lock()
-	cleanups := p.cleanups
-	p.mu.Unlock()
-	for _, f := range slices.Backward(cleanups) {
-		f()
-	}
+	cleanups
 }
 
 func (p *program) Helper() {}
@@ -74,10 +104,6 @@ func (p *program) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-func (p *program) Cleanup(f func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cleanups = append(p.cleanups, f)
-}
+func (p *program) Cleanup(f func()) { p.add(f) }
 
 func (p *program) Failed() bool { return p.failed.Load() }

@@ -1,0 +1,87 @@
+//go:build linux
+
+// The program bench measures what docs/BENCH.md says: throughput against the
+// kernel and against a plain forwarder, memory, set-up time and how well two
+// agents are synchronised. Load, sink and all programs share this machine's
+// processors, so ratios mean more than absolute figures.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"rendezvous/internal/natlab/netns"
+	"rendezvous/internal/natlab/programs"
+)
+
+func main() {
+	only := flag.String("only", "", "`parts` to run, with commas between: throughput, memory, setup, sync; all otherwise")
+	runs := flag.Int("runs", 3, "`times` that each throughput is searched for; the median counts")
+	flag.Parse()
+	os.Exit(netns.Main("bench", func(t netns.T) { run(t, *only, *runs) }))
+}
+
+// part is one thing to measure, with the targets that it has.
+type part struct {
+	name    string
+	measure func(t netns.T, r *report)
+}
+
+func run(t netns.T, only string, runs int) {
+	dir, err := os.MkdirTemp("", "rdv-bench-")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := netns.Build(dir, programs.Packages()...); err != nil {
+		t.Fatalf("%v", err)
+	}
+	if err := os.Setenv("RDV_BIN", dir); err != nil {
+		t.Fatalf("%v", err)
+	}
+	parts := []part{
+		{"throughput", func(t netns.T, r *report) { throughput(t, r, runs) }},
+		{"memory", memory},
+		{"setup", setUp},
+		{"sync", synchronisation},
+	}
+	r := &report{}
+	r.line("%d processors, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	for _, p := range parts {
+		if only == "" || slices.Contains(strings.Split(only, ","), p.name) {
+			r.line("\n## %s\n", p.name)
+			netns.Scope(t, func(t netns.T) { p.measure(t, r) })
+		}
+	}
+	if r.missed > 0 {
+		t.Fatalf("%d of %d targets are missed", r.missed, r.targets)
+	}
+}
+
+// report prints Markdown as it comes, and counts targets.
+type report struct{ targets, missed int }
+
+func (r *report) line(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+
+// target prints a figure beside what it should be.
+func (r *report) target(met bool, what, figure, want string) {
+	r.targets++
+	verdict := "met"
+	if !met {
+		r.missed++
+		verdict = "MISSED"
+	}
+	r.line("- %s: **%s** (target %s: %s)", what, figure, want, verdict)
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(v))
+	return s[len(s)/2]
+}
