@@ -190,6 +190,9 @@ func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []
 	if err := proto.Unmarshal(hand.Payload, &hello); err != nil {
 		return err
 	}
+	if len(hello.GetProbeSeed()) != 32 {
+		return errors.New("the handshake has no seed for probes")
+	}
 	theirs, err := a.readCandidates(hello.GetCandidates(), info)
 	if err != nil {
 		return err

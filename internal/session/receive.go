@@ -1,6 +1,7 @@
 package session
 
 import (
+	"net/netip"
 	"time"
 
 	"rendezvous/internal/dgram"
@@ -10,10 +11,10 @@ import (
 
 // Rx is the memory that a reader's goroutine opens datagrams in.
 type Rx struct {
-	out      []byte
-	in       [dgram.MaxSegments]sealed
-	n        int
-	expected uint64
+	out    []byte
+	in     [dgram.MaxSegments]sealed
+	n      int
+	misses int // datagrams of this burst that opened under no window
 }
 
 // sealed is one datagram on its way through Receive.
@@ -81,7 +82,7 @@ func (s *Session) open(rx *Rx, p path.Path) {
 		expected = max(expected, d.counter+1)
 	}
 	key.mu.Unlock()
-	rx.out = rx.out[:0]
+	rx.out, rx.misses = rx.out[:0], 0
 	for i := range in {
 		s.openOne(rx, key, &in[i])
 	}
@@ -107,11 +108,16 @@ func (s *Session) open(rx *Rx, p path.Path) {
 	s.deliver(rx, in)
 }
 
-// maxAhead is how many windows of the truncated counter a datagram may be
-// ahead of what was expected, after a blackout at full speed: 4 x 16,384
-// datagrams are 75 ms at 10 Gbit/s. Longer ones are bridged by probes, which
-// carry the counter whole.
-const maxAhead = 4
+// windows are by how many windows of the truncated counter a datagram may be
+// off from what was expected. Ahead: after a blackout at full speed; 4 x
+// 16,384 datagrams are 75 ms at 10 Gbit/s, and longer ones are bridged by
+// probes, which carry the counter whole. Behind: on a slow relay, while a
+// faster path has taken over.
+var windows = [...]int64{1, -1, 2, 3, 4}
+
+// maxMisses bounds the datagrams of a burst for which all windows are tried,
+// so that forged ones cost little more than others.
+const maxMisses = 2
 
 // openOne opens one datagram behind what rx.out holds; end is -1 where it is
 // not genuine or not fresh.
@@ -122,10 +128,19 @@ func (s *Session) openOne(rx *Rx, key *receiving, d *sealed) {
 		return
 	}
 	out, err := key.opener.Open(rx.out, d.datagram, d.head.Flow, d.counter)
-	for i := uint64(1); err != nil && i <= maxAhead; i++ {
-		counter := d.counter + i<<proto.CounterBits
-		if out, err = key.opener.Open(rx.out, d.datagram, d.head.Flow, counter); err == nil {
-			d.counter = counter
+	if err != nil && rx.misses < maxMisses {
+		for _, w := range windows {
+			counter := d.counter + uint64(w<<proto.CounterBits)
+			if counter > proto.MaxCounter {
+				continue
+			}
+			if out, err = key.opener.Open(rx.out, d.datagram, d.head.Flow, counter); err == nil {
+				d.counter = counter
+				break
+			}
+		}
+		if err != nil {
+			rx.misses++
 		}
 	}
 	if err != nil {
@@ -171,23 +186,37 @@ func (s *Session) control(b []byte) {
 		return
 	}
 	if b[0] == proto.FramePart {
-		p, err := proto.ParsePart(b)
-		if err != nil {
-			s.counts.drop(dropBadPart, 1)
-			return
-		}
-		whole, ok := s.join.accept(time.Now(), p)
-		if !ok {
-			s.counts.drop(dropBadPart, 1)
-		}
-		if whole != nil {
-			s.counts.received(1, len(whole))
-			s.cfg.Handler.Deliver(p.Flow, dgram.One(dgram.Burst{}.Addr, whole))
-		}
+		s.receivePart(b)
 		return
 	}
+	s.receiveFrame(b)
+}
+
+// receivePart takes a piece of what was larger than the path: a datagram of a
+// flow, or a frame.
+func (s *Session) receivePart(b []byte) {
+	p, err := proto.ParsePart(b)
+	if err != nil {
+		s.counts.drop(dropBadPart, 1)
+		return
+	}
+	whole, ok := s.join.accept(time.Now(), p)
+	if !ok {
+		s.counts.drop(dropBadPart, 1)
+	}
+	switch {
+	case whole == nil:
+	case p.Flow == proto.ControlFlow:
+		s.receiveFrame(whole)
+	default:
+		s.counts.received(1, len(whole))
+		s.cfg.Handler.Deliver(p.Flow, dgram.One(netip.AddrPort{}, whole))
+	}
+}
+
+func (s *Session) receiveFrame(b []byte) {
 	var f proto.Frame
-	if b[0] != proto.FrameControl || proto.Unmarshal(b[1:], &f) != nil {
+	if len(b) == 0 || b[0] != proto.FrameControl || proto.Unmarshal(b[1:], &f) != nil {
 		s.counts.drop(dropBadFrame, 1)
 		return
 	}

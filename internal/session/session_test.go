@@ -283,7 +283,7 @@ func TestMovingFromRelayToDirectAndBackLosesNothing(t *testing.T) {
 		for i := range uint32(total) {
 			switch i {
 			case 500:
-				go p.try(t, 0)
+				go func() { _, _ = p.a.Try(t.Context(), path.Path{Conn: p.a.conns[0], Addr: p.addr(1, 0)}, path.DirectUDP) }()
 			case 2000: // the direct path is taken away in an orderly fashion
 				p.a.Drop(path.Path{Conn: p.a.conns[0], Addr: p.addr(1, 0)})
 			}
