@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -32,6 +33,7 @@ type Control struct {
 	listener net.Listener
 	lock     *os.File
 	path     string
+	once     sync.Once
 }
 
 // Listen takes the state folder for this daemon and opens its control socket
@@ -99,20 +101,24 @@ func (c *Control) Serve(ctx context.Context, handler http.Handler) error {
 	return errors.Join(err, c.Close())
 }
 
-// Close gives the state folder back. Serve does it by itself.
+// Close gives the state folder back. Serve does it by itself; doing it again
+// does nothing, as the folder may be another daemon's by then.
 func (c *Control) Close() error {
+	var err error
+	c.once.Do(func() { err = c.close() })
+	return err
+}
+
+func (c *Control) close() error {
 	err := c.listener.Close()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
-	// Only the lock's holder may remove the socket: close it last.
 	if e := os.Remove(c.path); e != nil && !errors.Is(e, os.ErrNotExist) {
 		err = errors.Join(err, e)
 	}
-	if e := c.lock.Close(); e != nil && !errors.Is(e, os.ErrClosed) {
-		err = errors.Join(err, e)
-	}
-	return err
+	// Only who holds the lock may remove the socket, so it goes last.
+	return errors.Join(err, c.lock.Close())
 }
 
 // Serve opens the control socket in dir and answers there until ctx ends.

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"rendezvous/internal/ops"
+	"rendezvous/internal/rendezvous"
+)
+
+// settings are rendezvous.yaml; flags override them.
+type settings struct {
+	Listen        string       `yaml:"listen"`         // ":443" or "IP:443"
+	AlternatePort int          `yaml:"alternate_port"` // 0: none
+	PublicAddr    stringOrList `yaml:"public_addr"`
+	Host          string       `yaml:"host"` // HOST or HOST:PORT of join links
+	State         string       `yaml:"state"`
+	Metrics       string       `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
+	Log           string       `yaml:"log"`     // a level
+	Offload       bool         `yaml:"offload"`
+	Limits        limits       `yaml:"limits"`
+}
+
+// limits are what agents may take; 0 is the default.
+type limits struct {
+	Connections          int     `yaml:"connections"`
+	Introductions        int     `yaml:"introductions"`
+	RelayAllocations     int     `yaml:"relay_allocations"`
+	RelayPerMember       int     `yaml:"relay_per_member"`
+	RelayMegabits        float64 `yaml:"relay_megabits"`         // a second, of one session and direction
+	RelayDatagramsSecond float64 `yaml:"relay_datagrams_second"` // likewise
+}
+
+// stringOrList takes "a", "a,b" and [a, b].
+type stringOrList []string
+
+// UnmarshalYAML is that of package yaml.
+func (s *stringOrList) UnmarshalYAML(decode func(any) error) error {
+	var list []string
+	if decode(&list) == nil {
+		*s = list
+		return nil
+	}
+	var one string
+	if err := decode(&one); err != nil {
+		return err
+	}
+	*s = splitList(one)
+	return nil
+}
+
+func splitList(s string) []string {
+	var out []string
+	for each := range strings.SplitSeq(s, ",") {
+		if each = strings.TrimSpace(each); each != "" {
+			out = append(out, each)
+		}
+	}
+	return out
+}
+
+func defaultSettings() settings {
+	return settings{
+		Listen:        ":" + strconv.Itoa(rendezvous.DefaultPort),
+		AlternatePort: rendezvous.DefaultAlternate,
+		Log:           "info",
+		Offload:       true,
+	}
+}
+
+// parsed are settings as values.
+type parsed struct {
+	listen netip.AddrPort
+	public []netip.Addr
+	host   host
+}
+
+// host is what join links name; an empty name is to be found out, and port 0
+// is the one listened on.
+type host struct {
+	name string
+	port uint16
+}
+
+// Check finds all faults at once, and gives the values.
+func (s *settings) Check() (parsed, error) {
+	var p parsed
+	var faults []error
+	note := func(err error) {
+		if err != nil {
+			faults = append(faults, err)
+		}
+	}
+	var err error
+	p.listen, err = parseListen(s.Listen)
+	note(err)
+	for _, a := range s.PublicAddr {
+		ip, err := netip.ParseAddr(a)
+		if err != nil {
+			err = fmt.Errorf("public_addr: %q is no IP address; a DNS name belongs to host", a)
+		}
+		note(err)
+		p.public = append(p.public, ip.Unmap())
+	}
+	p.host, err = parseHost(s.Host)
+	note(err)
+	if s.AlternatePort < 0 || s.AlternatePort > 65535 {
+		note(fmt.Errorf("alternate_port: %d is not 1 to 65535, nor 0 for none", s.AlternatePort))
+	} else if s.AlternatePort != 0 && s.AlternatePort == int(p.listen.Port()) {
+		note(fmt.Errorf("alternate_port: %d is also the port to listen on; choose another, or 0 for none", s.AlternatePort))
+	}
+	if s.Metrics != "" {
+		if _, _, err := net.SplitHostPort(s.Metrics); err != nil {
+			note(fmt.Errorf("metrics: %q is not ADDRESS:PORT", s.Metrics))
+		}
+	}
+	note(s.Limits.check())
+	if len(faults) > 0 {
+		return p, &ops.UsageError{Err: errors.Join(faults...)}
+	}
+	return p, nil
+}
+
+func (l *limits) check() error {
+	var faults []error
+	for name, v := range map[string]float64{
+		"connections": float64(l.Connections), "introductions": float64(l.Introductions),
+		"relay_allocations": float64(l.RelayAllocations), "relay_per_member": float64(l.RelayPerMember),
+		"relay_megabits": l.RelayMegabits, "relay_datagrams_second": l.RelayDatagramsSecond,
+	} {
+		if v < 0 {
+			faults = append(faults, fmt.Errorf("limits: %s is %v; 0 takes the default", name, v))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// parseListen reads ":443", "IP:443" or "[IP]:443".
+func parseListen(s string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("listen: %q is neither :PORT nor IP:PORT", s)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("listen: %q in %q is no port", port, s)
+	}
+	var ip netip.Addr
+	if host != "" {
+		if ip, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("listen: %q in %q is no IP address of this host; leave it out to listen on all", host, s)
+		}
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(n)), nil
+}
+
+// parseHost reads HOST or HOST:PORT; an IPv6 address is in brackets when a
+// port follows.
+func parseHost(s string) (host, error) {
+	if _, err := netip.ParseAddr(s); err == nil || s == "" {
+		return host{name: s}, nil
+	}
+	name, port, err := net.SplitHostPort(s)
+	if err != nil {
+		name, port = s, "0"
+	} else if port == "0" {
+		port = "none"
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return host{}, fmt.Errorf("host: the port in %q is not 1 to 65535", s)
+	}
+	if _, err := netip.ParseAddr(name); err != nil && !isName(name) {
+		return host{}, fmt.Errorf("host: %q is neither a DNS name nor an IP address, with or without a port", s)
+	}
+	return host{name, uint16(n)}, nil
+}
+
+// isName says whether s can be a name in the DNS.
+func isName(s string) bool {
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(strings.TrimSuffix(s, "."), ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return false
+			}
+		}
+	}
+	return true
+}

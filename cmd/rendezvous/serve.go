@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/ops"
+	"rendezvous/internal/relay"
+	"rendezvous/internal/rendezvous"
+)
+
+// serveFlags are those of `serve`; each overrides a setting when it is given.
+type serveFlags struct{ config, listen, public, host, metrics, log string }
+
+func newServe(t *terminal) *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the coordinator",
+		Long: `Run the coordinator until SIGTERM or SIGINT.
+
+It needs one UDP port that is open to the world (443), and wants a second one
+(3478) for STUN. Control connections, STUN and the relay share both.
+
+With two addresses of this host in --public-addr it answers all tests of
+RFC 5780, so that agents learn what their NATs do. Behind a NAT that forwards
+the ports, name the outside address there.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := f.settings(cmd)
+			if err != nil {
+				return err
+			}
+			if t.state == "" {
+				t.state = s.State
+			}
+			return serve(cmd.Context(), t, s)
+		},
+	}
+	cmd.Flags().StringVar(&f.config, "config", "", "`file` with settings (YAML)")
+	cmd.Flags().StringVar(&f.listen, "listen", "", "`[IP]:PORT` to listen on (default :443)")
+	cmd.Flags().StringVar(&f.public, "public-addr", "", "outside `IP[,IP2]` of this host")
+	cmd.Flags().StringVar(&f.host, "host", "", "`HOST[:PORT]` that join links name (default: the first public address)")
+	cmd.Flags().StringVar(&f.metrics, "metrics", "", "`ADDRESS:PORT` for Prometheus and health checks (default: none)")
+	cmd.Flags().StringVar(&f.log, "log", "", "least `level` of the log: debug, info, warn or error (default info)")
+	return cmd
+}
+
+// settings are the file's with the flags over them.
+func (f *serveFlags) settings(cmd *cobra.Command) (settings, error) {
+	s := defaultSettings()
+	if f.config != "" {
+		if err := ops.ReadConfig(f.config, &s); err != nil {
+			return s, err
+		}
+	}
+	for name, set := range map[string]func(){
+		"listen":      func() { s.Listen = f.listen },
+		"public-addr": func() { s.PublicAddr = splitList(f.public) },
+		"host":        func() { s.Host = f.host },
+		"metrics":     func() { s.Metrics = f.metrics },
+		"log":         func() { s.Log = f.log },
+	} {
+		if cmd.Flags().Changed(name) {
+			set()
+		}
+	}
+	return s, nil
+}
+
+// serve runs the coordinator until ctx ends.
+func serve(ctx context.Context, t *terminal, s settings) (err error) {
+	p, err := s.Check()
+	log, logErr := ops.NewLog(t.log, s.Log)
+	if err = errors.Join(err, logErr); err != nil {
+		return err
+	}
+	dir, err := t.folder()
+	if err != nil {
+		return err
+	}
+	if err := ops.MakeState(dir); err != nil {
+		return err
+	}
+	control, err := ops.Listen(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, control.Close()) }()
+	registry, err := rendezvous.OpenRegistry(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, registry.Close()) }()
+	metrics, err := listenMetrics(s.Metrics)
+	if err != nil {
+		return err
+	}
+	server, err := rendezvous.New(serverConfig(s, p, registry, log))
+	if err != nil {
+		return err
+	}
+	host := advertise(p, server.Addrs()[0], log)
+	if err := registry.SetHost(host); err != nil {
+		log.Error().Err(err).Msg("keep the host of join links for `rendezvous invite`")
+	}
+	log.Info().Str("version", ops.Version()).Str("state", dir).Str("host", host).Any("listen", server.Addrs()).Msg("serving")
+	return runAll(ctx, server, control, metrics)
+}
+
+// listenMetrics gives nil where no metrics are wanted.
+func listenMetrics(addr string) (net.Listener, error) {
+	if addr == "" {
+		return nil, nil
+	}
+	return ops.ListenMetrics(addr)
+}
+
+// runAll runs everything that serves, until ctx ends or one of it fails.
+func runAll(ctx context.Context, server *rendezvous.Server, control *ops.Control, metrics net.Listener) error {
+	tasks, ctx := errgroup.WithContext(ctx)
+	if metrics != nil {
+		registry := ops.NewRegistry()
+		registry.MustRegister(server.Collector())
+		tasks.Go(func() error { return ops.ServeMetrics(ctx, metrics, ops.MetricsHandler(registry, server.Health)) })
+	}
+	tasks.Go(func() error { return server.Run(ctx) })
+	tasks.Go(func() error { return control.Serve(ctx, server.Control()) })
+	tasks.Go(func() error { return ops.Watchdog(ctx, server.Health) })
+	tasks.Go(func() error {
+		if err := ops.Ready("serving agents"); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ops.Stopping("saying goodbye to the agents")
+	})
+	return tasks.Wait()
+}
+
+func serverConfig(s settings, p parsed, registry *rendezvous.Registry, log zerolog.Logger) rendezvous.Config {
+	alternate := s.AlternatePort
+	if alternate == 0 {
+		alternate = rendezvous.NoAlternate
+	}
+	options := dgram.DefaultOptions()
+	options.Offload = s.Offload
+	return rendezvous.Config{
+		Network:   dgram.System(options),
+		Registry:  registry,
+		Listen:    p.listen,
+		Alternate: alternate,
+		Public:    p.public,
+		Route:     route,
+		Log:       log,
+		Version:   ops.Version(),
+		Limits: rendezvous.Limits{
+			Connections:   s.Limits.Connections,
+			Introductions: s.Limits.Introductions,
+			Relay: relay.Limits{
+				Bytes:       s.Limits.RelayMegabits * 1e6 / 8,
+				Datagrams:   s.Limits.RelayDatagramsSecond,
+				Allocations: s.Limits.RelayAllocations,
+				PerMember:   s.Limits.RelayPerMember,
+			},
+		},
+	}
+}
+
+// route is the own address from which the kernel answers an agent. Connecting
+// a UDP socket sends nothing.
+func route(to netip.Addr) (netip.Addr, bool) {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 9)))
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	from, ok := c.LocalAddr().(*net.UDPAddr)
+	if err := c.Close(); err != nil || !ok {
+		return netip.Addr{}, false
+	}
+	return from.AddrPort().Addr().Unmap(), true
+}
+
+// advertise is the HOST:PORT of join links: the one that was set, else the
+// first public address, else the one that looks most like it.
+func advertise(p parsed, first netip.AddrPort, log zerolog.Logger) string {
+	port := first.Port()
+	if p.host.port != 0 {
+		port = p.host.port
+	}
+	name := p.host.name
+	switch {
+	case name != "":
+	case len(p.public) > 0:
+		name = p.public[0].String()
+	case !first.Addr().IsUnspecified():
+		name = first.Addr().String()
+	default:
+		name = guessAddr(log).String()
+	}
+	return net.JoinHostPort(name, strconv.Itoa(int(port)))
+}
+
+func guessAddr(log zerolog.Logger) netip.Addr {
+	for _, v4 := range []bool{true, false} {
+		a, ok := rendezvous.OutsideAddr(dgram.System(dgram.Options{}), v4)
+		if !ok {
+			continue
+		}
+		if a.IsPrivate() {
+			log.Warn().Stringer("addr", a).Msg("this host's own address is a private one, which join links will name; give the outside address with --public-addr, or a name with --host")
+		}
+		return a
+	}
+	log.Warn().Msg("this host has no address that agents could reach, so join links will name 127.0.0.1; give one with --public-addr, or a name with --host")
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rendezvous/internal/ops"
+	"rendezvous/internal/rendezvous"
+)
+
+func newStatus(t *terminal) *cobra.Command {
+	asJSON := false
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the members, who of them is online, and what was introduced and relayed",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := t.folder()
+			if err != nil {
+				return err
+			}
+			var raw json.RawMessage
+			if err := ops.NewClient(dir).Call(cmd.Context(), rendezvous.PathStatus, nil, &raw); err != nil {
+				return err
+			}
+			if asJSON {
+				_, err := fmt.Fprintf(t.out, "%s\n", raw)
+				return err
+			}
+			var st rendezvous.Status
+			if err := json.Unmarshal(raw, &st); err != nil {
+				return fmt.Errorf("read the coordinator's status: %w; are command and coordinator of one version?", err)
+			}
+			_, err = io.WriteString(t.out, render(st, time.Now()))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// render is a status for people.
+func render(st rendezvous.Status, now time.Time) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "coordinator %s, pid %d, up %v, at %s\n", st.Version, st.PID, age(now, st.Since), st.Host)
+	fmt.Fprintf(&b, "listening on %s\n\n", strings.Join(st.Listen, ", "))
+	if len(st.Members) == 0 {
+		b.WriteString("no members yet; `rendezvous invite` prints a join link for the first\n")
+	}
+	renderMembers(&b, st.Members, now)
+	in := st.Introductions
+	fmt.Fprintf(&b, "\nintroductions: %d made, %d answered, %d declined, %d unanswered, %d refused, %d waiting\n",
+		in.Made, in.Answered, in.Declined, in.Expired, in.Refused, in.Waiting)
+	fmt.Fprintf(&b, "relay: %d allocations, %d of them in use, %s in %d datagrams\n",
+		st.Relay.Allocations, st.Relay.Sessions, size(st.Relay.Bytes), st.Relay.Datagrams)
+	fmt.Fprintf(&b, "stun: %s\ndropped: %s\n", counts(st.STUN), counts(st.Drops))
+	return b.String()
+}
+
+func renderMembers(b *strings.Builder, members []rendezvous.MemberStatus, now time.Time) {
+	if len(members) == 0 {
+		return
+	}
+	w := tabwriter.NewWriter(b, 0, 8, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "NAME\tSTATE\tADDRESS\tRTT\tVIA\tSINCE\tVERSION\tKEY")
+	for _, m := range members {
+		state, rtt, since := "offline", "", ""
+		if m.Online {
+			state, rtt = "online", fmt.Sprintf("%.1f ms", m.RTT)
+			since = age(now, *m.Since).String()
+		}
+		if !m.Admitted {
+			state += ", not approved"
+		}
+		_, _ = fmt.Fprintln(w, strings.Join([]string{m.Name, state, m.Addr, rtt, m.Transport, since, m.Version, m.Fingerprint}, "\t"))
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+}
+
+func age(now, since time.Time) time.Duration { return max(now.Sub(since), 0).Round(time.Second) }
+
+// size is a number of bytes for people.
+func size(n uint64) string {
+	for _, u := range []struct {
+		factor float64
+		name   string
+	}{{1e12, "TB"}, {1e9, "GB"}, {1e6, "MB"}, {1e3, "kB"}} {
+		if float64(n) >= u.factor {
+			return fmt.Sprintf("%.1f %s", float64(n)/u.factor, u.name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+// counts lists what is not zero.
+func counts(m map[string]uint64) string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if m[name] > 0 {
+			out = append(out, fmt.Sprintf("%s %d", name, m[name]))
+		}
+	}
+	if out == nil {
+		return "nothing"
+	}
+	return strings.Join(out, ", ")
+}
