@@ -19,7 +19,7 @@ import (
 // Packages are what netns.TestMain and netns.Build have to build for the
 // programs here and the load.
 func Packages() []string {
-	return []string{"rendezvous/internal/natlab/load", "rendezvous/internal/natlab/plainforward"}
+	return []string{"rendezvous/cmd/...", "rendezvous/internal/natlab/load", "rendezvous/internal/natlab/plainforward"}
 }
 
 // ready is how long a daemon may take until it answers.
