@@ -12,6 +12,7 @@ import (
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ladder"
 	"rendezvous/internal/path"
+	"rendezvous/internal/seal"
 	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
@@ -19,7 +20,7 @@ import (
 // Status tells how the agent is (Watcher).
 func (a *Agent) Status() Status {
 	st := Status{Name: a.cfg.State.Name(), PID: os.Getpid(), Version: a.cfg.Version, Coordinator: a.link.status(), Counters: a.counters()}
-	st.Fingerprint = a.id.String()
+	st.Fingerprint = seal.Fingerprint(a.id.Key())
 	if _, ok := a.cfg.State.Secret(); !ok {
 		st.Waiting = errWaiting.Error()
 	}
