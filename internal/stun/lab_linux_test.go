@@ -95,6 +95,8 @@ func TestLab(t *testing.T) {
 			)
 		})
 	}
+	try("carrier, home", func() error { return carrier(t, s.Home, netns.HomePublic, two, true) })
+	try("carrier, laptop", func() error { return carrier(t, s.Laptop, netns.LaptopPublic, two, false) })
 	try("stunclient behind a NAT", street["masquerade"].stunclient)
 	try("stunclient without a NAT", func() error { return freeStunclient(guest) })
 	wg.Wait()
@@ -138,6 +140,17 @@ func freeStunclient(guest *netns.Host) error {
 		return fmt.Errorf("%d answers, then %w:\n%s", answers, err, out)
 	}
 	return nil
+}
+
+// carrier expects BehindCarrier to be right.
+func carrier(t *testing.T, host *netns.Host, public string, server netip.AddrPort, want bool) error {
+	return host.Do(func() error {
+		got, err := stun.BehindCarrier(t.Context(), netip.MustParseAddr(public), server)
+		if err != nil || got != want {
+			return fmt.Errorf("told %v, %w", got, err)
+		}
+		return nil
+	})
 }
 
 // What a server can tell.

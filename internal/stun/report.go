@@ -22,10 +22,10 @@ type Report struct {
 	// Hairpin: what one of our sockets sent to the outside address of another
 	// came back in. False where there is no NAT.
 	Hairpin bool `json:"hairpin"`
-	// CGNAT: the carrier translates too. It is only seen where this host
-	// itself has an address of the shared space (RFC 6598); a router between
-	// hides that, and then SharedSpace can tell from the router's own outside
-	// address, which PCP, NAT-PMP and UPnP tell.
+	// CGNAT: the carrier translates too. Discover only sees it where this host
+	// itself has an address of the shared space (RFC 6598). Behind a router,
+	// BehindCarrier can find it; and SharedSpace tells it from the router's
+	// own outside address, where PCP, NAT-PMP or UPnP gave that.
 	CGNAT bool `json:"cgnat"`
 	// MappingLifetime is in seconds; Discover doesn't measure it, so it is 0.
 	MappingLifetime int `json:"mapping_lifetime_s"`
