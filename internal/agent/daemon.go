@@ -9,11 +9,11 @@ import (
 	"slices"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ladder"
 	"rendezvous/internal/path"
 	"rendezvous/internal/seal"
-	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
 
@@ -91,7 +91,7 @@ func (p *peer) status() (PeerStatus, bool) {
 	for _, r := range as.Paths() {
 		if r.State == PathBest {
 			s.Path, s.Remote, s.RTT, s.Loss, s.ServiceMTU = r.Kind.String(), r.Path.Addr.String(), Millis(r.RTT), r.Loss, r.MTU
-			s.Local = localOf(r)
+			s.Local = p.a.localOf(r.Path.Conn)
 		}
 		s.Paths = append(s.Paths, PathStatus{Path: r.Kind.String(), State: r.State, Remote: r.Path.Addr.String(), RTT: Millis(r.RTT)})
 	}
@@ -116,12 +116,19 @@ func (p *peer) rawBytes(sent bool) (n uint64) {
 	return n
 }
 
-// localOf is the address that a path leaves from, as far as a wildcard socket
-// knows it.
-func localOf(r session.Report) string {
-	local := r.Path.Conn.LocalAddr()
-	if local.Addr().IsUnspecified() && r.Observed.IsValid() {
-		return netip.AddrPortFrom(r.Observed.Addr(), r.Observed.Port()).String()
+// localOf is the address that a path leaves from. A wildcard socket has none;
+// then it is the host's first of that family.
+func (a *Agent) localOf(conn dgram.Conn) string {
+	local := conn.LocalAddr()
+	if !local.Addr().IsUnspecified() {
+		return local.String()
+	}
+	addrs, err := a.cfg.Net.Addrs()
+	if err != nil {
+		return local.String()
+	}
+	if own := hostCandidates(addrs, a.cfg.Ignore, []dgram.Conn{conn}); len(own) > 0 {
+		return own[0].addr.String()
 	}
 	return local.String()
 }

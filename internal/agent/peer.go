@@ -181,6 +181,7 @@ const (
 func (p *peer) joined(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	news := err != nil && (p.lastErr == nil || p.lastErr.Error() != err.Error())
 	p.joining, p.lastErr = false, err
 	if err == nil || errors.Is(err, context.Canceled) {
 		p.failures = 0
@@ -189,7 +190,9 @@ func (p *peer) joined(err error) {
 	wait := min(retryFirst<<min(p.failures, 10), retryMost)
 	p.failures++
 	p.retryAt = time.Now().Add(wait)
-	p.a.cfg.Log.Warn().Str("peer", p.name).Dur("retry_in", wait).Err(err).Msg("no session with the peer")
+	if news { // once for each reason
+		p.a.cfg.Log.Warn().Str("peer", p.name).Err(err).Msg("no session with the peer; trying again when data wants to go there")
+	}
 }
 
 // adopt makes as the session that new data takes, once it can carry some or
@@ -197,7 +200,7 @@ func (p *peer) joined(err error) {
 func (p *peer) adopt(as *association) {
 	p.mu.Lock()
 	old := p.current
-	if old == as || old != nil && old.Ready() && !as.Ready() {
+	if as.ended() || old == as || old != nil && old.Ready() && !as.Ready() {
 		p.mu.Unlock()
 		return
 	}
@@ -240,20 +243,25 @@ func (p *peer) lost(as *association) {
 
 // ended drops a session and makes another if anybody waits for it.
 func (p *peer) ended(as *association, why string) {
-	p.mu.Lock()
-	was := p.current == as
-	if was {
-		p.current = nil
-	}
-	p.mu.Unlock()
-	as.close()
-	if !was {
+	if !p.drop(as) {
 		return
 	}
 	p.a.cfg.Log.Info().Str("peer", p.name).Str("why", why).Msg("session ended")
 	if p.flows.Outgoing() > 0 {
 		p.want("restart")
 	}
+}
+
+// drop closes a session, and says whether it was the current one. It is closed
+// first, so that a late answer to a probe can't make it current again.
+func (p *peer) drop(as *association) (was bool) {
+	as.close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if was = p.current == as; was {
+		p.current = nil
+	}
+	return was
 }
 
 // tend expires flows, and the session when nobody uses it.
