@@ -64,8 +64,21 @@ func (as *association) close() {
 	as.Close()
 	as.cancel()
 	as.a.board.remove(as.Session)
+	for _, e := range as.a.mains {
+		e.forget(as.Session)
+	}
 	for _, e := range as.endpoints {
 		e.close()
+	}
+}
+
+// ended says whether the session was closed.
+func (as *association) ended() bool {
+	select {
+	case <-as.Done():
+		return true
+	default:
+		return false
 	}
 }
 

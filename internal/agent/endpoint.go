@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -197,19 +198,18 @@ func (e *endpoint) receiveProbe(b dgram.Burst) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.byAddr) >= maxAddrs {
-		e.sweep()
-	}
-	e.byAddr[b.Addr] = s
-}
-
-// sweep forgets the addresses of sessions that have ended.
-func (e *endpoint) sweep() {
-	for addr, s := range e.byAddr {
-		select {
-		case <-s.Done():
-			delete(e.byAddr, addr)
-		default:
+	select {
+	case <-s.Done(): // forget has been here
+	default:
+		if len(e.byAddr) < maxAddrs || e.byAddr[b.Addr] != nil {
+			e.byAddr[b.Addr] = s
 		}
 	}
+}
+
+// forget ends the routes to a session that has ended.
+func (e *endpoint) forget(s *session.Session) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.byAddr, func(_ netip.AddrPort, k *session.Session) bool { return k == s })
 }

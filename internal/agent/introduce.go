@@ -47,7 +47,7 @@ func (p *peer) join(ctx context.Context, reason string) error {
 	}
 	as := p.newAssociation(seal.DeriveProbeKeys(seed, secret, true), true, nil)
 	if err := p.introduced(ctx, as, info, mine, hand, message); err != nil {
-		as.close()
+		p.drop(as)
 		return err
 	}
 	return nil
@@ -96,7 +96,7 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 	}
 	close(more)
 	if err != nil {
-		as.close()
+		p.drop(as)
 		<-done
 		return fmt.Errorf("introduction to %q: %w", p.name, err)
 	}
@@ -221,7 +221,7 @@ func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []
 	as.setTheirs(theirs)
 	as.Establish(keys)
 	if err := a.link.reply(o.GetIntroduction(), body); err != nil {
-		as.close()
+		p.drop(as)
 		return err
 	}
 	p.adopt(as)

@@ -142,8 +142,14 @@ func (s *Session) poke() {
 	}
 }
 
-// tell hands events to the owner, and has Run look at what they changed.
+// tell hands events to the owner, and has Run look at what they changed. Who
+// has closed the session hears no more of it.
 func (s *Session) tell(events []Event) {
+	select {
+	case <-s.done:
+		return
+	default:
+	}
 	if len(events) > 0 {
 		s.poke()
 	}

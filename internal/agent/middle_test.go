@@ -1,0 +1,207 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	protobuf "google.golang.org/protobuf/proto"
+
+	"rendezvous/internal/natlab"
+	"rendezvous/internal/seal"
+	"rendezvous/proto"
+)
+
+// victim is an address that a coordinator which turned bad wants agents to
+// send to. The lab counts what any host ever sends there.
+var victim = netip.MustParseAddrPort("203.0.113.200:53")
+
+// middle is a coordinator that turned bad, or whoever took its place: it has
+// the pinned key and changes what an agent hears. A nil hook changes nothing.
+type middle struct {
+	answer func(ask *proto.ToCoordinator, m *proto.ToAgent)
+	event  func(m *proto.ToAgent) []*proto.ToAgent
+
+	mu   sync.Mutex
+	push func(*proto.ToAgent)
+}
+
+// use is the Config hook of an agent whose coordinator this is.
+func (m *middle) use(c *Config) { c.Connect = m.connect }
+
+// say sends the agent an event of the coordinator's own making.
+func (m *middle) say(e *proto.ToAgent) {
+	m.mu.Lock()
+	push := m.push
+	m.mu.Unlock()
+	push(e)
+}
+
+func (m *middle) connect(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error) {
+	c, err := connect(ctx, pc, addr, pin, cert)
+	if err != nil {
+		return nil, err
+	}
+	t := &tampered{ControlConn: c.ControlConn, m: m, events: make(chan *proto.ToAgent, 64), gone: make(chan struct{})}
+	m.mu.Lock()
+	m.push = t.push
+	m.mu.Unlock()
+	go t.pump()
+	c.ControlConn = t
+	return c, nil
+}
+
+// tampered is the agent's end of a control connection through a middle.
+type tampered struct {
+	ControlConn
+	m      *middle
+	mu     sync.Mutex
+	closed bool
+	events chan *proto.ToAgent
+	gone   chan struct{}
+	once   sync.Once
+}
+
+func (t *tampered) Events() <-chan *proto.ToAgent { return t.events }
+
+func (t *tampered) Close() error {
+	t.once.Do(func() { close(t.gone) })
+	return t.ControlConn.Close()
+}
+
+func (t *tampered) Call(ctx context.Context, ask *proto.ToCoordinator) (*proto.ToAgent, error) {
+	a, err := t.ControlConn.Call(ctx, ask)
+	if err == nil && t.m.answer != nil {
+		t.m.answer(ask, a)
+	}
+	return a, err
+}
+
+func (t *tampered) pump() {
+	for m := range t.ControlConn.Events() {
+		list := []*proto.ToAgent{m}
+		if t.m.event != nil {
+			list = t.m.event(m)
+		}
+		for _, each := range list {
+			t.push(each)
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	close(t.events)
+}
+
+func (t *tampered) push(m *proto.ToAgent) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
+	select {
+	case t.events <- m:
+	case <-t.gone:
+	}
+}
+
+// sentBy counts what one host sends to an address, from now on.
+func sentBy(lab *natlab.Lab, host string, to netip.Addr) func() int {
+	var mu sync.Mutex
+	var n int
+	lab.Watch(func(r natlab.Record) {
+		if r.Event == natlab.Sent && r.Place == host && r.To.Addr() == to {
+			mu.Lock()
+			n += r.Count
+			mu.Unlock()
+		}
+	})
+	return func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return n
+	}
+}
+
+// explainsForgery says whether the agent's explain and counters tell of one.
+func explainsForgery(t *testing.T, a *running, peer string) bool {
+	t.Helper()
+	return a.Status().Counters["forged"] > 0 &&
+		slices.ContainsFunc(explained(t, a, peer), func(at Attempt) bool { return at.Side == SideLocal && at.Reason == "forged" })
+}
+
+// standingOf makes standing candidates as an agent would, of whatever it is told.
+func standingOf(t *testing.T, id seal.Identity, secret seal.Secret, addrs ...netip.AddrPort) *proto.Standing {
+	t.Helper()
+	plain, err := proto.Marshal(candidatesOf(t, id, secret, addrs...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &proto.Standing{Sealed: seal.SealStanding(secret, plain)}
+}
+
+func candidatesOf(t *testing.T, id seal.Identity, secret seal.Secret, addrs ...netip.AddrPort) *proto.Signed {
+	t.Helper()
+	set := &proto.CandidateSet{MadeUnixNs: time.Now().UnixNano()}
+	for _, a := range addrs {
+		set.Candidates = append(set.Candidates, proto.NewCandidate(proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE, a))
+	}
+	body, err := proto.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seal.Sign(id, &secret, seal.ContextCandidates, body)
+}
+
+func newIdentity(t *testing.T) seal.Identity {
+	t.Helper()
+	id, err := seal.NewIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// betrayed is a pair of agents with the coordinator under control of the test
+// on both sides.
+type betrayed struct {
+	*world
+	home, laptop   *running
+	toHome, toRoad *middle
+}
+
+func newBetrayed(t *testing.T) *betrayed {
+	t.Helper()
+	b := &betrayed{world: newWorld(t), toHome: &middle{}, toRoad: &middle{}}
+	home, _, _ := b.world.home()
+	road, _ := b.road(natlab.Home())
+	b.home = b.agent(home, "home", b.toHome.use)
+	b.laptop = b.agent(road, "laptop", b.toRoad.use)
+	return b
+}
+
+// unharmed checks that nobody sent anything to the victim.
+func (b *betrayed) unharmed() {
+	b.t.Helper()
+	if n := b.lab.SentTo(victim.Addr()); n > 0 {
+		b.t.Errorf("%d datagrams were sent to %v", n, victim)
+	}
+}
+
+// cloned is a copy of m, in to.
+func cloned[M protobuf.Message](t *testing.T, m, to M) M {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	if err == nil {
+		err = proto.Unmarshal(b, to)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
