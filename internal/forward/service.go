@@ -1,0 +1,188 @@
+package forward
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// Target is what a service's URL says.
+type Target struct {
+	Scheme string // "udp" or "tcp"
+	Host   string // an IP address, or a name that is resolved when a flow opens
+	Port   uint16
+	Raw    bool   // it protects its own payload, which crosses unchanged
+	Public uint16 // the port wanted on the coordinator for clients without an agent; 0: none
+}
+
+// ParseURL reads udp://HOST:PORT and tcp://HOST:PORT with the options ?raw and
+// ?public=PORT, which combine with &.
+func ParseURL(raw string) (Target, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Host == "" || u.Opaque != "":
+		return Target{}, fmt.Errorf("%q is not a URL like udp://127.0.0.1:51820", raw)
+	case u.Scheme != "udp" && u.Scheme != "tcp":
+		return Target{}, fmt.Errorf("%q begins with %s://; use udp://", raw, u.Scheme)
+	case u.User != nil || strings.Trim(u.Path, "/") != "" || u.Fragment != "":
+		return Target{}, fmt.Errorf("%q says more than %s://HOST:PORT and options", raw, u.Scheme)
+	}
+	t := Target{Scheme: u.Scheme, Host: u.Hostname()}
+	if t.Port, err = port(u.Port()); err != nil {
+		return Target{}, fmt.Errorf("%q: %w", raw, err)
+	}
+	if ip, err := netip.ParseAddr(t.Host); t.Host == "" || err == nil && (ip.IsUnspecified() || ip.IsMulticast()) {
+		return Target{}, fmt.Errorf("%q has no host that a service can be reached at; write udp://127.0.0.1:%d", raw, t.Port)
+	}
+	options, err := url.ParseQuery(u.RawQuery)
+	if err == nil {
+		err = t.take(options)
+	}
+	if err != nil {
+		return Target{}, fmt.Errorf("%q has options that can't be read: %w", raw, err)
+	}
+	return t, nil
+}
+
+// take reads the options of a URL.
+func (t *Target) take(options url.Values) (err error) {
+	for key, values := range options {
+		switch {
+		case key == "raw" && len(values) == 1 && values[0] == "":
+			t.Raw = true
+		case key == "public" && len(values) == 1:
+			if t.Public, err = port(values[0]); err != nil {
+				return fmt.Errorf("public: %w", err)
+			}
+		default:
+			return fmt.Errorf("%q does not exist or is given wrongly; there are ?raw and ?public=PORT", key)
+		}
+	}
+	return nil
+}
+
+func port(s string) (uint16, error) {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("%q is no port from 1 to 65535", s)
+	}
+	return uint16(n), nil
+}
+
+// maxName is the longest label of the DNS, so that a name may become one.
+const maxName = 63
+
+// CheckName says what is wrong with a service's name: it must be a label of the
+// DNS in small letters (RFC 1123 section 2.1).
+func CheckName(name string) error {
+	if name == "" || len(name) > maxName {
+		return fmt.Errorf("the service name %q has %d letters; 1 to %d are allowed", name, len(name), maxName)
+	}
+	if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || name[0] == '-' || name[len(name)-1] == '-' {
+		return fmt.Errorf("the service name %q may hold only a-z, 0-9 and -, and neither begin nor end with -", name)
+	}
+	return nil
+}
+
+// Service is what List tells of an exposed service.
+type Service struct {
+	Name string
+	URL  string
+	Target
+	Flows int // that live now, of all peers
+}
+
+// service is an exposed service; flows point at it.
+type service struct {
+	name, url string
+	target    Target
+	flows     atomic.Int64
+}
+
+// Services are what this agent exposes to its peers. The zero Services are not
+// ready; use NewServices.
+type Services struct {
+	mu      sync.RWMutex
+	byName  map[string]*service
+	version atomic.Uint64 // rises when a service is replaced or withdrawn
+}
+
+// NewServices exposes nothing yet.
+func NewServices() *Services { return &Services{byName: make(map[string]*service)} }
+
+// Expose offers a service under a name. To expose a name again with another
+// URL replaces it: flows to the old address end at the next Expire and open
+// again to the new one.
+func (s *Services) Expose(name, rawURL string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	t, err := ParseURL(rawURL)
+	if err != nil {
+		return fmt.Errorf("expose %s: %w", name, err)
+	}
+	if t.Scheme != "udp" {
+		return fmt.Errorf("expose %s: %s services are not carried yet; expose a udp:// one", name, t.Scheme)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if have := s.byName[name]; have != nil && have.url == rawURL {
+		return nil
+	}
+	s.version.Add(1)
+	s.byName[name] = &service{name: name, url: rawURL, target: t}
+	return nil
+}
+
+// Unexpose withdraws a service. Its flows end at the next Expire, or at
+// Flows.Withdraw.
+func (s *Services) Unexpose(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byName[name] == nil {
+		return fmt.Errorf("no service %q is exposed; there are %s", name, quoted(s.names()))
+	}
+	s.version.Add(1)
+	delete(s.byName, name)
+	return nil
+}
+
+// List is the exposed services by name.
+func (s *Services) List() []Service {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]Service, 0, len(s.byName))
+	for _, name := range s.names() {
+		v := s.byName[name]
+		out = append(out, Service{Name: name, URL: v.url, Target: v.target, Flows: int(v.flows.Load())})
+	}
+	return out
+}
+
+// names is sorted; s.mu is held.
+func (s *Services) names() []string {
+	out := make([]string, 0, len(s.byName))
+	for name := range s.byName {
+		out = append(out, name)
+	}
+	sort.Strings(out)
+	return out
+}
+
+func quoted(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+func (s *Services) get(name string) *service {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.byName[name]
+}
