@@ -21,8 +21,8 @@ type receiver struct {
 	ready func(fd uintptr) bool // a closure made once, because one a read would be an allocation
 	arena *Arena
 	errno syscall.Errno
-	// stride is the size that the next datagrams are expected to have when
-	// they come one by one; 0 when the kernel merges them (UDP_GRO).
+	// stride is how long the next messages are expected to be: as long as the
+	// longest of the last visit; 0 when nothing is known.
 	stride int
 }
 
@@ -67,22 +67,19 @@ func (s *socket) readable(fd uintptr) bool {
 	}
 }
 
-// Messages of a visit. After merged ones a few are enough, and stay in the
-// processor's cache until they are used; datagrams that come one by one are
-// worth waiting for more of them.
-const visitMerged = 4
-
-// expect lays out the slots for the next visit and returns how many.
+// expect lays out the memory for the next visit and returns for how many
+// messages.
 //
-// Datagrams that come one by one should come out as bursts, so that the writer
-// behind can send them as one. For that each message gets two pieces of
-// memory: stride bytes in the lane, where it ends up right behind the one
-// before it, and the rest of a whole slot, for the one that turns out longer
-// than expected. Whatever the guess, there is room for the longest message.
+// Messages of one size should come out as a long burst, so that the writer
+// behind can send it as one. For that each gets two pieces of memory: stride
+// bytes in the lane, where it ends up right behind the one before it, and the
+// rest of a whole slot, for the one that turns out longer than expected.
+// Whatever the guess, there is room for the longest message.
 func (s *socket) expect(b *block) int {
-	n, stride := Slots, s.rx.stride
+	stride := s.rx.stride
+	n := min(Slots, laneSize/max(stride, 1))
 	if stride == 0 {
-		n = visitMerged
+		n = laneSize / SlotSize
 	}
 	h := &b.headers
 	for i := range n {
@@ -90,7 +87,7 @@ func (s *socket) expect(b *block) int {
 		iov := h.iovs[i][:1]
 		if stride > 0 {
 			iov = h.iovs[i][:2]
-			iov[0].Base = &b.lane()[i*stride]
+			iov[0].Base = &b.rows.lane[i*stride]
 			iov[0].SetLen(stride)
 			slot = slot[stride:]
 		}
@@ -106,29 +103,21 @@ func (s *socket) expect(b *block) int {
 	return n
 }
 
-// maxStride is the longest datagram for which Slots of them fit the lane.
-const maxStride = SlotSize / Slots
-
 // gather makes bursts of n messages.
 func (s *socket) gather(b *block, n int) {
 	m := merger{arena: s.rx.arena}
-	merged, longest := false, 0
+	longest := 0
+	h := &b.headers
 	for i := range n {
-		h := &b.headers
 		size := int(h.msgs[i].n)
 		segment := h.ctrls[i].segment(int(h.msgs[i].hdr.Controllen))
-		if segment > 0 && segment < size {
-			merged = true
-		} else {
+		if segment <= 0 || segment > size {
 			segment = size
-			longest = max(longest, size)
 		}
 		m.add(Burst{Addr: s.zones.addrOf(&h.names[i]), Buf: s.bytes(b, i, size), Size: segment})
+		longest = max(longest, size)
 	}
 	s.rx.stride = longest
-	if merged || longest > maxStride {
-		s.rx.stride = 0
-	}
 }
 
 // bytes are the i-th message's, brought together when it was longer than
@@ -138,7 +127,7 @@ func (s *socket) bytes(b *block, i, size int) []byte {
 	if stride == 0 {
 		return b.slot(i)[:size]
 	}
-	head := b.lane()[i*stride:]
+	head := b.rows.lane[i*stride:]
 	if size <= stride {
 		return head[:size]
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"testing"
 	"time"
 )
@@ -247,6 +248,58 @@ func TestDatagramLargerThanAnyPathIsTooLarge(t *testing.T) {
 		}
 		if n := conn.(StatsReader).Stats().TooLarge; n != 1 {
 			t.Errorf("counted %d too large, want 1", n)
+		}
+	})
+}
+
+func TestBurstOfDatagramsLargerThanAnyPathIsTooLarge(t *testing.T) {
+	onEach(t, func(t *testing.T, network Network, at netip.Addr) {
+		conn := listen(t, network, at)
+		err := conn.Write(Burst{Addr: conn.LocalAddr(), Buf: make([]byte, 3*65600), Size: 65600})
+		if !IsTooLarge(err) {
+			t.Fatalf("got %v, want one that IsTooLarge", err)
+		}
+		if n := conn.(StatsReader).Stats().TooLarge; n != 3 {
+			t.Errorf("counted %d too large, want 3", n)
+		}
+	})
+}
+
+func TestManyWriteAtOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, network Network, at netip.Addr) {
+		in, out := listen(t, network, at), listen(t, network, at)
+		const writers, rounds = 8, 10
+		var wait sync.WaitGroup
+		for w := range writers {
+			wait.Go(func() {
+				for i := range rounds {
+					b, _ := burstOf(in.LocalAddr(), 3, 500, 500)
+					for j := range b.Buf {
+						b.Buf[j] = byte(w)
+					}
+					err := out.Write(b)
+					if i%2 == 1 {
+						err = out.(TTLWriter).WriteTTL(b, 9)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		var seen [writers]int
+		n := 3 * writers * (rounds + rounds/2) // WriteTTL comes on top in every second round
+		for _, d := range collect(t, in, out.LocalAddr(), n) {
+			if !bytes.Equal(d, bytes.Repeat(d[:1], 500)) {
+				t.Fatal("a datagram of two writers")
+			}
+			seen[d[0]]++
+		}
+		wait.Wait()
+		for w, got := range seen {
+			if got != n/writers {
+				t.Errorf("writer %d: %d datagrams came, want %d", w, got, n/writers)
+			}
 		}
 	})
 }

@@ -68,11 +68,12 @@ func (w *sender) burst(b Burst) error {
 		return w.visit(b.Buf)
 	}
 	for len(b.Buf) > 0 {
-		if !w.s.segment.Load() {
+		most := min(MaxSegments, MaxBytes/b.Size) * b.Size
+		if most == 0 || !w.s.segment.Load() {
 			return w.oneByOne(b)
 		}
 		part := b
-		if most := min(MaxSegments, MaxBytes/b.Size) * b.Size; len(b.Buf) > most {
+		if len(b.Buf) > most {
 			part.Buf = b.Buf[:most]
 		}
 		if err := w.cut(part); err != nil {
