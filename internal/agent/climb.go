@@ -36,14 +36,18 @@ func (as *association) climb(c climbing) {
 	var steps []ladder.Step
 	switch {
 	case !as.a.relayAllowed():
-		steps = append(steps, ladder.Step{Rung: refused(path.RelayUDP)})
+		steps = append(steps, ladder.Step{Rung: refused{path.RelayUDP, "this agent"}})
+	case !c.theirs.allows(path.RelayUDP):
+		steps = append(steps, ladder.Step{Rung: refused{path.RelayUDP, "the peer"}})
 	case c.allocation != nil:
 		steps = append(steps, ladder.Step{Rung: &relayRung{as, c.allocation}})
 	}
 	switch {
 	case len(c.endpoints) == 0:
 	case !as.a.allows(path.DirectUDP):
-		steps = append(steps, ladder.Step{Rung: refused(path.DirectUDP)})
+		steps = append(steps, ladder.Step{Rung: refused{path.DirectUDP, "this agent"}})
+	case !c.theirs.allows(path.DirectUDP):
+		steps = append(steps, ladder.Step{Rung: refused{path.DirectUDP, "the peer"}})
 	default:
 		steps = append(steps, ladder.Step{Rung: as.punchRung(c)})
 	}
@@ -85,16 +89,19 @@ func whyNot(mine, theirs *proto.Behaviour) *path.Failure {
 	return nil
 }
 
-// refused is the rung of a kind that the config does not allow.
-type refused path.Kind
+// refused is the rung of a kind that a config does not allow.
+type refused struct {
+	kind path.Kind
+	by   string
+}
 
 // Kind is the kind that is not allowed.
-func (r refused) Kind() path.Kind { return path.Kind(r) }
+func (r refused) Kind() path.Kind { return r.kind }
 
 // Climb says so.
 func (r refused) Climb(context.Context, path.Try) error {
 	return &path.Failure{Reason: "not-allowed", Skipped: true,
-		Evidence: "`paths` of this agent's config leaves it out", Advice: "add " + path.Kind(r).String() + " to --paths"}
+		Evidence: "the config of " + r.by + " leaves it out of `paths`", Advice: "add " + r.kind.String() + " to --paths there"}
 }
 
 // relayRung binds our leg of an allocation and probes the peer across.

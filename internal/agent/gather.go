@@ -3,12 +3,13 @@ package agent
 import (
 	"context"
 	"net/netip"
-	"path"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/internal/punch"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
@@ -69,7 +70,7 @@ func hostCandidates(addrs []dgram.HostAddr, ignore []string, conns []dgram.Conn)
 
 func ignored(name string, extra []string) bool {
 	for _, pattern := range slices.Concat(bridges, extra) {
-		if ok, _ := path.Match(pattern, name); ok {
+		if ok, _ := filepath.Match(pattern, name); ok {
 			return true
 		}
 	}
@@ -194,6 +195,11 @@ type offered struct {
 	outside   []netip.Addr
 	behaviour *proto.Behaviour
 	made      time.Time
+	kinds     []string // of path that it allows; empty means all
+}
+
+func (o offered) allows(k path.Kind) bool {
+	return len(o.kinds) == 0 || slices.Contains(o.kinds, k.String())
 }
 
 // readCandidates verifies a peer's candidates: signed by its key and by a
@@ -210,7 +216,7 @@ func (a *Agent) readCandidates(s *proto.Signed, peer Peer) (offered, error) {
 	if err := proto.Unmarshal(s.GetBody(), &set); err != nil {
 		return offered{}, err
 	}
-	o := offered{behaviour: set.GetBehaviour(), made: time.Unix(0, set.GetMadeUnixNs())}
+	o := offered{behaviour: set.GetBehaviour(), made: time.Unix(0, set.GetMadeUnixNs()), kinds: set.GetPaths()}
 	for _, c := range set.GetCandidates() {
 		addr, ok := c.AddrPort()
 		if !ok {
