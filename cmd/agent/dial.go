@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -35,7 +34,8 @@ func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) 
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range slices.Clone(addrs) {
+	own := len(addrs)
+	for _, a := range addrs[:own] {
 		if a.Port() != stunPort {
 			addrs = append(addrs, netip.AddrPortFrom(a.Addr(), stunPort))
 		}
@@ -44,9 +44,29 @@ func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) 
 	if err != nil {
 		return nil, err
 	}
-	return race(ctx, addrs, func(ctx context.Context, at netip.AddrPort) (*control, error) {
+	first, faults := race(ctx, addrs, func(ctx context.Context, at netip.AddrPort) (*control, error) {
 		return dialAt(ctx, at, state.Coordinator().Pin, certificate)
 	})
+	if first == nil {
+		return nil, tellFaults(faults, own)
+	}
+	return first, nil
+}
+
+// tellFaults makes one line of what the addresses gave: another key says more
+// than silence, and the ports that nobody named say nothing.
+func tellFaults(faults []error, own int) error {
+	var words []string
+	for i, err := range faults {
+		var wrongKey *rendezvous.PinError
+		if errors.As(err, &wrongKey) {
+			return err
+		}
+		if i < own {
+			words = append(words, err.Error())
+		}
+	}
+	return errors.New(strings.Join(words, "; "))
 }
 
 func dialAt(ctx context.Context, at netip.AddrPort, pin [32]byte, certificate tls.Certificate) (*control, error) {
@@ -62,13 +82,15 @@ func dialAt(ctx context.Context, at netip.AddrPort, pin [32]byte, certificate tl
 }
 
 type dialed struct {
+	which   int
 	control *control
 	err     error
 }
 
 // race dials the addresses one after the other, without waiting for one to
-// fail, and returns the first that answers. The others have ended when it does.
-func race(ctx context.Context, addrs []netip.AddrPort, dial func(context.Context, netip.AddrPort) (*control, error)) (*control, error) {
+// fail, and returns the first that answers, or else each one's fault. All
+// dialing has ended when it returns.
+func race(ctx context.Context, addrs []netip.AddrPort, dial func(context.Context, netip.AddrPort) (*control, error)) (first *control, faults []error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan dialed)
@@ -79,14 +101,13 @@ func race(ctx context.Context, addrs []netip.AddrPort, dial func(context.Context
 			select {
 			case <-wait.C:
 				c, err := dial(ctx, at)
-				results <- dialed{c, err}
+				results <- dialed{i, c, err}
 			case <-ctx.Done():
-				results <- dialed{err: ctx.Err()}
+				results <- dialed{i, nil, fmt.Errorf("%s: %w", at, ctx.Err())}
 			}
 		}()
 	}
-	var first *control
-	var faults []string
+	faults = make([]error, len(addrs))
 	for range addrs {
 		r := <-results
 		var wrongKey *rendezvous.PinError
@@ -97,14 +118,9 @@ func race(ctx context.Context, addrs []netip.AddrPort, dial func(context.Context
 		case r.err == nil:
 			_ = r.control.close() // it came second; nothing was said on it
 		case errors.As(r.err, &wrongKey):
-			faults = []string{r.err.Error()} // says more than another's silence
 			cancel()
-		case ctx.Err() == nil || len(faults) == 0:
-			faults = append(faults, r.err.Error())
 		}
+		faults[r.which] = r.err
 	}
-	if first == nil {
-		return nil, errors.New(strings.Join(faults, "; "))
-	}
-	return first, nil
+	return first, faults
 }

@@ -89,7 +89,7 @@ func join(ctx context.Context, out io.Writer, dir, name string, link proto.Link)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.Close()) }()
+	defer func() { err = errors.Join(err, lock.Close(), handOver(dir)) }()
 	state, err := agent.NewState(dir, name, agent.Coordinator{Addr: link.Coordinator, Pin: link.Pin})
 	if err != nil {
 		return err

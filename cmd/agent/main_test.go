@@ -43,7 +43,8 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 	}
 	// Not t's context, which ends before a clean-up could stop it gently.
 	c := exec.CommandContext(context.Background(), self, args...)
-	c.Env = append(os.Environ(), actVar+"=1", "XDG_STATE_HOME="+t.TempDir())
+	// The race detector would sleep a second at each exit.
+	c.Env = append(os.Environ(), actVar+"=1", "XDG_STATE_HOME="+t.TempDir(), "GORACE=atexit_sleep_ms=0")
 	return c
 }
 

@@ -134,7 +134,7 @@ func coordinatorAddrs(ctx context.Context, c agent.Coordinator) ([]netip.AddrPor
 	}
 	addrs, err := resolve(ctx, host, uint16(port))
 	if err != nil && len(c.Seen) > 0 {
-		return c.Seen, nil
+		return slices.Clone(c.Seen), nil
 	}
 	return addrs, err
 }

@@ -134,7 +134,7 @@ func TestWireGuardMTU(t *testing.T) {
 	}
 }
 
-func TestUnits(t *testing.T) {
+func TestSizesAndTimes(t *testing.T) {
 	for n, want := range map[uint64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 9940: "9.9 kB", 9960: "10 kB", 999_499: "999 kB", 999_500: "1.0 MB", 1 << 63: "9.2 EB"} {
 		if got := size(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)

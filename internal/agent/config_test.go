@@ -134,7 +134,7 @@ func TestConfigFaults(t *testing.T) {
 }
 
 func TestConfigAllFaultsAtOnce(t *testing.T) {
-	_, err := loadText(t, "nmae: home\nexpose:\n  WG: udp://127.0.0.1:1\n  web: tcp://h:80\ndial:\n  wg: udp://h:1\npaths: [fast]\nkeepalive: 1ms\nlog: loud\n")
+	_, err := loadText(t, "called: home\nexpose:\n  WG: udp://127.0.0.1:1\n  web: tcp://h:80\ndial:\n  wg: udp://h:1\npaths: [fast]\nkeepalive: 1ms\nlog: loud\n")
 	if err == nil {
 		t.Fatal("no error")
 	}

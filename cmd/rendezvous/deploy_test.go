@@ -1,0 +1,43 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"testing"
+
+	"rendezvous/internal/ops"
+)
+
+// The example config must stay one that is read, with every key that there is.
+func TestExampleConfig(t *testing.T) {
+	const example = "../../deploy/rendezvous.yaml"
+	text, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A line that begins with # and a letter shows a setting without making it.
+	all := regexp.MustCompile(`(?m)^#([a-z]\w*:)`).ReplaceAll(text, []byte("$1"))
+	file := filepath.Join(t.TempDir(), "rendezvous.yaml")
+	if err := os.WriteFile(file, all, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{example, file} {
+		s := defaultSettings()
+		if err := ops.ReadConfig(name, &s); err != nil {
+			t.Error(err)
+		}
+		if _, err := s.Check(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, form := range []reflect.Type{reflect.TypeFor[settings](), reflect.TypeFor[limits]()} {
+		for field := range form.Fields() {
+			if key := field.Tag.Get("yaml"); !bytes.Contains(all, []byte(key+":")) {
+				t.Errorf("%s does not show %s", example, key)
+			}
+		}
+	}
+}
