@@ -49,7 +49,7 @@ func (p *portable) Read(a *Arena) ([]Burst, error) {
 		case isICMP(err):
 			p.icmp.Add(1)
 		default:
-			return nil, &Error{Op: "read", Local: p.local, Err: err}
+			return nil, &Error{Op: "read", Local: p.local, Err: bare(err)}
 		}
 	}
 }
@@ -91,7 +91,7 @@ func (p *portable) write(b Burst) error {
 		}
 		if err != nil {
 			p.lost(err, n)
-			return &Error{Op: "write", Local: p.local, Addr: b.Addr, Bytes: len(b.Buf), Err: err}
+			return &Error{Op: "write", Local: p.local, Addr: b.Addr, Bytes: len(b.Buf), Err: bare(err)}
 		}
 		n--
 	}
@@ -102,14 +102,25 @@ func (p *portable) write(b Burst) error {
 // way.
 func (p *portable) send(to netip.AddrPort, d []byte) error {
 	_, err := p.sock.WriteToUDPAddrPort(d, to)
-	if err != nil && (isICMP(err) || isDenied(err)) {
-		if isICMP(err) {
-			p.icmp.Add(1)
-		}
-		_, err = p.sock.WriteToUDPAddrPort(d, to)
+	if err == nil || !isICMP(err) && !isDenied(err) {
+		return err
 	}
-	if err != nil && isRefused(err) {
-		return nil
+	icmp := isICMP(err)
+	_, err = p.sock.WriteToUDPAddrPort(d, to)
+	if isRefused(err) {
+		err = nil // not this datagram's: that one's answer is still to come
+	}
+	if icmp && err == nil {
+		p.icmp.Add(1)
+	}
+	return err
+}
+
+// bare is the system's error without the addresses that package net puts
+// around it, which Error says already.
+func bare(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		return op.Err
 	}
 	return err
 }

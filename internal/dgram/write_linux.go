@@ -124,37 +124,45 @@ func (w *sender) attempt(bytes []byte, segment int) error {
 	w.iov.Base = unsafe.SliceData(bytes)
 	w.iov.SetLen(len(bytes))
 	w.control(segment)
-	denied := false
+	var before syscall.Errno
 	for range retries {
 		if err := w.s.raw.Control(w.now); err != nil {
 			return err
 		}
-		switch w.errno {
-		case 0:
+		switch {
+		case w.errno == 0:
+			if transient(before) {
+				w.s.icmp.Add(1) // it told of an earlier datagram
+			}
 			return nil
-		case unix.EAGAIN:
+		case w.errno == unix.EAGAIN:
 			return w.wait()
-		case unix.ENOBUFS:
+		case w.errno == unix.ENOBUFS:
 			time.Sleep(shortage)
-		case unix.EPERM:
-			// The first send of a socket is known to get it while
-			// connection tracking sets itself up; the second means it.
-			if denied {
-				return w.errno
-			}
-			denied = true
-		case unix.EINTR:
-		default:
-			if !transient(w.errno) || w.errno == unix.EMSGSIZE {
-				return w.errno
-			}
-			w.s.icmp.Add(1) // it told of an earlier datagram, and is gone now
+		case w.errno == unix.EINTR:
+		case w.errno == before || !passing(w.errno):
+			return w.final()
 		}
+		before = w.errno
 	}
+	return w.final()
+}
+
+// final is the error of a send that isn't tried again. A refusal can't be this
+// datagram's: that one's answer is still to come.
+func (w *sender) final() error {
 	if w.errno == unix.ECONNREFUSED {
+		w.s.icmp.Add(1)
 		return nil
 	}
 	return w.errno
+}
+
+// passing says whether an error may be gone at the second try. EPERM: the
+// first send of a socket is known to get it while connection tracking sets
+// itself up.
+func passing(errno syscall.Errno) bool {
+	return errno == unix.EPERM || transient(errno) && errno != unix.EMSGSIZE
 }
 
 // shortage is the rest after ENOBUFS, the end of which nothing announces.
