@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 
 	"rendezvous/internal/agent"
 	"rendezvous/internal/rendezvous"
+	"rendezvous/proto"
 )
 
 // connect makes the agent's control connections (agent.Connect).
@@ -16,5 +19,16 @@ func connect(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [3
 	if err != nil {
 		return nil, err
 	}
-	return &agent.Connection{ControlConn: c, Addr: c.Addr(), RTT: c.RTT, Why: c.Err}, nil
+	return &agent.Connection{ControlConn: c, Addr: c.Addr(), RTT: c.RTT, Why: func() error { return why(c.Err()) }}, nil
+}
+
+// why puts the coordinator's refusals into the agent's terms.
+func why(err error) error {
+	switch {
+	case errors.Is(err, &rendezvous.CodeError{Code: proto.Code_CODE_REPLACED}):
+		return fmt.Errorf("%w: %w", agent.ErrReplaced, err)
+	case errors.Is(err, &rendezvous.CodeError{Code: proto.Code_CODE_REVOKED}):
+		return fmt.Errorf("%w: %w", agent.ErrRevoked, err)
+	}
+	return err
 }

@@ -36,6 +36,13 @@ type Connection struct {
 	Why  func() error // it was lost
 }
 
+// ErrReplaced and ErrRevoked are reasons for a connection's end (Why) after
+// which another one at once would do harm or no good.
+var (
+	ErrReplaced = errors.New("another agent registered with this agent's key")
+	ErrRevoked  = errors.New("this agent was revoked")
+)
+
 // Connect dials a coordinator over pc and checks its pinned key.
 type Connect func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error)
 
@@ -58,13 +65,15 @@ func newLink(a *Agent) *link {
 }
 
 const (
-	dialWithin   = 5 * time.Second
-	dialStagger  = 250 * time.Millisecond // RFC 8305 section 8: Connection Attempt Delay
-	redialFirst  = 200 * time.Millisecond
-	redialMost   = 3 * time.Second
-	callWithin   = 5 * time.Second
-	pingActive   = 2 * time.Second
-	refreshEvery = 30 * time.Second
+	dialWithin  = 5 * time.Second
+	dialStagger = 250 * time.Millisecond // RFC 8305 section 8: Connection Attempt Delay
+	redialFirst = 200 * time.Millisecond
+	redialMost  = 3 * time.Second
+	// redialRefused follows a refusal that only a person can end.
+	redialRefused = 30 * time.Second
+	callWithin    = 5 * time.Second
+	pingActive    = 2 * time.Second
+	refreshEvery  = 30 * time.Second
 )
 
 // run keeps the link up until ctx ends.
@@ -83,6 +92,9 @@ func (l *link) run(ctx context.Context) {
 		// Jitter, so that all agents of a coordinator that restarts don't come at once.
 		pause := wait/2 + rand.N(wait/2+1)
 		wait = min(2*wait, redialMost)
+		if errors.Is(err, ErrReplaced) || errors.Is(err, ErrRevoked) {
+			pause = redialRefused
+		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
