@@ -36,7 +36,7 @@ func ParseURL(raw string) (Target, error) {
 	if t.Port, err = port(u.Port()); err != nil {
 		return Target{}, fmt.Errorf("%q: %w", raw, err)
 	}
-	if ip, err := netip.ParseAddr(t.Host); t.Host == "" || err == nil && (ip.IsUnspecified() || ip.IsMulticast()) {
+	if !reachable(t.Host) {
 		return Target{}, fmt.Errorf("%q has no host that a service can be reached at; write udp://127.0.0.1:%d", raw, t.Port)
 	}
 	options, err := url.ParseQuery(u.RawQuery)
@@ -47,6 +47,12 @@ func ParseURL(raw string) (Target, error) {
 		return Target{}, fmt.Errorf("%q has options that can't be read: %w", raw, err)
 	}
 	return t, nil
+}
+
+// reachable says whether a service can be at host: any name, and most addresses.
+func reachable(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host != "" && (err != nil || !ip.IsUnspecified() && !ip.IsMulticast())
 }
 
 // take reads the options of a URL.
