@@ -115,6 +115,9 @@ func (p *peer) SendFrame(f *proto.Frame) {
 	if as := p.association(); as != nil && as.Ready() && as.SendFrame(f) {
 		return
 	}
+	if f.GetClose() != nil {
+		return // no session is made to say goodbye on
+	}
 	p.hold(held{frame: f})
 }
 
