@@ -99,9 +99,17 @@ func (p *portable) write(b Burst) error {
 }
 
 // send writes one datagram; twice when an earlier one's ICMP error came in its
-// way.
+// way, or when the deadline of the burst passed while this goroutine waited for
+// a processor and not for room.
 func (p *portable) send(to netip.AddrPort, d []byte) error {
 	_, err := p.sock.WriteToUDPAddrPort(d, to)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = p.sock.SetWriteDeadline(time.Now().Add(patience))
+		if err == nil {
+			_, err = p.sock.WriteToUDPAddrPort(d, to)
+		}
+		return err
+	}
 	if err == nil || !isICMP(err) && !isDenied(err) {
 		return err
 	}
