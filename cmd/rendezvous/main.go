@@ -67,6 +67,7 @@ func newRoot(t *terminal) *cobra.Command {
 		return ops.Usage("%w; see `%s --help`", err, cmd.CommandPath())
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SuggestionsMinimumDistance = 2
 	root.PersistentFlags().StringVar(&t.state, "state", "", "state `folder` (default /var/lib/rendezvous for root, else under $XDG_STATE_HOME)")
 	root.AddCommand(newServe(t), newInvite(t), newStatus(t))
 	return root

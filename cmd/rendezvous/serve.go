@@ -113,7 +113,7 @@ func serve(ctx context.Context, t *terminal, s settings) (err error) {
 		log.Error().Err(err).Msg("keep the host of join links for `rendezvous invite`")
 	}
 	log.Info().Str("version", ops.Version()).Str("state", dir).Str("host", host).Any("listen", server.Addrs()).Msg("serving")
-	return runAll(ctx, server, control, metrics)
+	return runAll(ctx, server, control, metrics, log)
 }
 
 // listenMetrics gives nil where no metrics are wanted.
@@ -125,7 +125,7 @@ func listenMetrics(addr string) (net.Listener, error) {
 }
 
 // runAll runs everything that serves, until ctx ends or one of it fails.
-func runAll(ctx context.Context, server *rendezvous.Server, control *ops.Control, metrics net.Listener) error {
+func runAll(ctx context.Context, server *rendezvous.Server, control *ops.Control, metrics net.Listener, log zerolog.Logger) error {
 	tasks, ctx := errgroup.WithContext(ctx)
 	if metrics != nil {
 		registry := ops.NewRegistry()
@@ -134,15 +134,25 @@ func runAll(ctx context.Context, server *rendezvous.Server, control *ops.Control
 	}
 	tasks.Go(func() error { return server.Run(ctx) })
 	tasks.Go(func() error { return control.Serve(ctx, server.Control()) })
-	tasks.Go(func() error { return ops.Watchdog(ctx, server.Health) })
 	tasks.Go(func() error {
-		if err := ops.Ready("serving agents"); err != nil {
-			return err
-		}
-		<-ctx.Done()
-		return ops.Stopping("saying goodbye to the agents")
+		tellManager(ctx, server, log)
+		return nil
 	})
 	return tasks.Wait()
+}
+
+// tellManager keeps the service manager informed until ctx ends. That it can't
+// be told is no reason to stop serving.
+func tellManager(ctx context.Context, server *rendezvous.Server, log zerolog.Logger) {
+	warn := func(err error) {
+		if err != nil {
+			log.Warn().Err(err).Msg("no word to the service manager")
+		}
+	}
+	warn(ops.Ready("serving agents"))
+	warn(ops.Watchdog(ctx, server.Health))
+	<-ctx.Done()
+	warn(ops.Stopping("saying goodbye to the agents"))
 }
 
 func serverConfig(s settings, p parsed, registry *rendezvous.Registry, log zerolog.Logger) rendezvous.Config {

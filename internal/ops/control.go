@@ -36,14 +36,21 @@ type Control struct {
 	once     sync.Once
 }
 
+func checkSocketPath(path string) error {
+	if len(path) > maxSocketPath {
+		return Usage("the control socket %s has a path of %d bytes and the system allows %d; name a shorter folder with --state",
+			path, len(path), maxSocketPath)
+	}
+	return nil
+}
+
 // Listen takes the state folder for this daemon and opens its control socket
 // with permissions 0600. A socket that a killed daemon left is replaced. The
 // folder must exist (MakeState). When another daemon has it, the error says so.
 func Listen(dir string) (*Control, error) {
 	path := filepath.Join(dir, SocketName)
-	if len(path) > maxSocketPath {
-		return nil, Usage("the control socket %s has a path of %d bytes and the system allows %d; name a shorter folder with --state",
-			path, len(path), maxSocketPath)
+	if err := checkSocketPath(path); err != nil {
+		return nil, err
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -31,6 +31,9 @@ func stateUnder(name, xdg string, home func() (string, error)) (string, error) {
 // MakeState creates the state folder, for its owner alone, where it is
 // missing, and checks that it can be read and written.
 func MakeState(dir string) error {
+	if err := checkSocketPath(filepath.Join(dir, SocketName)); err != nil {
+		return err // before there is a folder of no use
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create the state folder %s: %w; may this user write there? name another with --state", dir, err)
 	}

@@ -17,8 +17,8 @@ const (
 
 // InviteRequest asks the operator's way for a join link.
 type InviteRequest struct {
-	Expires time.Duration `json:"expires"` // 0: DefaultExpiry
-	Uses    int           `json:"uses"`    // 0: 1
+	Expires time.Duration `json:"expires"` // MinExpiry to MaxExpiry, in nanoseconds
+	Uses    int           `json:"uses"`    // 1 to MaxUses
 }
 
 // InviteAnswer is the join link.
@@ -28,12 +28,6 @@ type InviteAnswer struct {
 
 // Check says what is wrong with the request.
 func (r *InviteRequest) Check() error {
-	if r.Expires == 0 {
-		r.Expires = DefaultExpiry
-	}
-	if r.Uses == 0 {
-		r.Uses = 1
-	}
 	if r.Expires < MinExpiry || r.Expires > MaxExpiry {
 		return ops.Usage("an invite can be valid for %v to %v, not %v", MinExpiry, MaxExpiry, r.Expires)
 	}

@@ -3,6 +3,7 @@ package rendezvous
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/stun"
 	"rendezvous/proto"
 )
 
@@ -251,4 +253,44 @@ func keptWays(t *testing.T, r *Registry) map[way]bool {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// TestTwoAddresses has a coordinator with two addresses answer every test of
+// RFC 5780, from sockets that are bound to them.
+func TestTwoAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lab := natlab.New(t, natlab.Options{Seed: 1})
+		vps := lab.Host("vps", "203.0.113.10/24", natlab.Also("203.0.113.11/24"))
+		nat := lab.NAT("nat", "198.51.100.2/24", natlab.Behaviour{
+			Mapping: natlab.AddressDependent, Filtering: natlab.AddressAndPortDependent, Ports: natlab.Random(1024, 65535),
+		})
+		inside := nat.Host("laptop", "192.168.1.2/24")
+		registry := testRegistry(t, t.TempDir())
+		t.Cleanup(func() { _ = registry.Close() })
+		c := startCoordinator(t, registry, vps, netip.AddrPortFrom(netip.Addr{}, 443), func(c *Config) {
+			c.Alternate, c.Public = DefaultAlternate, addrs("203.0.113.10 203.0.113.11")
+		})
+		if got := fmt.Sprint(c.Addrs()[:4]); got != "[203.0.113.10:443 203.0.113.10:3478 203.0.113.11:443 203.0.113.11:3478]" {
+			t.Errorf("listening on %s", got)
+		}
+		report, err := stun.Discover(t.Context(), inside, c.Addrs()[:1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if report.Mapping != stun.AddressDependent || report.Filtering != stun.AddressAndPortDependent {
+			t.Errorf("discovered %+v", report)
+		}
+		home := newGuest(t, "home")
+		if err := home.connect(t.Context(), inside, anyV4, c.Addrs()[2], c.pin); err != nil {
+			t.Fatal(err)
+		}
+		var got []netip.AddrPort
+		for _, e := range home.join(c.invite(t)).GetStun() {
+			a, _ := e.AddrPort()
+			got = append(got, a)
+		}
+		if want := "[203.0.113.11:443 203.0.113.10:443 203.0.113.10:3478 203.0.113.11:3478]"; fmt.Sprint(got) != want {
+			t.Errorf("STUN at %v, want %s", got, want)
+		}
+	})
 }
