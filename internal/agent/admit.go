@@ -117,3 +117,31 @@ func (a *Agent) Revoke(ctx context.Context, name string) error {
 	}
 	return a.applyRevocation(revocation)
 }
+
+// openAdmission takes the secret out of an admission, and checks that who
+// sealed it is a member of that secret's network. Whether it is the network
+// that was meant, an agent that joined by a coordinator's link can't know: a
+// coordinator that turned bad may have founded one of its own. That is why
+// approve shows fingerprints, and the log here the approving member's.
+func openAdmission(id seal.Identity, m *proto.Admitted) (seal.Secret, error) {
+	by := m.GetBy()
+	plain, err := seal.OpenFrom(id, by.GetStaticKey(), m.GetSealed())
+	if err != nil {
+		return seal.Secret{}, err
+	}
+	if len(plain) != len(seal.Secret{}) {
+		return seal.Secret{}, fmt.Errorf("%d bytes were sealed, which is no secret", len(plain))
+	}
+	secret := seal.Secret(plain)
+	if err := seal.Verify(by.GetRecord(), &secret, seal.ContextMember, by.GetKey()); err != nil {
+		return seal.Secret{}, fmt.Errorf("%w (%w)", errForged, err)
+	}
+	var r proto.Record
+	if err := proto.Unmarshal(by.GetRecord().GetBody(), &r); err != nil {
+		return seal.Secret{}, err
+	}
+	if r.GetName() != by.GetName() || string(r.GetStaticKey()) != string(by.GetStaticKey()) {
+		return seal.Secret{}, errForged
+	}
+	return secret, nil
+}

@@ -153,8 +153,8 @@ func (as *association) fresh(ctx context.Context, m *proto.Again, mine gathered,
 	target.setTheirs(theirs)
 	target.climb(climbing{
 		mine: mine, theirs: theirs, allocation: in.GetAllocation(), endpoints: endpoints,
-		fireAt: arrived.Add(micros(answer.GetAnswer().GetFireAfterUs())),
-		rtt:    as.a.link.rtt() + micros(in.GetPeerRttUs()),
+		fireAt: fireAt(arrived, answer.GetAnswer().GetFireAfterUs()),
+		rtt:    as.a.link.peerRTT(in.GetPeerRttUs()),
 	})
 	return nil
 }
@@ -283,7 +283,7 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 	if err != nil {
 		return err
 	}
-	fireAt := time.Now().Add(micros(fire.GetGo().GetFireAfterUs()))
+	at := fireAt(time.Now(), fire.GetGo().GetFireAfterUs())
 	theirs, err := as.a.readCandidates(m.GetCandidates(), as.peer.member())
 	if err != nil {
 		return err
@@ -291,7 +291,7 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 	target.setTheirs(theirs)
 	target.climb(climbing{
 		mine: mine, theirs: theirs, allocation: o.GetAllocation(), endpoints: endpoints,
-		fireAt: fireAt, rtt: as.a.link.rtt() + micros(o.GetPeerRttUs()),
+		fireAt: at, rtt: as.a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	return nil
 }

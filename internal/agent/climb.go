@@ -40,7 +40,7 @@ func (as *association) climb(c climbing) {
 	case !c.theirs.allows(path.RelayUDP):
 		steps = append(steps, ladder.Step{Rung: refused{path.RelayUDP, "the peer"}})
 	case c.allocation != nil:
-		steps = append(steps, ladder.Step{Rung: &relayRung{as, c.allocation}})
+		steps = append(steps, ladder.Step{Rung: &relayRung{as, as.a.ownRelay(c.allocation)}})
 	}
 	switch {
 	case len(c.endpoints) == 0:

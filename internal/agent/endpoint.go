@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
@@ -39,7 +40,7 @@ type endpoint struct {
 type switchboard struct {
 	mu        sync.RWMutex
 	byToken   map[proto.Token]*session.Session
-	stunAddrs map[netip.AddrPort]bool
+	stunAddrs map[netip.AddrPort]time.Time // when it last answered, or was named
 	dropped   dropCounts
 }
 
@@ -49,7 +50,7 @@ type dropCounts struct {
 }
 
 func newSwitchboard() *switchboard {
-	return &switchboard{byToken: make(map[proto.Token]*session.Session), stunAddrs: make(map[netip.AddrPort]bool)}
+	return &switchboard{byToken: make(map[proto.Token]*session.Session), stunAddrs: make(map[netip.AddrPort]time.Time)}
 }
 
 func (b *switchboard) add(s *session.Session) {
@@ -73,7 +74,26 @@ func (b *switchboard) session(t proto.Token) *session.Session {
 func (b *switchboard) answersSTUN(a netip.AddrPort) bool {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	return b.stunAddrs[a]
+	_, ok := b.stunAddrs[a]
+	return ok
+}
+
+// silent says whether a STUN server has not answered for so long that it is
+// not asked any more.
+func (b *switchboard) silent(a netip.AddrPort) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	at, ok := b.stunAddrs[a]
+	return ok && time.Since(at) > maxSilence
+}
+
+// answered notes that a STUN server is one.
+func (b *switchboard) answered(a netip.AddrPort) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.stunAddrs[a]; ok {
+		b.stunAddrs[a] = time.Now()
+	}
 }
 
 func (b *switchboard) setSTUN(addrs []netip.AddrPort) {
@@ -81,7 +101,7 @@ func (b *switchboard) setSTUN(addrs []netip.AddrPort) {
 	defer b.mu.Unlock()
 	clear(b.stunAddrs)
 	for _, a := range addrs {
-		b.stunAddrs[a] = true
+		b.stunAddrs[a] = time.Now()
 	}
 }
 

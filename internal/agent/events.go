@@ -57,7 +57,7 @@ func (l *link) offered(ctx context.Context, o *proto.Offer, arrived time.Time) {
 		return
 	}
 	if isForgery(err) {
-		l.a.refusals.forged(l.a.peer(o.GetFrom().GetName()), err)
+		l.a.forged(o.GetFrom().GetName(), err)
 	}
 	l.a.cfg.Log.Debug().Str("peer", o.GetFrom().GetName()).Err(err).Msg("introduction declined")
 	_ = l.send(&proto.ToCoordinator{Body: &proto.ToCoordinator_Reply{Reply: &proto.Reply{
@@ -75,18 +75,16 @@ func (l *link) admitted(m *proto.Admitted) {
 	if _, ok := l.a.cfg.State.Secret(); ok {
 		return
 	}
-	plain, err := seal.OpenFrom(l.a.id, m.GetBy().GetStaticKey(), m.GetSealed())
-	if err == nil && len(plain) != len(seal.Secret{}) {
-		err = errors.New("what was sealed is no secret")
-	}
+	secret, err := openAdmission(l.a.id, m)
 	if err == nil {
-		err = l.a.cfg.State.SetSecret(seal.Secret(plain))
+		err = l.a.cfg.State.SetSecret(secret)
 	}
 	if err != nil {
 		l.a.refusals.note(l.a, "admission", fmt.Errorf("admission by %q: %w", m.GetBy().GetName(), err))
 		return
 	}
-	l.a.cfg.Log.Info().Str("by", m.GetBy().GetName()).Msg("admitted to the network")
+	l.a.cfg.Log.Info().Str("by", m.GetBy().GetName()).Str("fingerprint", seal.Fingerprint(m.GetBy().GetKey())).
+		Msg("admitted to the network; compare the fingerprint with that of the member who approved this agent")
 	// Register anew, with a record that carries its MAC.
 	l.mu.Lock()
 	client := l.client
@@ -186,6 +184,20 @@ func (r *refusals) note(a *Agent, what string, err error) {
 	if !again {
 		a.cfg.Log.Warn().Str("about", what).Err(err).Msg("refused")
 	}
+}
+
+// forged notes a forgery about a member, of whom we may never have heard: names
+// that the coordinator makes up must not fill memory.
+func (a *Agent) forged(name string, err error) {
+	a.peers.mu.Lock()
+	p := a.peers.byName[name]
+	a.peers.mu.Unlock()
+	if p != nil {
+		a.refusals.forged(p, err)
+		return
+	}
+	a.refusals.forgeries.Add(1)
+	a.refusals.note(a, "forgery for a stranger", err)
 }
 
 // forged notes that the coordinator handed out what the peer did not make.

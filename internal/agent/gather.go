@@ -116,7 +116,7 @@ type sighting struct {
 func (e *endpoint) mapped(ctx context.Context, servers []netip.AddrPort) []sighting {
 	var asked []netip.AddrPort
 	for _, s := range servers {
-		if s.Addr().Unmap().Is4() == e.is4() && len(asked) < 3 {
+		if s.Addr().Unmap().Is4() == e.is4() && len(asked) < 3 && !e.board.silent(s) {
 			asked = append(asked, s)
 		}
 	}
@@ -126,6 +126,7 @@ func (e *endpoint) mapped(ctx context.Context, servers []netip.AddrPort) []sight
 		wait.Go(func() {
 			if r, err := e.stun.Bind(ctx, server); err == nil {
 				found[i] = sighting{server, r.Mapped}
+				e.board.answered(server)
 			}
 		})
 	}

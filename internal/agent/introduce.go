@@ -80,7 +80,7 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 	more := make(chan []netip.AddrPort, 1)
 	c := climbing{
 		mine: mine, allocation: in.GetAllocation(), endpoints: p.a.mains, more: more,
-		fireAt: arrived.Add(micros(in.GetFireAfterUs())), rtt: p.a.link.rtt() + micros(in.GetPeerRttUs()),
+		fireAt: fireAt(arrived, in.GetFireAfterUs()), rtt: p.a.link.peerRTT(in.GetPeerRttUs()),
 	}
 	if theirs, err := p.standing(in.GetStanding(), info); err != nil {
 		p.a.refusals.forged(p, err)
@@ -108,6 +108,24 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 	p.a.tasks.start(func(context.Context) { as.punchAgain("") })
 	return nil
 }
+
+// What the coordinator says about time is not signed by anybody. Within these
+// bounds a wrong figure costs a moment, not the session: coordinators hold an
+// agent back by half a second at most, and no link takes longer.
+const (
+	maxFireAfter = time.Second
+	maxRTT       = 3 * time.Second
+)
+
+// fireAt is the instant to fire, counted from when the coordinator's message
+// arrived.
+func fireAt(arrived time.Time, us uint32) time.Time {
+	return arrived.Add(min(micros(us), maxFireAfter))
+}
+
+// peerRTT estimates the round trip to the peer: at most as long as that by way
+// of the coordinator.
+func (l *link) peerRTT(us uint32) time.Duration { return min(l.rtt()+micros(us), maxRTT) }
 
 func micros(us uint32) time.Duration { return time.Duration(us) * time.Microsecond }
 
@@ -227,7 +245,7 @@ func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []
 	p.adopt(as)
 	as.climb(climbing{
 		mine: mine, theirs: theirs, allocation: o.GetAllocation(), endpoints: a.mains,
-		fireAt: arrived.Add(micros(o.GetFireAfterUs())), rtt: a.link.rtt() + micros(o.GetPeerRttUs()),
+		fireAt: fireAt(arrived, o.GetFireAfterUs()), rtt: a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	if !as.Ready() {
 		p.ended(as, "no path worked")
@@ -275,37 +293,50 @@ func await(ctx context.Context, from <-chan *proto.ToAgent, d time.Duration) (*p
 // answerBook matches the coordinator's later messages to introductions. A
 // message may come before its introduction is expected; a few such wait.
 type answerBook struct {
-	mu      sync.Mutex
-	waiting map[uint64]chan *proto.ToAgent
+	mu       sync.Mutex
+	expected map[uint64]chan *proto.ToAgent
+	early    map[uint64]chan *proto.ToAgent
 }
 
-const maxAnswers = 256
+const maxEarly = 256
 
-func (b *answerBook) channel(id uint64) chan *proto.ToAgent {
+func (b *answerBook) expect(id uint64) <-chan *proto.ToAgent {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.waiting == nil || len(b.waiting) > maxAnswers {
-		b.waiting = make(map[uint64]chan *proto.ToAgent)
-	}
-	c := b.waiting[id]
+	c := b.early[id]
+	delete(b.early, id)
 	if c == nil {
 		c = make(chan *proto.ToAgent, 2)
-		b.waiting[id] = c
 	}
+	if b.expected == nil {
+		b.expected = make(map[uint64]chan *proto.ToAgent)
+	}
+	b.expected[id] = c
 	return c
 }
 
-func (b *answerBook) expect(id uint64) <-chan *proto.ToAgent { return b.channel(id) }
-
 func (b *answerBook) deliver(id uint64, m *proto.ToAgent) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.expected[id]
+	if c == nil {
+		c = b.early[id]
+	}
+	if c == nil {
+		if b.early == nil || len(b.early) >= maxEarly {
+			b.early = make(map[uint64]chan *proto.ToAgent)
+		}
+		c = make(chan *proto.ToAgent, 2)
+		b.early[id] = c
+	}
 	select {
-	case b.channel(id) <- m:
+	case c <- m:
 	default:
 	}
 }
 
 func (b *answerBook) forget(id uint64) {
 	b.mu.Lock()
-	delete(b.waiting, id)
+	delete(b.expected, id)
 	b.mu.Unlock()
 }

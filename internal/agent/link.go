@@ -247,12 +247,7 @@ func (l *link) register(ctx context.Context, client *Connection) error {
 		return fmt.Errorf("register: %w", err)
 	}
 	reg := answer.GetRegistered()
-	var servers []netip.AddrPort
-	for _, e := range reg.GetStun() {
-		if addr, ok := e.AddrPort(); ok {
-			servers = append(servers, addr)
-		}
-	}
+	servers := l.a.askable(reg.GetStun(), client.Addr.Addr())
 	l.a.board.setSTUN(servers)
 	if err := l.a.cfg.State.SawCoordinator(client.Addr, servers); err != nil {
 		l.a.refusals.note(l.a, "state", err)

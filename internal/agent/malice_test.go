@@ -215,3 +215,123 @@ func TestOneMemberCannotBePassedOffAsAnother(t *testing.T) {
 		}
 	})
 }
+
+func TestRelayIsNowhereButAtTheCoordinator(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBetrayed(t)
+		aim := func(a *proto.Allocation) {
+			if a != nil {
+				a.Relay = []*proto.Endpoint{proto.NewEndpoint(victim), proto.NewEndpoint(netip.MustParseAddrPort("127.0.0.1:53"))}
+			}
+		}
+		b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) { aim(m.GetIntroduced().GetAllocation()) }
+		b.toHome.event = func(m *proto.ToAgent) []*proto.ToAgent {
+			aim(m.GetOffer().GetAllocation())
+			return []*proto.ToAgent{m}
+		}
+		b.settle()
+		reach(t, b.laptop, "home", "direct-udp", 5*time.Second)
+		time.Sleep(20 * time.Second)
+		b.unharmed()
+		for _, r := range b.laptop.Status().Peers[0].Paths {
+			if r.Path == "relay-udp" && r.Remote != vpsAddr+":443" {
+				t.Errorf("a relay at %s", r.Remote)
+			}
+		}
+	})
+}
+
+func TestSTUNRequestsToStrangersAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBetrayed(t)
+		// Registering again and again is the worst that it can do.
+		b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) {
+			r := m.GetRegistered()
+			if r == nil {
+				return
+			}
+			r.Stun = nil
+			for port := range uint16(20) {
+				r.Stun = append(r.Stun, proto.NewEndpoint(netip.AddrPortFrom(victim.Addr(), 50+port)))
+			}
+			for host := range byte(20) {
+				r.Stun = append(r.Stun, proto.NewEndpoint(netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, 100 + host}), 53)))
+			}
+			for _, a := range []string{"127.0.0.1:53", "192.168.2.1:53", "10.0.0.1:53", "224.0.0.251:5353", "255.255.255.255:53", "100.64.0.1:53"} {
+				r.Stun = append(r.Stun, proto.NewEndpoint(netip.MustParseAddrPort(a)))
+			}
+		}
+		const minutes = 20
+		time.Sleep(minutes * time.Minute)
+		hosts, total := 0, 0
+		for to, n := range b.lab.Targets() {
+			if to.Addr() == netip.MustParseAddr(vpsAddr) || to.Addr() == netip.MustParseAddr("203.0.113.11") || to.Addr().Is6() {
+				continue
+			}
+			if r := to.Addr(); !r.IsGlobalUnicast() || r.IsPrivate() || strings.HasPrefix(to.String(), "100.64.") {
+				continue // translated ones inside are counted where they were sent
+			}
+			if strings.HasPrefix(to.String(), "203.0.113.") {
+				hosts++
+				total += n
+			}
+		}
+		t.Logf("%d datagrams to %d addresses in %d minutes", total, hosts, minutes)
+		if hosts > 2*maxSTUNHosts || total > 200 {
+			t.Errorf("%d datagrams to %d strange addresses", total, hosts)
+		}
+		for to := range b.lab.Targets() {
+			if to.Port() == 53 && (to.Addr().IsLoopback() || to.Addr().IsPrivate() || to.Addr().IsMulticast() || to.Addr() == netip.MustParseAddr("100.64.0.1")) {
+				t.Errorf("something was sent to %v", to)
+			}
+		}
+	})
+}
+
+func TestTimesThatTheCoordinatorMakesUpCostAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBetrayed(t)
+		const long = 1<<32 - 1 // 71 minutes
+		b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) {
+			if in := m.GetIntroduced(); in != nil {
+				in.FireAfterUs, in.PeerRttUs = long, long
+			}
+		}
+		b.toHome.event = func(m *proto.ToAgent) []*proto.ToAgent {
+			if o := m.GetOffer(); o != nil {
+				o.FireAfterUs, o.PeerRttUs = long, long
+			}
+			return []*proto.ToAgent{m}
+		}
+		b.settle()
+		reach(t, b.laptop, "home", "direct-udp", 3*time.Second)
+	})
+}
+
+func TestNamesThatTheCoordinatorMakesUpFillNoMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBetrayed(t)
+		b.settle()
+		reach(t, b.laptop, "home", "direct-udp", 5*time.Second)
+		foreign := seal.NewSecret()
+		for i := range 500 {
+			name := "made-up-" + strings.Repeat("x", i%20) + string(rune('a'+i%26))
+			b.toHome.say(&proto.ToAgent{Body: &proto.ToAgent_Offer{Offer: &proto.Offer{
+				Introduction: uint64(i), From: impostor(t, name, &foreign), Body: []byte{0x0a, 0x03, 1, 2, 3},
+			}}})
+			b.toHome.say(&proto.ToAgent{Body: &proto.ToAgent_Answer{Answer: &proto.Answer{Introduction: uint64(i)}}})
+			b.toHome.say(&proto.ToAgent{Body: &proto.ToAgent_Go{Go: &proto.Go{Introduction: uint64(i)}}})
+		}
+		time.Sleep(time.Second)
+		if n := len(b.home.peers.all()); n != 1 {
+			t.Errorf("%d peers", n)
+		}
+		if n := len(b.home.link.answers.early); n > maxEarly {
+			t.Errorf("%d answers wait", n)
+		}
+		if n := b.home.Status().Counters["forged"]; n != 500 {
+			t.Errorf("%d forgeries counted, want 500", n)
+		}
+		reach(t, b.laptop, "home", "direct-udp", time.Second)
+	})
+}

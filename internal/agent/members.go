@@ -20,11 +20,16 @@ func (a *Agent) lookUp(ctx context.Context, name string) (Peer, error) {
 	if err != nil {
 		return Peer{}, fmt.Errorf("look up %q: %w", name, err)
 	}
-	m := answer.GetMember()
-	if m.GetName() != name {
-		return Peer{}, fmt.Errorf("look up %q: %w", name, errForged)
+	var info Peer
+	if m := answer.GetMember(); m.GetName() != name {
+		err = fmt.Errorf("look up %q: %w", name, errForged)
+	} else {
+		info, err = a.readMember(m)
 	}
-	return a.readMember(m)
+	if isForgery(err) {
+		a.forged(name, err)
+	}
+	return info, err
 }
 
 // readMember verifies a membership record: made by that key, by somebody who

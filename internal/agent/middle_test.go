@@ -13,6 +13,7 @@ import (
 	protobuf "google.golang.org/protobuf/proto"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/rendezvous"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -204,4 +205,36 @@ func cloned[M protobuf.Message](t *testing.T, m, to M) M {
 		t.Fatal(err)
 	}
 	return to
+}
+
+// enrolPending makes a member that joined by a coordinator's link and waits to
+// be admitted.
+func (w *world) enrolPending(name string) *State {
+	w.t.Helper()
+	pin, err := w.registry.Pin()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	state, err := NewState(w.t.TempDir(), name, Coordinator{Addr: vpsAddr + ":443", Pin: pin})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := state.Joined(name, nil); err != nil {
+		w.t.Fatal(err)
+	}
+	id := state.Identity()
+	token, err := w.registry.CreateInvite(time.Now(), time.Hour, 1, "")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	record, err := proto.Marshal(&proto.Record{Name: name, Key: id.Key(), StaticKey: id.StaticKey(), MadeUnix: time.Now().Unix()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.registry.Enrol(time.Now(), rendezvous.Key(id.Key()), &proto.Enrol{
+		Token: token[:], Name: name, StaticKey: id.StaticKey(), Record: seal.Sign(id, nil, seal.ContextMember, record),
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	return state
 }
