@@ -41,9 +41,7 @@ type keyring struct {
 func (k *keyring) install(epoch uint8, keys seal.Keys, now bool) {
 	k.received[epoch&1].Store(&receiving{epoch: epoch, opener: seal.NewOpener(keys.Receive, keys.Cipher)})
 	out := &sending{epoch: epoch, sealer: seal.NewSealer(keys.Send, keys.Cipher)}
-	if epoch == 0 {
-		k.export.Store(&keys.Export)
-	}
+	k.export.CompareAndSwap(nil, &keys.Export) // the first handshake's, for good
 	if now {
 		k.sending.Store(out)
 		k.next.Store(nil)
@@ -58,6 +56,22 @@ func (k *keyring) settle(epoch uint8) {
 	if n := k.next.Load(); n != nil && n.epoch == epoch && k.next.CompareAndSwap(n, nil) {
 		k.sending.Store(n)
 		k.began.Store(time.Now().UnixNano())
+	}
+}
+
+// oldKeyFor is how long a replaced key still opens what is on its way; then it
+// is gone, so that whoever takes the machine later can't read what passed.
+const oldKeyFor = 10 * time.Second
+
+// retire forgets the key before the current one.
+func (k *keyring) retire(now time.Time) {
+	cur := k.sending.Load()
+	if cur == nil || now.UnixNano()-k.began.Load() < int64(oldKeyFor) {
+		return
+	}
+	slot := &k.received[(cur.epoch+1)&1]
+	if old := slot.Load(); old != nil && old.epoch == cur.epoch-1 {
+		slot.CompareAndSwap(old, nil)
 	}
 }
 

@@ -373,6 +373,9 @@ func TestRekeyIsForwardAndUnnoticed(t *testing.T) {
 			if epoch := e.keys.sending.Load().epoch; epoch < 3 {
 				t.Errorf("%s is at epoch %d after 400 s, want 3", name, epoch)
 			}
+			if old := e.keys.received[(e.keys.sending.Load().epoch+1)&1].Load(); old != nil && old.epoch < e.keys.sending.Load().epoch {
+				t.Errorf("%s still holds the key of epoch %d", name, old.epoch)
+			}
 			// Two links of 5 % loss each way.
 			if n := len(e.received()); n < total*85/100 {
 				t.Errorf("%s got %d of %d; drops %v", name, n, total, e.Counts().Dropped)

@@ -43,6 +43,7 @@ func (s *Session) step(now time.Time) time.Duration {
 		}
 		next = min(next, wait)
 	}
+	s.keys.retire(now)
 	frame := s.renew(now)
 	if s.probes.rekey.finish != nil {
 		next = min(next, rekeyAgain)
