@@ -163,7 +163,7 @@ func checkCoordinator(ctx context.Context, c agent.Coordinator) finding {
 		return finding{what, bad, joinAddrs(addrs) + " did not answer",
 			"see that `rendezvous serve` runs there, and let UDP to that port pass in this network's and the server's firewall"}
 	}
-	return finding{what, good, fmt.Sprintf("%s answers; %v is this host from outside", joinAddrs(report.Servers), joinAddrs(report.Mapped)), ""}
+	return finding{what, good, fmt.Sprintf("answered from %s; from outside this host is %s", joinAddrs(report.Servers), joinAddrs(report.Mapped)), ""}
 }
 
 // The handshake between agents carries the time, and an older one is refused:

@@ -124,7 +124,7 @@ func whoWaits(list []agent.PendingMember) string {
 	for i, m := range list {
 		names[i] = m.Name
 	}
-	return "; there are " + strings.Join(names, ", ")
+	return "; those who do are " + strings.Join(names, ", ")
 }
 
 // confirm asks a question that only yes answers.

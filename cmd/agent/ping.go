@@ -107,13 +107,15 @@ func (p *pinger) show(line agent.PingLine) error {
 // failure, so that scripts may wait for a peer.
 func (p *pinger) end() error {
 	if len(p.rtts) == 0 {
-		return ops.Failed("%s answered none of %d; see `agent explain %s`", p.peer, p.sent, p.peer)
+		return ops.Failed("ping %s: none of %d was answered", p.peer, p.sent)
 	}
 	if p.json || p.sent == 1 {
 		return nil
 	}
 	slices.Sort(p.rtts)
-	_, err := fmt.Fprintf(p.out, "%d of %d answered; round trip %s least, %s median, %s most\n", len(p.rtts), p.sent,
-		millis(p.rtts[0]), millis(p.rtts[len(p.rtts)/2]), millis(p.rtts[len(p.rtts)-1]))
+	n := len(p.rtts)
+	median := (p.rtts[(n-1)/2] + p.rtts[n/2]) / 2
+	_, err := fmt.Fprintf(p.out, "%d of %d answered; round trip %s least, %s median, %s most\n", n, p.sent,
+		millis(p.rtts[0]), millis(median), millis(p.rtts[n-1]))
 	return err
 }

@@ -100,12 +100,14 @@ func TestConfigFaults(t *testing.T) {
 		{"unknown key in a service", "expose:\n- name: wg\n  url: udp://h:1\n  raw: true\n", `agent.yaml:4: unknown key "raw"; known here: name, url`},
 		{"key twice", "expose:\n  wg: udp://h:1\n  wg: udp://h:2\n", `agent.yaml:3: "wg" stands here a second time, first in line 2`},
 		{"service twice", "expose:\n- {name: wg, url: udp://h:1}\n- {name: wg, url: udp://h:2}\n", `agent.yaml:1: expose: wg is given twice, as udp://h:1 and as udp://h:2`},
-		{"one port twice", "log: info\ndial:\n  a/x: udp://h:1\n  a/y: udp://h:1\n", `agent.yaml:2: dial: a/x and a/y both listen on udp://h:1; give one another port`},
+		{"one port twice", "log: info\ndial:\n  a/x: udp://127.0.0.1:1\n  a/y: udp://localhost:1\n", `agent.yaml:2: dial: a/x and a/y both listen on udp://127.0.0.1:1; give one another port`},
 		{"tcp", "expose:\n  web: tcp://127.0.0.1:80\n", `agent.yaml:2: tcp://127.0.0.1:80: tcp services are not supported yet; use udp://`},
 		{"public", "expose:\n  wg: udp://h:1?raw&public=2\n", `agent.yaml:2: public ports are not supported yet; leave out public=`},
 		{"not a URL", "expose:\n  wg: 127.0.0.1:51820\n", `agent.yaml:2: "127.0.0.1:51820" is not a URL like udp://127.0.0.1:51820`},
 		{"no url", "expose:\n- name: wg\n", `agent.yaml:2: "" is not a URL like udp://127.0.0.1:51820`},
 		{"raw dial", "dial:\n  a/x: udp://h:1?raw\n", `agent.yaml:2: the URL "udp://h:1?raw" has options; a dial takes none, they belong to the exposed URL on the peer`},
+		{"dial on a name", "dial:\n  a/x: udp://home:1\n", `agent.yaml:2: "udp://home:1" is not udp://IP:PORT with an address of this machine`},
+		{"tcp dial", "dial:\n  a/x: tcp://127.0.0.1:1\n", `agent.yaml:2: tcp://127.0.0.1:1: tcp services are not supported yet; use udp://`},
 		{"no target", "dial:\n  wg: udp://h:1\n", `agent.yaml:2: "wg" is not PEER/NAME, as in home/wg`},
 		{"list where a word belongs", "dial:\n  a/wg: [udp://h:1]\n", `agent.yaml:2: a/wg: one value is wanted here`},
 		{"path", "paths: [direct-udp, relay]\n", `agent.yaml:1: no kind of path is called "relay"; there are [direct-udp direct-faketcp direct-tcp relay-udp relay-faketcp relay-tls]`},
@@ -175,9 +177,9 @@ func TestFlagFaults(t *testing.T) {
 	}
 	for _, want := range []string{
 		`--expose: "wg" is not NAME=URL, as in wg=udp://127.0.0.1:51820`,
-		`--expose: "udp://h" has no port from 0 to 65535`,
+		`--expose: "udp://h": "" is no port from 1 to 65535`,
 		`--expose: the service has no name`,
-		`--expose: the URL "udp://h:0" has port 0; give the port that the service listens on`,
+		`--expose: "udp://h:0": "0" is no port from 1 to 65535`,
 		`--dial: "home" is not PEER/NAME, as in home/wg`,
 		`--dial: the service has no name`,
 		`--paths: no kind of path is called "nonsense"`,
@@ -197,6 +199,22 @@ func TestURLFaults(t *testing.T) {
 			t.Errorf("%q is taken as %v", raw, s)
 		}
 	}
+}
+
+func FuzzParseDialFlag(f *testing.F) {
+	for _, s := range []string{"home/wg=udp://127.0.0.1:51820", "a/b=udp://[::1]:0", "a/b=udp://localhost:1", "a/=", "a/b=udp://"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, arg string) {
+		d, err := ParseDialFlag(arg)
+		if err != nil {
+			return
+		}
+		again, err := ParseDialFlag(d.String())
+		if err != nil || again != d {
+			t.Errorf("%q reads as %+v, which writes %q and reads as %+v, %v", arg, d, d, again, err)
+		}
+	})
 }
 
 func FuzzParseExposeFlag(f *testing.F) {

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"rendezvous/internal/forward"
 )
 
 // Service is a local UDP service that peers may dial by its name.
@@ -60,42 +62,45 @@ func ParseService(name, rawURL string) (Service, error) {
 	if err := CheckName("service", name); err != nil {
 		return Service{}, err
 	}
-	a, err := parseURL(rawURL)
-	if err != nil {
+	t, err := forward.ParseURL(rawURL)
+	switch {
+	case err != nil:
 		return Service{}, err
+	case t.Scheme == "tcp":
+		return Service{}, noTCP(rawURL)
+	case t.Public != 0:
+		return Service{}, errors.New("public ports are not supported yet; leave out public=")
+	case !isHost(t.Host):
+		return Service{}, fmt.Errorf("%q has a host that is neither an IP address nor a name", rawURL)
 	}
-	if a.port == 0 {
-		return Service{}, fmt.Errorf("the URL %q has port 0; give the port that the service listens on", rawURL)
-	}
-	s := Service{Name: name, Host: a.host, Port: a.port}
-	for key, values := range a.query {
-		switch {
-		case key == "raw" && len(values) == 1 && values[0] == "":
-			s.Raw = true
-		case key == "raw":
-			return Service{}, fmt.Errorf("the URL %q gives ?raw a value; write ?raw alone", rawURL)
-		case key == "public":
-			return Service{}, errors.New("public ports are not supported yet; leave out public=")
-		default:
-			return Service{}, fmt.Errorf("the URL %q has an unknown option %q; there is ?raw", rawURL, key)
-		}
-	}
-	return s, nil
+	return Service{Name: name, Host: t.Host, Port: t.Port, Raw: t.Raw}, nil
 }
 
-// ParseDial checks a dial's peer, service and URL.
+func noTCP(rawURL string) error {
+	return fmt.Errorf("%s: tcp services are not supported yet; use udp://", rawURL)
+}
+
+// ParseDial checks a dial's peer, service and URL. The URL's host must be an
+// address of this machine, because that is where we listen.
 func ParseDial(peer, service, rawURL string) (Dial, error) {
 	if err := errors.Join(CheckName("peer", peer), CheckName("service", service)); err != nil {
 		return Dial{}, err
 	}
-	a, err := parseURL(rawURL)
-	if err != nil {
-		return Dial{}, err
+	listen, udp := strings.CutPrefix(rawURL, "udp://")
+	if strings.HasPrefix(rawURL, "tcp://") {
+		return Dial{}, noTCP(rawURL)
 	}
-	if len(a.query) > 0 {
+	if strings.Contains(listen, "?") {
 		return Dial{}, fmt.Errorf("the URL %q has options; a dial takes none, they belong to the exposed URL on the peer", rawURL)
 	}
-	return Dial{Peer: peer, Service: service, Host: a.host, Port: a.port}, nil
+	if port, ok := strings.CutPrefix(listen, "localhost:"); ok {
+		listen = "127.0.0.1:" + port
+	}
+	at, err := netip.ParseAddrPort(listen)
+	if !udp || err != nil || at.Addr().Zone() != "" {
+		return Dial{}, fmt.Errorf("%q is not udp://IP:PORT with an address of this machine, as in udp://127.0.0.1:51821", rawURL)
+	}
+	return Dial{Peer: peer, Service: service, Host: at.Addr().String(), Port: at.Port()}, nil
 }
 
 // ParseExposeFlag reads NAME=URL.
@@ -163,42 +168,4 @@ func isHost(host string) bool {
 
 func isHostName(host string) bool {
 	return strings.Trim(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._") == ""
-}
-
-type udpAddress struct {
-	host  string
-	port  uint16
-	query url.Values
-}
-
-func parseURL(raw string) (udpAddress, error) {
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme == "" || u.Host == "" {
-		return udpAddress{}, fmt.Errorf("%q is not a URL like udp://127.0.0.1:51820", raw)
-	}
-	switch u.Scheme {
-	case "udp":
-	case "tcp":
-		return udpAddress{}, fmt.Errorf("%s: tcp services are not supported yet; use udp://", raw)
-	default:
-		return udpAddress{}, fmt.Errorf("%q begins with %s://; use udp://", raw, u.Scheme)
-	}
-	if u.User != nil || (u.Path != "" && u.Path != "/") || u.Fragment != "" {
-		return udpAddress{}, fmt.Errorf("%q says more than udp://HOST:PORT", raw)
-	}
-	if u.Hostname() == "" {
-		return udpAddress{}, fmt.Errorf("%q has no host; write udp://127.0.0.1:%s", raw, u.Port())
-	}
-	if !isHost(u.Hostname()) {
-		return udpAddress{}, fmt.Errorf("%q has a host that is neither an IP address nor a name", raw)
-	}
-	port, err := strconv.ParseUint(u.Port(), 10, 16)
-	if err != nil {
-		return udpAddress{}, fmt.Errorf("%q has no port from 0 to 65535", raw)
-	}
-	query, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return udpAddress{}, fmt.Errorf("%q has options that cannot be read: %w", raw, err)
-	}
-	return udpAddress{host: u.Hostname(), port: uint16(port), query: query}, nil
 }
