@@ -44,7 +44,7 @@ func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) 
 	if err != nil {
 		return nil, err
 	}
-	first, faults := race(ctx, addrs, func(ctx context.Context, at netip.AddrPort) (*control, error) {
+	first, faults := race(ctx, addrs, own, func(ctx context.Context, at netip.AddrPort) (*control, error) {
 		return dialAt(ctx, at, state.Coordinator().Pin, certificate)
 	})
 	if first == nil {
@@ -53,18 +53,16 @@ func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) 
 	return first, nil
 }
 
-// tellFaults makes one line of what the addresses gave: another key says more
-// than silence, and the ports that nobody named say nothing.
+// tellFaults makes one line of what the coordinator's own addresses gave. What
+// a port gave that nobody named says nothing: another coordinator may have it.
 func tellFaults(faults []error, own int) error {
-	var words []string
-	for i, err := range faults {
+	words := make([]string, own)
+	for i, err := range faults[:own] {
 		var wrongKey *rendezvous.PinError
 		if errors.As(err, &wrongKey) {
-			return err
+			return err // says more than another address's silence
 		}
-		if i < own {
-			words = append(words, err.Error())
-		}
+		words[i] = err.Error()
 	}
 	return errors.New(strings.Join(words, "; "))
 }
@@ -88,9 +86,10 @@ type dialed struct {
 }
 
 // race dials the addresses one after the other, without waiting for one to
-// fail, and returns the first that answers, or else each one's fault. All
-// dialing has ended when it returns.
-func race(ctx context.Context, addrs []netip.AddrPort, dial func(context.Context, netip.AddrPort) (*control, error)) (first *control, faults []error) {
+// fail, and returns the first that answers, or else each one's fault. It gives
+// up when one of the first own has another key. All dialing has ended when it
+// returns.
+func race(ctx context.Context, addrs []netip.AddrPort, own int, dial func(context.Context, netip.AddrPort) (*control, error)) (first *control, faults []error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan dialed)
@@ -117,7 +116,7 @@ func race(ctx context.Context, addrs []netip.AddrPort, dial func(context.Context
 			cancel()
 		case r.err == nil:
 			_ = r.control.close() // it came second; nothing was said on it
-		case errors.As(r.err, &wrongKey):
+		case r.which < own && errors.As(r.err, &wrongKey):
 			cancel()
 		}
 		faults[r.which] = r.err
