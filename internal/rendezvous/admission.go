@@ -81,11 +81,12 @@ func (s *Server) welcome(a *agentConn, m member, r *proto.Register) (messages, e
 		return nil, err
 	}
 	first := min(len(revoked), maxRevoked)
+	here := a.address()
 	out := messages{{Body: &proto.ToAgent_Registered{Registered: &proto.Registered{
 		Name:         m.Name,
-		ObservedAddr: a.remote.Addr().AsSlice(),
-		ObservedPort: uint32(a.remote.Port()),
-		Stun:         s.endpoints(a.socket, a.remote.Addr()),
+		ObservedAddr: here.Addr().AsSlice(),
+		ObservedPort: uint32(here.Port()),
+		Stun:         s.endpoints(a.socket, here.Addr()),
 		Founder:      m.Founder,
 		Revocations:  revoked[:first],
 		KeepaliveS:   uint32(keepAlive / time.Second),

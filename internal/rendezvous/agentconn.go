@@ -32,7 +32,8 @@ type agentConn struct {
 	stream   *quic.Stream
 	requests meter // used by the reader alone
 	flood    meter
-	known    bool // enrolled or registered; used by the reader alone
+	known    bool   // enrolled or registered; used by the reader alone
+	behind   func() // what is to leave behind the answer; used by the reader alone
 
 	mu     sync.Mutex
 	outbox []*proto.ToAgent
@@ -107,6 +108,10 @@ func (a *agentConn) answer(now time.Time, m *proto.ToCoordinator) {
 		}
 		a.send(each)
 	}
+	if a.behind != nil {
+		a.behind()
+		a.behind = nil
+	}
 }
 
 // send queues m without blocking. An agent that does not read what it is sent
@@ -169,3 +174,7 @@ func (a *agentConn) expel(why *CodeError) {
 func (a *agentConn) transport() string { return "quic" }
 
 func (a *agentConn) roundTrip() time.Duration { return roundTrip(a.conn.ConnectionStats()) }
+
+// address is where the agent is now: its NAT may have given it another port
+// since it came.
+func (a *agentConn) address() netip.AddrPort { return addrOf(a.conn.RemoteAddr()) }

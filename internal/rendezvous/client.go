@@ -168,11 +168,14 @@ func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, ce
 func explainDial(ctx context.Context, addr netip.AddrPort, err error) error {
 	var idle *quic.IdleTimeoutError
 	var handshake *quic.HandshakeTimeoutError
+	var transport *quic.TransportError
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("dial coordinator %v over UDP: no answer: %w; is it running, and UDP %d open?", addr, ctx.Err(), addr.Port())
 	case errors.As(err, &idle), errors.As(err, &handshake):
 		return fmt.Errorf("dial coordinator %v over UDP: no answer; is it running, and UDP %d open?", addr, addr.Port())
+	case errors.As(err, &transport) && transport.ErrorCode == quic.ConnectionRefused:
+		return fmt.Errorf("dial coordinator %v over UDP: it refuses, as it has too many connections, or too many new ones from this network; try again later", addr)
 	}
 	return fmt.Errorf("dial coordinator %v over UDP: %w", addr, closeReason(err))
 }

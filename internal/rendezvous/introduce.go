@@ -64,7 +64,8 @@ func (s *Server) introduce(now time.Time, a *agentConn, me attendance, ask *prot
 		introduced.Fire, introduced.FireAfterUs = true, microseconds(min(afterA, maxFireAfter))
 		offer.Fire, offer.FireAfterUs = true, microseconds(min(afterB, maxFireAfter))
 	}
-	peer.conn.send(&proto.ToAgent{Body: &proto.ToAgent_Offer{Offer: offer}})
+	// Were the offer first, the peer's answer might overtake what it answers.
+	a.behind = func() { peer.conn.send(&proto.ToAgent{Body: &proto.ToAgent_Offer{Offer: offer}}) }
 	return messages{{Body: &proto.ToAgent_Introduced{Introduced: introduced}}}, nil
 }
 

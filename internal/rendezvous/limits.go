@@ -24,7 +24,8 @@ type Limits struct {
 	Relay         relay.Limits
 }
 
-// Defaults of Limits. A connection costs about 60 kB.
+// Defaults of Limits. A connection costs about 90 kB
+// (resident memory with 1,000 idle agents, 2026-11).
 const (
 	defaultConnections   = 16384
 	defaultIntroductions = 65536

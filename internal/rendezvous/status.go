@@ -85,7 +85,7 @@ func memberStatus(m member, here attendance) MemberStatus {
 	}
 	since := here.since.UTC()
 	out.Online, out.Since, out.Version = true, &since, here.version
-	out.Addr, out.Transport = here.conn.remote.String(), here.conn.transport()
+	out.Addr, out.Transport = here.conn.address().String(), here.conn.transport()
 	out.RTT = float64(here.conn.roundTrip().Microseconds()) / 1000
 	return out
 }
