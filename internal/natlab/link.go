@@ -108,7 +108,9 @@ type link struct {
 // lane is one direction of a link.
 type lane struct {
 	free time.Time // when the last bit of the queue will have left
-	last time.Time // when the last datagram in order arrives
+	// last is when the last datagram in order arrives, by who is at the other
+	// end: one to a place far away holds up none to a near one.
+	last map[*attachment]time.Time
 }
 
 type direction int
@@ -118,17 +120,18 @@ const (
 	down
 )
 
-// carry takes p across the link; delay is the link's own or the override for
-// this pair of places. arrive runs at the other end.
-func (l *link) carry(d direction, p *parcel, delay time.Duration, arrive func(*parcel)) {
+// carry takes p across the link, to or from other where that is known; delay
+// is the link's own or the override for this pair of places. arrive runs at
+// the other end.
+func (l *link) carry(d direction, p *parcel, other *attachment, delay time.Duration, arrive func(*parcel)) {
 	if p = l.admit(p); p == nil {
 		return
 	}
 	if l.bandwidth > 0 {
-		p.each(func(q *parcel) { l.queueUp(d, q, delay, arrive) })
+		p.each(func(q *parcel) { l.queueUp(d, q, other, delay, arrive) })
 		return
 	}
-	l.fly(d, p, time.Now(), delay, arrive)
+	l.fly(d, p, other, time.Now().Add(delay), arrive)
 }
 
 // admit drops what does not enter the link, and returns the rest.
@@ -158,7 +161,7 @@ func (l *link) admit(p *parcel) *parcel {
 	return p
 }
 
-func (l *link) queueUp(d direction, p *parcel, delay time.Duration, arrive func(*parcel)) {
+func (l *link) queueUp(d direction, p *parcel, other *attachment, delay time.Duration, arrive func(*parcel)) {
 	now, lane := time.Now(), &l.lanes[d]
 	if lane.free.Before(now) {
 		lane.free = now
@@ -169,13 +172,12 @@ func (l *link) queueUp(d direction, p *parcel, delay time.Duration, arrive func(
 	}
 	bits := float64(8 * (len(p.buf) + p.headers()))
 	lane.free = lane.free.Add(time.Duration(bits / l.bandwidth * float64(time.Second)))
-	l.fly(d, p, lane.free, delay, arrive)
+	l.fly(d, p, other, lane.free.Add(delay), arrive)
 }
 
-func (l *link) fly(d direction, p *parcel, start time.Time, delay time.Duration, arrive func(*parcel)) {
+func (l *link) fly(d direction, p *parcel, other *attachment, at time.Time, arrive func(*parcel)) {
 	late := func([]byte) bool { return l.reorder > 0 && l.rand.Float64() < l.reorder }
 	twice := func([]byte) bool { return l.duplicate > 0 && l.rand.Float64() < l.duplicate }
-	at := start.Add(delay)
 	if l.jitter > 0 {
 		at = at.Add(time.Duration(l.rand.Int64N(int64(l.jitter))))
 	}
@@ -190,10 +192,13 @@ func (l *link) fly(d direction, p *parcel, start time.Time, delay time.Duration,
 		return
 	}
 	lane := &l.lanes[d]
-	if at.Before(lane.last) {
-		at = lane.last
+	if last := lane.last[other]; at.Before(last) {
+		at = last
 	}
-	lane.last = at
+	if lane.last == nil {
+		lane.last = make(map[*attachment]time.Time)
+	}
+	lane.last[other] = at
 	l.land(onTime, at, arrive)
 }
 

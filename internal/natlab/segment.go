@@ -104,12 +104,13 @@ func (a *attachment) has(addr netip.Addr) bool {
 // send carries p from a into its segment.
 func (a *attachment) send(p *parcel) {
 	delay, s := a.link.delay, a.segment
-	if to := s.find(p.to.Addr()); to != nil {
+	to := s.find(p.to.Addr())
+	if to != nil {
 		if half, ok := s.override(a, to); ok {
 			delay = half
 		}
 	}
-	a.link.carry(up, p, delay, func(p *parcel) { s.deliver(p, a) })
+	a.link.carry(up, p, to, delay, func(p *parcel) { s.deliver(p, a) })
 }
 
 // override is half of the delay set for a pair, for each of its two links.
@@ -157,7 +158,7 @@ func (s *segment) cross(p *parcel, from, to *attachment) {
 			delay = half
 		}
 	}
-	to.link.carry(down, p, delay, func(p *parcel) {
+	to.link.carry(down, p, from, delay, func(p *parcel) {
 		if to.gone {
 			s.lab.dropped(p, s.name, DropNoRoute)
 			return
