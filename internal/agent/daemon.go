@@ -321,8 +321,14 @@ func (a *Agent) dial(d Dial) error {
 	if err != nil {
 		return fmt.Errorf("dial %s: %q is not IP:PORT: %w", d, d.Addr(), err)
 	}
-	_, err = a.peer(d.Peer).flows.Listen(d.Service, listen)
-	return err
+	p := a.peer(d.Peer)
+	if _, err := p.flows.Listen(d.Service, listen); err != nil {
+		return err
+	}
+	if a.link.current() != nil {
+		p.meet()
+	}
+	return nil
 }
 
 // Hangup closes it (Control).

@@ -159,6 +159,18 @@ func (p *peer) linkIsBack() {
 	if p.flows.Outgoing() > 0 {
 		p.want("restart")
 	}
+	p.meet()
+}
+
+// meet learns the keys of a peer that is dialed and that we never met, so that
+// its first datagram needs no round trip for that.
+func (p *peer) meet() {
+	if p.member().Key == nil && len(p.flows.Dials()) > 0 {
+		p.a.tasks.start(func(ctx context.Context) {
+			// An error comes again, to be told, with the first datagram.
+			_, _ = p.identify(ctx)
+		})
+	}
 }
 
 // refusals logs what was refused, each kind at most once a minute, and counts

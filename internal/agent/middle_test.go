@@ -174,13 +174,15 @@ type betrayed struct {
 	*world
 	home, laptop   *running
 	toHome, toRoad *middle
+	carrier, cafe  *natlab.NAT
 }
 
 func newBetrayed(t *testing.T) *betrayed {
 	t.Helper()
 	b := &betrayed{world: newWorld(t), toHome: &middle{}, toRoad: &middle{}}
-	home, _, _ := b.world.home()
-	road, _ := b.road(natlab.Home())
+	home, _, carrier := b.world.home()
+	road, cafe := b.road(natlab.Home())
+	b.carrier, b.cafe = carrier, cafe
 	b.home = b.agent(home, "home", b.toHome.use)
 	b.laptop = b.agent(road, "laptop", b.toRoad.use)
 	return b
