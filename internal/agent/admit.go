@@ -100,14 +100,11 @@ func (a *Agent) Revoke(ctx context.Context, name string) error {
 	if !ok {
 		return errNoSecret
 	}
-	info, known := a.cfg.State.Peer(name)
-	if !known {
-		var err error
-		if info, err = a.lookUp(ctx, name); err != nil {
-			return err
-		}
+	key, err := a.keyOf(ctx, name)
+	if err != nil {
+		return err
 	}
-	body, err := proto.Marshal(&proto.RevocationBody{Name: name, Key: info.Key, MadeUnix: time.Now().Unix()})
+	body, err := proto.Marshal(&proto.RevocationBody{Name: name, Key: key, MadeUnix: time.Now().Unix()})
 	if err != nil {
 		return err
 	}
@@ -144,4 +141,21 @@ func openAdmission(id seal.Identity, m *proto.Admitted) (seal.Secret, error) {
 		return seal.Secret{}, errForged
 	}
 	return secret, nil
+}
+
+// keyOf is the key that a name has, as we verified it or else as the
+// coordinator tells: one who was never admitted can be revoked as well.
+func (a *Agent) keyOf(ctx context.Context, name string) ([]byte, error) {
+	if info, known := a.cfg.State.Peer(name); known && !a.cfg.State.Revoked(info.Key) {
+		return info.Key, nil
+	}
+	answer, err := a.link.call(ctx, &proto.ToCoordinator{Body: &proto.ToCoordinator_Lookup{Lookup: &proto.Lookup{Name: name}}})
+	if err != nil {
+		return nil, fmt.Errorf("look up %q: %w", name, err)
+	}
+	m := answer.GetMember()
+	if err := seal.Verify(m.GetRecord(), nil, seal.ContextMember, m.GetKey()); err != nil {
+		return nil, fmt.Errorf("membership of %q: %w (%w)", name, errForged, err)
+	}
+	return m.GetKey(), nil
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type Agent struct {
 	tasks    tasks
 	began    time.Time
 	refusals refusals
+	late     lateDials
 }
 
 // tasks are the goroutines that the agent has started; none outlives Run.
@@ -136,12 +138,63 @@ func (a *Agent) configure() error {
 	if err != nil {
 		return err
 	}
-	for _, d := range append(dials, a.cfg.Dial...) {
+	for _, d := range a.cfg.Dial {
 		if err := a.dial(d); err != nil {
 			return err
 		}
 	}
+	for _, d := range dials {
+		if err := a.dial(d); err != nil {
+			// What was added on a running agent must not keep it from starting:
+			// status shows it, and it is tried again.
+			a.cfg.Log.Warn().Stringer("dial", d).Err(err).Msg("a dial that was added earlier does not listen")
+			a.late.put(d, err)
+		}
+	}
 	return nil
+}
+
+// lateDials are dials of the state that could not listen yet.
+type lateDials struct {
+	mu   sync.Mutex
+	list map[Dial]error
+}
+
+func (l *lateDials) put(d Dial, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.list == nil {
+		l.list = make(map[Dial]error)
+	}
+	l.list[d] = err
+}
+
+// forget drops what was hung up.
+func (l *lateDials) forget(target string) (found bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for d := range l.list {
+		if d.Target() == target {
+			delete(l.list, d)
+			found = true
+		}
+	}
+	return found
+}
+
+func (l *lateDials) all() map[Dial]error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.list)
+}
+
+// retryDials listens where it could not before.
+func (a *Agent) retryDials() {
+	for d := range a.late.all() {
+		if a.dial(d) == nil {
+			a.late.forget(d.Target())
+		}
+	}
 }
 
 // allows says whether the config lets data take a kind of path.
@@ -218,6 +271,7 @@ func (a *Agent) tend(ctx context.Context) {
 			_ = a.cfg.State.Flush()
 			return
 		case now := <-tick.C:
+			a.retryDials()
 			for _, p := range a.peers.all() {
 				p.tend(now)
 			}

@@ -152,13 +152,13 @@ func checkPeer(name string) error {
 	return nil
 }
 
-// normal is s as --json prints it: no list is null, times are in whole seconds
-// of UTC.
+// normal is s as --json prints it: no list is null, times are in UTC, to the
+// millisecond.
 func (s Status) normal() Status {
 	s.Services, s.Dials = notNull(s.Services), notNull(s.Dials)
 	peers := make([]PeerStatus, len(s.Peers))
 	for i, p := range s.Peers {
-		p.Paths, p.Since = notNull(p.Paths), p.Since.UTC().Truncate(time.Second)
+		p.Paths, p.Since = notNull(p.Paths), p.Since.UTC().Truncate(time.Millisecond)
 		peers[i] = p
 	}
 	s.Peers = peers

@@ -27,6 +27,9 @@ func (a *Agent) Status() Status {
 	for _, s := range a.services.List() {
 		st.Services = append(st.Services, ServiceStatus{Name: s.Name, URL: s.URL, Flows: s.Flows})
 	}
+	for d, err := range a.late.all() {
+		st.Dials = append(st.Dials, DialStatus{Peer: d.Peer, Service: d.Service, Listen: d.URL(), Error: err.Error()})
+	}
 	for _, p := range a.peers.all() {
 		for _, d := range p.flows.Dials() {
 			st.Dials = append(st.Dials, DialStatus{Peer: p.name, Service: d.Service, Listen: "udp://" + d.Listen.String(), Flows: d.Flows, Error: d.Error})
@@ -85,12 +88,12 @@ func (p *peer) status() (PeerStatus, bool) {
 	if as == nil {
 		return s, p.flows.Outgoing() > 0 || len(p.flows.Dials()) > 0
 	}
-	s.Since = as.began
 	counts := as.Counts()
 	s.TxBytes, s.RxBytes = counts.TxBytes+p.rawBytes(true), counts.RxBytes+p.rawBytes(false)
 	for _, r := range as.Paths() {
 		if r.State == PathBest {
 			s.Path, s.Remote, s.RTT, s.Loss, s.ServiceMTU = r.Kind.String(), r.Path.Addr.String(), Millis(r.RTT), r.Loss, r.MTU
+			s.Since = r.Since
 			s.Local = p.a.localOf(r.Path.Conn)
 		}
 		s.Paths = append(s.Paths, PathStatus{Path: r.Kind.String(), State: r.State, Remote: r.Path.Addr.String(), RTT: Millis(r.RTT)})
@@ -163,9 +166,13 @@ func (p *peer) session(ctx context.Context) (*association, error) {
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	began := time.Now()
 	for {
 		if as := p.association(); as != nil && as.Ready() {
 			return as, nil
+		}
+		if err := p.failedSince(began); err != nil {
+			return nil, err
 		}
 		p.want("ping")
 		select {
@@ -174,6 +181,16 @@ func (p *peer) session(ctx context.Context) (*association, error) {
 		case <-tick.C:
 		}
 	}
+}
+
+// failedSince is why an introduction failed that ended after t.
+func (p *peer) failedSince(t time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.joining || p.lastAt.Before(t) {
+		return nil
+	}
+	return p.lastErr
 }
 
 func (p *peer) whyNoSession() error {
@@ -284,10 +301,13 @@ func (a *Agent) Expose(name, url string) error {
 	if err != nil {
 		return err
 	}
-	if err := a.services.Expose(s.Name, s.URL()); err != nil {
+	if err := a.cfg.State.PutService(s); err != nil {
 		return err
 	}
-	return a.cfg.State.PutService(s)
+	if err := a.services.Expose(s.Name, s.URL()); err != nil {
+		return errors.Join(err, a.cfg.State.RemoveService(s.Name))
+	}
+	return nil
 }
 
 // Unexpose withdraws it (Control).
@@ -307,10 +327,13 @@ func (a *Agent) Dial(peerName, service, url string) error {
 	if err != nil {
 		return err
 	}
-	if err := a.dial(d); err != nil {
+	if err := a.cfg.State.PutDial(d); err != nil {
 		return err
 	}
-	return a.cfg.State.PutDial(d)
+	if err := a.dial(d); err != nil {
+		return errors.Join(err, a.cfg.State.RemoveDial(d.Peer, d.Service))
+	}
+	return nil
 }
 
 func (a *Agent) dial(d Dial) error {
@@ -336,6 +359,9 @@ func (a *Agent) Hangup(peerName, service string) error {
 	a.peers.mu.Lock()
 	p := a.peers.byName[peerName]
 	a.peers.mu.Unlock()
+	if a.late.forget(peerName + "/" + service) {
+		return a.cfg.State.RemoveDial(peerName, service)
+	}
 	if p == nil {
 		return fmt.Errorf("nothing dials %s/%s; `agent status` lists what does", peerName, service)
 	}

@@ -146,8 +146,16 @@ func (l *link) rtt() time.Duration {
 	return 0
 }
 
-// linkIsBack lets a peer's session ask for what it missed meanwhile.
-func (p *peer) linkIsBack() {
+// linkIsBack lets a peer's session ask for what it missed meanwhile. A peer
+// that is dialed is looked up now, so that its first client need not wait.
+func (p *peer) linkIsBack(ctx context.Context) {
+	if p.member().Key == nil && len(p.flows.Dials()) > 0 {
+		p.a.tasks.start(func(context.Context) {
+			if _, err := p.a.lookUp(ctx, p.name); err != nil {
+				p.a.cfg.Log.Debug().Str("peer", p.name).Err(err).Msg("a dialed peer is not known yet")
+			}
+		})
+	}
 	p.mu.Lock()
 	p.retryAt, p.failures = time.Time{}, 0
 	p.mu.Unlock()

@@ -80,14 +80,7 @@ func ignored(name string, extra []string) bool {
 // gather finds where the sockets of these endpoints may be reached: the
 // host's own addresses, and what STUN servers see of each very socket.
 func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
-	conns := make([]dgram.Conn, 0, len(endpoints))
-	for _, e := range endpoints {
-		conns = append(conns, e.conn)
-	}
-	var g gathered
-	if addrs, err := a.cfg.Net.Addrs(); err == nil {
-		g.candidates = hostCandidates(addrs, a.cfg.Ignore, conns)
-	}
+	g := a.hosts(endpoints)
 	ctx, cancel := context.WithTimeout(ctx, gatherWithin)
 	defer cancel()
 	servers := a.stunServers()
@@ -103,6 +96,19 @@ func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 	}
 	wait.Wait()
 	return g
+}
+
+// hosts is what is known without asking anybody.
+func (a *Agent) hosts(endpoints []*endpoint) gathered {
+	conns := make([]dgram.Conn, 0, len(endpoints))
+	for _, e := range endpoints {
+		conns = append(conns, e.conn)
+	}
+	addrs, err := a.cfg.Net.Addrs()
+	if err != nil {
+		a.refusals.note(a, "interfaces", err)
+	}
+	return gathered{candidates: hostCandidates(addrs, a.cfg.Ignore, conns)}
 }
 
 // sighting is what one STUN server saw of a socket.

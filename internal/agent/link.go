@@ -134,9 +134,11 @@ func (l *link) once(ctx context.Context) error {
 		stop()
 		_ = client.Close()
 	}()
-	if err := l.register(ctx, client); err != nil {
+	reg, err := l.register(ctx, client)
+	if err != nil {
 		return err
 	}
+	l.observed(client, reg)
 	l.mu.Lock()
 	l.client, l.addr, l.err = client, at, nil
 	close(l.registered)
@@ -146,7 +148,7 @@ func (l *link) once(ctx context.Context) error {
 	tasks.Go(func() { l.ping(ctx, client) })
 	tasks.Go(func() { l.publish(ctx, client) })
 	for _, p := range l.a.peers.all() {
-		p.linkIsBack()
+		p.linkIsBack(ctx)
 	}
 	for m := range client.Events() {
 		l.event(ctx, m)
@@ -233,18 +235,18 @@ func (l *link) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 }
 
 // register says that we are here, and takes in what the coordinator tells.
-func (l *link) register(ctx context.Context, client *Connection) error {
+func (l *link) register(ctx context.Context, client *Connection) (*proto.Registered, error) {
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
 	record, err := l.a.record()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	answer, err := client.Call(ctx, &proto.ToCoordinator{Body: &proto.ToCoordinator_Register{Register: &proto.Register{
 		Instance: l.a.instance, Version: l.a.cfg.Version, Record: record,
 	}}})
 	if err != nil {
-		return fmt.Errorf("register: %w", err)
+		return nil, fmt.Errorf("register: %w", err)
 	}
 	reg := answer.GetRegistered()
 	servers := l.a.askable(reg.GetStun(), client.Addr.Addr())
@@ -257,7 +259,21 @@ func (l *link) register(ctx context.Context, client *Connection) error {
 			l.a.refusals.note(l.a, "revocation", err)
 		}
 	}
-	return nil
+	return reg, nil
+}
+
+// observed publishes what the coordinator saw of the very socket that punches,
+// so that an introduction need not wait for STUN to tell the same.
+func (l *link) observed(client *Connection, reg *proto.Registered) {
+	at, ok := (&proto.Endpoint{Addr: reg.GetObservedAddr(), Port: reg.GetObservedPort()}).AddrPort()
+	e := l.a.mainFor(client.Addr)
+	if !ok || e == nil || l.a.here.Load() != nil {
+		return
+	}
+	g := l.a.hosts(l.a.mains)
+	g.add(e, []sighting{{server: client.Addr, mapped: at}})
+	l.a.here.Store(&g)
+	_ = l.stand(client, g)
 }
 
 // record is our membership record, signed and, once there is a secret,

@@ -28,6 +28,7 @@ type peer struct {
 	joining  bool // an introduction of ours is under way
 	failures int
 	lastErr  error // why the last introduction failed
+	lastAt   time.Time
 	retryAt  time.Time
 	held     []held
 	heldSize int
@@ -185,7 +186,7 @@ func (p *peer) joined(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	news := err != nil && (p.lastErr == nil || p.lastErr.Error() != err.Error())
-	p.joining, p.lastErr = false, err
+	p.joining, p.lastErr, p.lastAt = false, err, time.Now()
 	if err == nil || errors.Is(err, context.Canceled) {
 		p.failures = 0
 		return

@@ -18,6 +18,7 @@ type state struct {
 	path     path.Path
 	kind     path.Kind
 	since    time.Time     // when it was first tried or heard
+	chosen   time.Time     // when data last began to take it
 	proven   chan struct{} // closed once the peer has answered a probe here
 	answer   answering
 	heard    time.Time // when something genuine last came from there
@@ -122,6 +123,7 @@ func (s *Session) choose(now time.Time) []Event {
 	case best == nil:
 		events = append(events, Lost)
 	default:
+		best.chosen = now
 		events = append(events, BestChanged)
 		if best.size.due.IsZero() {
 			best.size.begin(now)

@@ -296,7 +296,7 @@ type Report struct {
 	RTT      time.Duration
 	Loss     float64
 	MTU      int // largest payload that crosses whole
-	Since    time.Time
+	Since    time.Time // when data began to take it; of the others, when it was first tried
 	Observed netip.AddrPort
 }
 
@@ -310,7 +310,7 @@ func (s *Session) Paths() []Report {
 			MTU: service(st.size.mtu, s.cfg.Raw), Since: st.since, Observed: st.observed}
 		switch {
 		case st == s.paths.best:
-			r.State = "best"
+			r.State, r.Since = "best", st.chosen
 		case st.usable():
 			r.State = "spare"
 		case st.dead:
