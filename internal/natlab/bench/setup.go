@@ -17,6 +17,9 @@ const (
 	introductions = 30
 	oneWay        = 20 * time.Millisecond
 	roundTrip     = 2 * oneWay
+	// idleFor lets agents that have just registered become idle ones: set-up is
+	// that of a client's first datagram, not of the agent's start.
+	idleFor = time.Second
 )
 
 // setUp measures from the first datagram of a client to its arrival at the
@@ -40,6 +43,7 @@ func setUp(t netns.T, r *report) {
 func oneSetUp(t netns.T) (arrival, direct float64) {
 	n := programs.Start(t, netns.DefaultOptions(), "echo=udp://127.0.0.1:9000", "home/echo=udp://127.0.0.1:9001")
 	programs.Sink(n.Scene.Home, "127.0.0.1:9000")
+	time.Sleep(idleFor)
 	var p programs.Pings
 	programs.Load(t, n.Scene.Laptop, &p, "ping", "-to", "127.0.0.1:9001", "-size", "100", "-n", "1000", "-interval", "1ms")
 	if p.Answered == 0 {
