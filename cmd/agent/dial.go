@@ -30,7 +30,7 @@ func (c *control) close() error { return errors.Join(c.client.Close(), c.socket.
 // first: its own port or STUN's, where it listens too, as some networks let
 // only one of them pass.
 func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) {
-	addrs, err := coordinatorAddrs(ctx, state.Coordinator())
+	addrs, err := state.Coordinator().Addrs(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -151,7 +151,7 @@ func checkDaemon(ctx context.Context, dir string) finding {
 // connection: it shows whether UDP passes, both ways.
 func checkCoordinator(ctx context.Context, c agent.Coordinator) finding {
 	const what = "UDP to coordinator"
-	addrs, err := coordinatorAddrs(ctx, c)
+	addrs, err := c.Addrs(ctx)
 	if err != nil {
 		return finding{what, bad, err.Error(), "mend the name or DNS; getent hosts shows what this host resolves"}
 	}

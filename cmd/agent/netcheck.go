@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,9 +22,6 @@ import (
 
 // stunPort is RFC 8489's.
 const stunPort = 3478
-
-// resolveWait bounds a look-up of a name.
-const resolveWait = 5 * time.Second
 
 func newNetcheck(t *terminal) *cobra.Command {
 	var servers []string
@@ -48,6 +44,7 @@ No agent need be running. A server with one address can tell only part of it; RF
 				return err
 			}
 			n := newNetcheckResult(report)
+			n.CGNAT = n.CGNAT || behindCarrier(cmd.Context(), report)
 			if asJSON {
 				err = json.NewEncoder(t.out).Encode(n)
 			} else {
@@ -73,7 +70,7 @@ func (t *terminal) stunServers(ctx context.Context, named []string) ([]netip.Add
 			if err != nil {
 				return nil, err
 			}
-			addrs, err := resolve(ctx, host, port)
+			addrs, err := agent.Resolve(ctx, host, port)
 			if err != nil {
 				return nil, err
 			}
@@ -93,7 +90,7 @@ func (t *terminal) stunServers(ctx context.Context, named []string) ([]netip.Add
 		return nil, err
 	}
 	c := state.Coordinator()
-	addrs, err := coordinatorAddrs(ctx, c)
+	addrs, err := c.Addrs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -121,36 +118,16 @@ func splitServer(name string) (host string, port uint16, err error) {
 	return host, uint16(n), nil
 }
 
-// coordinatorAddrs resolves the coordinator's name; where that does not work,
-// the addresses where it answered last are good enough.
-func coordinatorAddrs(ctx context.Context, c agent.Coordinator) ([]netip.AddrPort, error) {
-	host, text, err := net.SplitHostPort(c.Addr)
-	if err != nil {
-		return nil, err
+// behindCarrier looks for a carrier's NAT on the way to a server that
+// answered. Where that can't be told, none was seen.
+func behindCarrier(ctx context.Context, r stun.Report) bool {
+	is4 := func(a netip.AddrPort) bool { return a.Addr().Is4() }
+	mapped, server := slices.IndexFunc(r.Mapped, is4), slices.IndexFunc(r.Servers, is4)
+	if mapped < 0 || server < 0 {
+		return false
 	}
-	port, err := strconv.ParseUint(text, 10, 16)
-	if err != nil {
-		return nil, err
-	}
-	addrs, err := resolve(ctx, host, uint16(port))
-	if err != nil && len(c.Seen) > 0 {
-		return slices.Clone(c.Seen), nil
-	}
-	return addrs, err
-}
-
-func resolve(ctx context.Context, host string, port uint16) ([]netip.AddrPort, error) {
-	ctx, cancel := context.WithTimeout(ctx, resolveWait)
-	defer cancel()
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, fmt.Errorf("look up %s: %w; is the name right, and does DNS work here?", host, err)
-	}
-	addrs := make([]netip.AddrPort, len(ips))
-	for i, ip := range ips {
-		addrs[i] = netip.AddrPortFrom(ip.Unmap(), port)
-	}
-	return addrs, nil
+	behind, err := stun.BehindCarrier(ctx, r.Mapped[mapped].Addr(), r.Servers[server])
+	return err == nil && behind
 }
 
 func joinAddrs(addrs []netip.AddrPort) string {

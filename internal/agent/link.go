@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"strconv"
 	"sync"
 	"time"
 
@@ -160,7 +159,7 @@ func (l *link) once(ctx context.Context) error {
 
 // dial tries the coordinator's addresses side by side, each with a head start.
 func (l *link) dial(ctx context.Context) (*Connection, netip.AddrPort, error) {
-	addrs, err := l.resolve(ctx)
+	addrs, err := l.a.cfg.State.Coordinator().Addrs(ctx)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}
@@ -203,35 +202,6 @@ func (a *Agent) mainFor(addr netip.AddrPort) *endpoint {
 		}
 	}
 	return nil
-}
-
-// resolve looks the coordinator's name up anew at each attempt; where DNS
-// fails, the addresses where it was seen serve.
-func (l *link) resolve(ctx context.Context) ([]netip.AddrPort, error) {
-	c := l.a.cfg.State.Coordinator()
-	host, portText, err := net.SplitHostPort(c.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("the coordinator's address %q: %w", c.Addr, err)
-	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
-		return nil, fmt.Errorf("the coordinator's port %q: %w", portText, err)
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(ip, uint16(port))}, nil
-	}
-	lctx, cancel := context.WithTimeout(ctx, dialWithin)
-	defer cancel()
-	ips, err := net.DefaultResolver.LookupNetIP(lctx, "ip", host)
-	var out []netip.AddrPort
-	for _, ip := range ips {
-		out = append(out, netip.AddrPortFrom(ip.Unmap(), uint16(port)))
-	}
-	out = append(out, c.Seen...)
-	if len(out) == 0 {
-		return nil, fmt.Errorf("resolve coordinator %s: %w", host, err)
-	}
-	return out, nil
 }
 
 // register says that we are here, and takes in what the coordinator tells.
