@@ -295,7 +295,7 @@ type Report struct {
 	State    string // best, spare, trying, failed
 	RTT      time.Duration
 	Loss     float64
-	MTU      int // largest payload that crosses whole
+	MTU      int       // largest payload that crosses whole
 	Since    time.Time // when data began to take it; of the others, when it was first tried
 	Observed netip.AddrPort
 }
