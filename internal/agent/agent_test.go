@@ -35,6 +35,7 @@ func explained(t *testing.T, a *running, peer string) []Attempt {
 	return e.Attempts
 }
 
+// S3-03
 func TestPairsOfNATs(t *testing.T) {
 	for _, c := range []struct {
 		name string

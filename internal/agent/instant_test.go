@@ -59,6 +59,7 @@ func forget(t *testing.T, a, b *running) {
 	}
 }
 
+// S4-03
 func TestBothSidesFireAtTheSameInstant(t *testing.T) {
 	for name, jitter := range map[string]time.Duration{"steady links": 0, "links with jitter": 5 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {

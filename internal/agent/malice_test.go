@@ -13,6 +13,7 @@ import (
 	"rendezvous/proto"
 )
 
+// S4-04
 func TestForgedStandingCandidatesAreNotProbed(t *testing.T) {
 	stranger := newIdentity(t)
 	for name, forge := range map[string]func(b *betrayed) *proto.Standing{
@@ -216,6 +217,7 @@ func TestOneMemberCannotBePassedOffAsAnother(t *testing.T) {
 	})
 }
 
+// S4-04
 func TestRelayIsNowhereButAtTheCoordinator(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
@@ -241,6 +243,7 @@ func TestRelayIsNowhereButAtTheCoordinator(t *testing.T) {
 	})
 }
 
+// S4-04
 func TestSTUNRequestsToStrangersAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)

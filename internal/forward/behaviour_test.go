@@ -67,6 +67,7 @@ func TestNoSocketForAFlowIsARefusal(t *testing.T) {
 	})
 }
 
+// S3-15
 func TestRawService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)

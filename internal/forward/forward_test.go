@@ -12,6 +12,7 @@ import (
 	"rendezvous/proto"
 )
 
+// S3-02
 func TestEachClientHasItsOwnSocketBeforeTheService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)
@@ -186,6 +187,7 @@ func TestSilentPeerIsAskedLessAndLess(t *testing.T) {
 	})
 }
 
+// S3-11
 func TestIdleFlowsExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)
@@ -240,6 +242,7 @@ func TestExpiryOnOneSideEndsTheOther(t *testing.T) {
 	})
 }
 
+// S3-21
 func TestFlowInUseDoesNotExpire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t)

@@ -61,6 +61,7 @@ func BenchmarkForward(b *testing.B) {
 // TestOnlyToBoundAddresses: whatever comes from whom, in any order, the relay
 // sends only to where a leg's last valid bind came from, and data only to the
 // other leg.
+// S3-14
 func TestOnlyToBoundAddresses(t *testing.T) {
 	for seed := range uint64(200) {
 		synctest.Test(t, func(t *testing.T) { onlyToBound(t, rand.New(rand.NewPCG(seed, 1))) })

@@ -12,6 +12,7 @@ import (
 	"rendezvous/proto"
 )
 
+// S3-04, S3-07
 func TestBothLegsForward(t *testing.T) {
 	tb := newTable(t, Limits{})
 	if !tb.from(homeAddr, tb.bindOf(0)) {
@@ -64,6 +65,7 @@ func TestLegsOnTwoConns(t *testing.T) {
 	}
 }
 
+// S3-14
 func TestStrangersGetNoAnswer(t *testing.T) {
 	tb := newTable(t, Limits{})
 	wrongMAC := tb.bindOf(0)
@@ -96,6 +98,7 @@ func TestStrangersGetNoAnswer(t *testing.T) {
 	tb.wantDrops(unknownSource, 6)
 }
 
+// S3-12, S3-14
 func TestReplayedBindMovesNothing(t *testing.T) {
 	tb := newTable(t, Limits{})
 	overheard := tb.bindOf(0)
@@ -110,6 +113,7 @@ func TestReplayedBindMovesNothing(t *testing.T) {
 	tb.wantSent(homeAddr, "still home")
 }
 
+// S1-16
 func TestRoaming(t *testing.T) {
 	tb := newTable(t, Limits{})
 	tb.bindBoth()
@@ -128,6 +132,7 @@ func TestRoaming(t *testing.T) {
 	}
 }
 
+// S3-08
 func TestPayloadThatLooksLikeABindIsForwarded(t *testing.T) {
 	tb := newTable(t, Limits{})
 	tb.bindBoth()
@@ -241,6 +246,7 @@ func TestHeldTooLongIsDropped(t *testing.T) {
 	})
 }
 
+// S3-11
 func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tb := newTable(t, Limits{})

@@ -157,6 +157,7 @@ func TestRegistered(t *testing.T) {
 	}
 }
 
+// S4-05
 func TestWrongPin(t *testing.T) {
 	registry := testRegistry(t, t.TempDir())
 	t.Cleanup(func() { _ = registry.Close() })

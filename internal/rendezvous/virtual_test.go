@@ -22,6 +22,7 @@ var anyV4 = netip.MustParseAddrPort("0.0.0.0:0")
 
 // TestSynchronisation has one agent 20 ms and the other 120 ms of round trip
 // from the coordinator, and compares the instants at which both would fire.
+// S4-03
 func TestSynchronisation(t *testing.T) {
 	for _, fresh := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) { synchronise(t, fresh, natlab.Delay(60*time.Millisecond)) })

@@ -7,6 +7,7 @@ import (
 	"rendezvous/proto"
 )
 
+// S3-12
 func TestBindMACCoversEverything(t *testing.T) {
 	key := counting(1, 32)
 	b := proto.Bind{Bound: true, Allocation: proto.Token{1, 2, 3}, Leg: 1, Counter: 9, Both: true,

@@ -436,6 +436,7 @@ func TestReplayedAndForgedDatagramsAreCountedAndDropped(t *testing.T) {
 	})
 }
 
+// S1-16
 func TestPeerReflexiveAddressBecomesAPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, false, natlab.Delay(10*time.Millisecond))
@@ -457,6 +458,7 @@ func TestPeerReflexiveAddressBecomesAPath(t *testing.T) {
 	})
 }
 
+// S3-07, S3-08
 func TestRawPayloadIsNeverEatenAndNothingIsAdded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, true)
