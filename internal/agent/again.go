@@ -27,14 +27,18 @@ const (
 // one. Only the session's initiator does, so that two never cross. A direct
 // path that died is reason to begin anew.
 func (as *association) punchAgain(why string) {
-	if !as.initiator || !as.a.allows(path.DirectUDP) || as.raw != nil {
-		if as.raw != nil && as.initiator && why != "" {
-			as.peer.rawAgain(as)
-		}
-		return
+	switch {
+	case !as.initiator || !as.a.allows(path.DirectUDP):
+	case as.raw == nil:
+		as.punchOn(why != "")
+	case why != "":
+		as.peer.rawAgain(as)
 	}
+}
+
+func (as *association) punchOn(anew bool) {
 	as.mu.Lock()
-	if why != "" {
+	if anew {
 		as.attempt = 1
 	}
 	busy := as.punching
@@ -53,26 +57,26 @@ func (as *association) punchAgain(why string) {
 		as.attempt++
 		n := as.attempt
 		as.mu.Unlock()
-		if n > attempts && !as.pause(min(againFirst<<min(n-attempts-1, 10), againMost)) {
+		if n > attempts && !pause(as.ctx, min(againFirst<<min(n-attempts-1, 10), againMost)) {
 			return
 		}
 		if err := as.again(as.ctx, n); err != nil && as.ctx.Err() == nil {
 			as.peer.record(failedAttempt(err))
-			if !as.pause(time.Second) {
+			if !pause(as.ctx, time.Second) {
 				return
 			}
 		}
 	}
 }
 
-// pause waits, and ends early when the association does.
-func (as *association) pause(d time.Duration) bool {
+// pause waits, and ends early when ctx does.
+func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
-	case <-as.ctx.Done():
+	case <-ctx.Done():
 		return false
 	}
 }
@@ -208,21 +212,21 @@ func (as *association) openAgain(body []byte) (*proto.Again, offered, error) {
 	return &m, theirs, nil
 }
 
-// maxAgains is how many candidates' times are remembered against replays.
-const maxAgains = 128
+// maxOffers is how many candidates' times are remembered against replays.
+const maxOffers = 128
 
 // unseen says whether candidates of that time did not come before. Several
 // introductions may overtake each other, so newer alone would not do.
 func (as *association) unseen(made time.Time) bool {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	if slices.Contains(as.agains, made) || len(as.agains) == maxAgains && made.Before(as.agains[0]) {
+	if slices.Contains(as.offers, made) || len(as.offers) == maxOffers && made.Before(as.offers[0]) {
 		return false
 	}
-	as.agains = append(as.agains, made)
-	slices.SortFunc(as.agains, time.Time.Compare)
-	if len(as.agains) > maxAgains {
-		as.agains = as.agains[1:]
+	as.offers = append(as.offers, made)
+	slices.SortFunc(as.offers, time.Time.Compare)
+	if len(as.offers) > maxOffers {
+		as.offers = as.offers[1:]
 	}
 	return true
 }

@@ -32,8 +32,9 @@ type association struct {
 	punching  bool
 	attempt   uint32 // of punching; 1 is the first, on the main sockets
 	theirs    offered
-	agains    []time.Time // when the candidates of the peer's Agains were made
+	offers    []time.Time // when the candidates of each Again of the peer were made
 	spareDue  bool        // the relay forgot our leg
+	lostAt    time.Time   // zero while a path works
 	closed    bool
 }
 
@@ -152,12 +153,26 @@ func (as *association) found() <-chan struct{} {
 	return as.direct
 }
 
+// lostSince is since when no path works, zero while one does.
+func (as *association) lostSince() time.Time {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	return as.lostAt
+}
+
 // bestChanged keeps the signal of found right; it reports whether the best
 // path is direct.
 func (as *association) bestChanged() bool {
-	direct := as.Best() == path.DirectUDP
+	best := as.Best()
+	direct := best == path.DirectUDP
 	as.mu.Lock()
 	defer as.mu.Unlock()
+	switch {
+	case best != path.None:
+		as.lostAt = time.Time{}
+	case as.lostAt.IsZero():
+		as.lostAt = time.Now()
+	}
 	select {
 	case <-as.direct:
 		if !direct {

@@ -13,9 +13,9 @@ import (
 	"rendezvous/proto"
 )
 
-// answerWithin bounds the peer's answer to an introduction: two slow mobile
-// links and a coordinator far away.
-const answerWithin = 10 * time.Second
+// answerWithin bounds the peer's answer to an introduction: it gathers its
+// addresses, two slow mobile links lie between, and one message is lost.
+const answerWithin = 5 * time.Second
 
 // errBothBegan is why an agent declines: it began an introduction itself, and
 // of two that cross, that of the lower name counts.
@@ -183,72 +183,94 @@ func (p *peer) finish(as *association, info Peer, hand *seal.Initiator, answer *
 	return nil
 }
 
-// offeredHandshake answers a peer that wants a session.
-func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []byte, arrived time.Time) error {
+// knock is a peer's first handshake message, verified.
+type knock struct {
+	p      *peer
+	hand   *seal.Responder
+	hello  *proto.Hello
+	theirs offered
+	secret seal.Secret
+}
+
+// readKnock verifies an offer all through: a member's, made by the key of its
+// record, with candidates that it signed, and newer than any before.
+func (a *Agent) readKnock(o *proto.Offer, message []byte) (*knock, error) {
 	secret, ok := a.cfg.State.Secret()
 	if !ok {
-		return errWaiting
+		return nil, errWaiting
 	}
 	info, err := a.readMember(o.GetFrom())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p := a.peer(info.Name)
-	if p.yields() {
-		return errors.New(errBothBegan)
+	k := &knock{p: a.peer(info.Name), hello: &proto.Hello{}, secret: secret}
+	if k.p.yields() {
+		return nil, errors.New(errBothBegan)
 	}
-	hand, err := seal.Respond(a.id, secret, message)
-	if err != nil {
-		return fmt.Errorf("%w (%w)", errForged, err)
+	if k.hand, err = seal.Respond(a.id, secret, message); err != nil {
+		return nil, fmt.Errorf("%w (%w)", errForged, err)
 	}
-	if string(hand.PeerStatic) != string(info.Static) {
-		return errForged
+	if string(k.hand.PeerStatic) != string(info.Static) {
+		return nil, errForged
 	}
-	var hello proto.Hello
-	if err := proto.Unmarshal(hand.Payload, &hello); err != nil {
-		return err
+	if err := proto.Unmarshal(k.hand.Payload, k.hello); err != nil {
+		return nil, err
 	}
-	if len(hello.GetProbeSeed()) != 32 {
-		return errors.New("the handshake has no seed for probes")
+	if len(k.hello.GetProbeSeed()) != 32 {
+		return nil, errors.New("the handshake has no seed for probes")
 	}
-	theirs, err := a.readCandidates(hello.GetCandidates(), info)
-	if err != nil {
-		return err
+	if k.theirs, err = a.readCandidates(k.hello.GetCandidates(), info); err != nil {
+		return nil, err
 	}
-	if !a.cfg.State.AdvanceHandshake(info.Key, time.Unix(0, hello.GetTimestampNs())) {
-		return errors.New("this handshake is not newer than the last one of this member: a replay, or a clock that went back")
+	if !a.cfg.State.AdvanceHandshake(info.Key, time.Unix(0, k.hello.GetTimestampNs())) {
+		return nil, errors.New("this handshake is not newer than the last one of this member: a replay, or a clock that went back")
 	}
-	mine := a.standing(ctx)
+	return k, nil
+}
+
+// answer is the second handshake message, and the keys of both.
+func (k *knock) answer(a *Agent, mine gathered) (body []byte, keys seal.Keys, err error) {
 	signed, err := a.signCandidates(mine)
 	if err != nil {
-		return err
+		return nil, keys, err
 	}
 	payload, err := proto.Marshal(&proto.HelloAnswer{Candidates: signed, Instance: a.instance})
 	if err != nil {
-		return err
+		return nil, keys, err
 	}
-	reply, keys, err := hand.Finish(payload)
+	reply, keys, err := k.hand.Finish(payload)
+	if err != nil {
+		return nil, keys, err
+	}
+	body, err = proto.Marshal(&proto.Opening{Body: &proto.Opening_Handshake{Handshake: reply}})
+	return body, keys, err
+}
+
+// offeredHandshake answers a peer that wants a session.
+func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []byte, arrived time.Time) error {
+	k, err := a.readKnock(o, message)
 	if err != nil {
 		return err
 	}
-	body, err := proto.Marshal(&proto.Opening{Body: &proto.Opening_Handshake{Handshake: reply}})
+	mine := a.standing(ctx)
+	body, keys, err := k.answer(a, mine)
 	if err != nil {
 		return err
 	}
-	as := p.newAssociation(seal.DeriveProbeKeys(hello.GetProbeSeed(), secret, false), false, nil)
-	as.setTheirs(theirs)
+	as := k.p.newAssociation(seal.DeriveProbeKeys(k.hello.GetProbeSeed(), k.secret, false), false, nil)
+	as.setTheirs(k.theirs)
 	as.Establish(keys)
 	if err := a.link.reply(o.GetIntroduction(), body); err != nil {
-		p.drop(as)
+		k.p.drop(as)
 		return err
 	}
-	p.adopt(as)
+	k.p.adopt(as)
 	as.climb(climbing{
-		mine: mine, theirs: theirs, allocation: o.GetAllocation(), endpoints: a.mains,
+		mine: mine, theirs: k.theirs, allocation: o.GetAllocation(), endpoints: a.mains,
 		fireAt: fireAt(arrived, o.GetFireAfterUs()), rtt: a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	if !as.Ready() {
-		p.ended(as, "no path worked")
+		k.p.ended(as, "no path worked")
 	}
 	return nil
 }

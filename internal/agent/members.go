@@ -32,10 +32,34 @@ func (a *Agent) lookUp(ctx context.Context, name string) (Peer, error) {
 	return info, err
 }
 
-// readMember verifies a membership record: made by that key, by somebody who
-// knows the network's secret, and not revoked. What we knew of that name
-// before must agree.
+// readMember verifies a membership record and keeps it. What we knew of that
+// name before must agree.
 func (a *Agent) readMember(m *proto.Member) (Peer, error) {
+	info, err := a.verifyMember(m)
+	if err != nil {
+		return Peer{}, err
+	}
+	switch old, known := a.cfg.State.Peer(info.Name); {
+	case known && old.Key.Equal(info.Key) && string(old.Static) == string(info.Static):
+		// Its record is signed anew at each start; that is not worth a write
+		// to disk while a punch waits for us.
+		info = old
+	case known && !a.cfg.State.Revoked(old.Key):
+		return Peer{}, fmt.Errorf("%q has other keys than before (%s, now %s): if it joined anew, run `agent revoke %s` for the old one first",
+			info.Name, seal.Fingerprint(old.Key), seal.Fingerprint(info.Key), info.Name)
+	default:
+		if err := a.cfg.State.PutPeer(info); err != nil {
+			// A full disk must not cut off the way home: go on in memory.
+			a.refusals.note(a, "state", err)
+		}
+	}
+	a.peer(info.Name).setInfo(info)
+	return info, nil
+}
+
+// verifyMember checks a membership record: made by that key, by somebody who
+// knows the network's secret, and not revoked.
+func (a *Agent) verifyMember(m *proto.Member) (Peer, error) {
 	secret, ok := a.cfg.State.Secret()
 	if !ok {
 		return Peer{}, errWaiting
@@ -56,27 +80,8 @@ func (a *Agent) readMember(m *proto.Member) (Peer, error) {
 	if a.cfg.State.Revoked(r.GetKey()) {
 		return Peer{}, fmt.Errorf("%q was revoked", r.GetName())
 	}
-	if old, known := a.cfg.State.Peer(r.GetName()); known && string(old.Key) != string(r.GetKey()) && !a.cfg.State.Revoked(old.Key) {
-		return Peer{}, fmt.Errorf("%q has another key than before (%s, now %s): if it joined anew, run `agent revoke %s` for the old one first",
-			r.GetName(), seal.Fingerprint(old.Key), seal.Fingerprint(r.GetKey()), r.GetName())
-	}
-	if old, known := a.cfg.State.Peer(r.GetName()); known && string(old.Key) == string(r.GetKey()) && string(old.Static) == string(r.GetStaticKey()) {
-		// Its record is signed anew at each start; that is not worth a write
-		// to disk while a punch waits for us.
-		a.peer(old.Name).setInfo(old)
-		return old, nil
-	}
 	record, err := proto.Marshal(m.GetRecord())
-	if err != nil {
-		return Peer{}, err
-	}
-	info := Peer{Name: r.GetName(), Key: r.GetKey(), Static: r.GetStaticKey(), Record: record}
-	if err := a.cfg.State.PutPeer(info); err != nil {
-		// A full disk must not cut off the way home: go on in memory.
-		a.refusals.note(a, "state", err)
-	}
-	a.peer(info.Name).setInfo(info)
-	return info, nil
+	return Peer{Name: r.GetName(), Key: r.GetKey(), Static: r.GetStaticKey(), Record: record}, err
 }
 
 func (p *peer) setInfo(info Peer) {

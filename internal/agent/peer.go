@@ -95,11 +95,12 @@ type held struct {
 	frame *proto.Frame
 }
 
-// Bounds of what waits while a path is being made: a client's first datagrams
-// must not be lost, and a flood before the path must not fill memory.
+// Bounds of what waits while a path is being made: the first datagrams of some
+// hundred clients must not be lost, and a flood before the path must not fill
+// memory. The oldest makes room.
 const (
-	maxHeld     = 128
-	maxHeldSize = 128 << 10
+	maxHeld     = 1024
+	maxHeldSize = 512 << 10
 	heldFor     = 10 * time.Second
 )
 
@@ -126,12 +127,13 @@ func (p *peer) SendFrame(f *proto.Frame) {
 func (p *peer) hold(h held) {
 	h.at = time.Now()
 	p.mu.Lock()
-	if len(p.held) >= maxHeld || p.heldSize+len(h.burst.Buf) > maxHeldSize {
-		p.dropped += uint64(h.burst.Len())
-	} else {
-		p.held = append(p.held, h)
-		p.heldSize += len(h.burst.Buf)
+	for len(p.held) > 0 && (len(p.held) >= maxHeld || p.heldSize+len(h.burst.Buf) > maxHeldSize || h.at.Sub(p.held[0].at) > heldFor) {
+		p.dropped += uint64(p.held[0].burst.Len())
+		p.heldSize -= len(p.held[0].burst.Buf)
+		p.held = p.held[1:]
 	}
+	p.held = append(p.held, h)
+	p.heldSize += len(h.burst.Buf)
 	p.mu.Unlock()
 	if as := p.association(); as != nil && as.Ready() {
 		p.flush(as) // it became ready in between
@@ -160,12 +162,12 @@ func (p *peer) flush(as *association) {
 	}
 }
 
-// want starts an introduction unless there is a session, one is under way, or
-// the last failed a moment ago.
+// want starts an introduction unless there is a session with a path, one is
+// under way, or the last failed a moment ago.
 func (p *peer) want(reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.joining || p.current != nil || time.Now().Before(p.retryAt) {
+	if p.joining || p.current != nil && p.current.Ready() || time.Now().Before(p.retryAt) {
 		return
 	}
 	p.joining = true
@@ -175,11 +177,11 @@ func (p *peer) want(reason string) {
 	})
 }
 
-// Waits between introductions that failed: soon at first, for the peer may
-// just be coming up.
+// Waits between introductions that failed. They are made only while data waits
+// for one, and a peer that is just coming up should not wait for us.
 const (
-	retryFirst = 500 * time.Millisecond
-	retryMost  = 30 * time.Second
+	retryFirst = 250 * time.Millisecond
+	retryMost  = time.Second
 )
 
 func (p *peer) joined(err error) {
@@ -194,27 +196,49 @@ func (p *peer) joined(err error) {
 	wait := min(retryFirst<<min(p.failures, 10), retryMost)
 	p.failures++
 	p.retryAt = time.Now().Add(wait)
+	if p.waits() {
+		p.a.tasks.start(func(ctx context.Context) {
+			if pause(ctx, wait) {
+				p.want("dial")
+			}
+		})
+	}
 	if news { // once for each reason
 		p.a.cfg.Log.Warn().Str("peer", p.name).Err(err).Msg("no session with the peer; trying again when data wants to go there")
 	}
 }
 
+// waits says whether anything is held that is not too old. p.mu is held.
+func (p *peer) waits() bool {
+	n := len(p.held)
+	return n > 0 && time.Since(p.held[n-1].at) < heldFor
+}
+
 // adopt makes as the session that new data takes, once it can carry some or
-// there is none. The old one is read a little longer.
+// there is none; of two that can, the later one. The other is read a little
+// longer, and serves again if its paths heal before those of as work.
 func (p *peer) adopt(as *association) {
 	p.mu.Lock()
 	old := p.current
-	if as.ended() || old == as || old != nil && old.Ready() && !as.Ready() {
+	if as.ended() || old == as || old != nil && old.Ready() && (!as.Ready() || as.began.Before(old.began)) {
 		p.mu.Unlock()
 		return
 	}
 	p.current = as
 	p.mu.Unlock()
 	if old != nil {
-		time.AfterFunc(linger, old.close)
+		time.AfterFunc(linger, func() {
+			if p.association() != old {
+				old.close()
+			}
+		})
 	}
 	p.flows.Reopen()
 }
+
+// lostFor is how long a session is kept that has no path: as long as the
+// session itself goes on probing dead ones (RFC 7675).
+const lostFor = 30 * time.Second
 
 // linger is how long a replaced session still receives what is on its way.
 const linger = 3 * time.Second
@@ -236,13 +260,22 @@ func (p *peer) moved(as *association) {
 	}
 }
 
-// lost is called when as has no path any more.
+// lost is called when as has no path any more. It is kept for a while: a cable
+// that is plugged in again heals its paths sooner than an introduction could
+// bring others, and maybe the coordinator can't be reached either.
 func (p *peer) lost(as *association) {
 	if as.raw != nil {
 		p.rawLost(as)
 		return
 	}
-	p.ended(as, "no path to the peer is left")
+	if p.association() != as {
+		as.close()
+		return
+	}
+	p.a.cfg.Log.Info().Str("peer", p.name).Msg("no path to the peer works any more; looking for another")
+	if p.flows.Outgoing() > 0 {
+		p.want("restart")
+	}
 }
 
 // ended drops a session and makes another if anybody waits for it.
@@ -274,6 +307,10 @@ func (p *peer) tend(now time.Time) {
 	p.tendRaws(now)
 	as := p.association()
 	if as == nil {
+		return
+	}
+	if since := as.lostSince(); !since.IsZero() && now.Sub(since) > lostFor {
+		p.ended(as, "no path to the peer has worked for "+lostFor.String())
 		return
 	}
 	idle := now.Sub(as.began) > idleSession && now.Sub(as.LastData()) > idleSession

@@ -11,7 +11,7 @@ const (
 	doubtPace = 100 * time.Millisecond
 	// deadPace is how often a dead path is still probed, until its consent
 	// ends: a cable that is plugged in again heals at once.
-	deadPace = 2 * time.Second
+	deadPace = time.Second
 	// maxSpares is how many spares are kept alive beside the best.
 	maxSpares = 2
 )
