@@ -96,3 +96,24 @@ func PlainPair(s *netns.Scene, listen, to string) (near, far *netns.Process) {
 	}
 	return near, far
 }
+
+// LoadRun is a load that runs while the test does something to the network.
+type LoadRun struct {
+	*netns.Process
+	t netns.T
+}
+
+// StartLoad begins what Load does.
+func StartLoad(t netns.T, h *netns.Host, args ...string) LoadRun {
+	t.Helper()
+	return LoadRun{h.Start("load", args...), t}
+}
+
+// Result waits for the load's end and reads its result.
+func (l LoadRun) Result(result any, limit time.Duration) {
+	l.t.Helper()
+	l.Wait(limit)
+	if err := json.Unmarshal([]byte(l.Log()), result); err != nil {
+		l.t.Fatalf("read what the load found: %v: %s", err, l.Log())
+	}
+}
