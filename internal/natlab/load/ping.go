@@ -22,17 +22,17 @@ type pinging struct {
 // pings is what came of it. Gaps are between answers as they arrived, so an
 // interruption of the path shows as one.
 type pings struct {
-	Began        time.Time `json:"began"`
-	Sent         int       `json:"sent"`
-	Answered     int       `json:"answered"`
-	Duplicates   int       `json:"duplicates"`
-	P50          float64   `json:"p50_us"`
-	P99          float64   `json:"p99_us"`
-	Max          float64   `json:"max_us"`
-	FirstArrival float64   `json:"first_arrival_ms"` // at the sink, since the first was sent; -1: none came
-	FirstAnswer  float64   `json:"first_answer_ms"`  // back here
-	LongestGap   float64   `json:"longest_gap_ms"`
-	GapAt        float64   `json:"gap_at_ms"` // when it began, since the first was sent
+	Began        float64 `json:"began_ms"` // on CLOCK_MONOTONIC
+	Sent         int     `json:"sent"`
+	Answered     int     `json:"answered"`
+	Duplicates   int     `json:"duplicates"`
+	P50          float64 `json:"p50_us"`
+	P99          float64 `json:"p99_us"`
+	Max          float64 `json:"max_us"`
+	FirstArrival float64 `json:"first_arrival_ms"` // at the sink, since the first was sent; -1: none came
+	FirstAnswer  float64 `json:"first_answer_ms"`  // back here
+	LongestGap   float64 `json:"longest_gap_ms"`
+	GapAt        float64 `json:"gap_at_ms"` // when it began, since the first was sent
 }
 
 // stream is a pinging under way.
@@ -53,13 +53,13 @@ type stream struct {
 func (p pinging) run() (pings, error) {
 	s := &stream{
 		pinging:  p,
-		pings:    pings{Began: time.Now(), FirstArrival: -1, FirstAnswer: -1},
+		pings:    pings{FirstArrival: -1, FirstAnswer: -1},
 		begin:    monotonic(),
 		question: make([]byte, p.size),
 		answer:   make([]byte, maxSize),
 		answered: make([]bool, p.count),
 	}
-	s.id, s.last = uint16(s.begin), s.begin
+	s.id, s.last, s.Began = uint16(s.begin), s.begin, millis(s.begin)
 	s.end = s.begin + time.Duration(p.count-1)*p.interval + p.linger
 	for !s.done() {
 		due := s.due()

@@ -44,16 +44,16 @@ func Load(t netns.T, h *netns.Host, result any, args ...string) {
 
 // Pings is the result of the load's ping.
 type Pings struct {
-	Began        time.Time `json:"began"`
-	Sent         int       `json:"sent"`
-	Answered     int       `json:"answered"`
-	Duplicates   int       `json:"duplicates"`
-	P50          float64   `json:"p50_us"`
-	P99          float64   `json:"p99_us"`
-	FirstArrival float64   `json:"first_arrival_ms"`
-	FirstAnswer  float64   `json:"first_answer_ms"`
-	LongestGap   float64   `json:"longest_gap_ms"`
-	GapAt        float64   `json:"gap_at_ms"`
+	Began        float64 `json:"began_ms"` // on CLOCK_MONOTONIC
+	Sent         int     `json:"sent"`
+	Answered     int     `json:"answered"`
+	Duplicates   int     `json:"duplicates"`
+	P50          float64 `json:"p50_us"`
+	P99          float64 `json:"p99_us"`
+	FirstArrival float64 `json:"first_arrival_ms"`
+	FirstAnswer  float64 `json:"first_answer_ms"`
+	LongestGap   float64 `json:"longest_gap_ms"`
+	GapAt        float64 `json:"gap_at_ms"`
 }
 
 // Clients is the result of the load's clients.
