@@ -24,6 +24,7 @@ const (
 
 // WireGuard at its default MTU goes through the home's NAT, its carrier's and
 // the laptop's, directly and unfragmented.
+// S3-03
 func TestWireGuardThroughThreeNATs(t *testing.T) {
 	for _, raw := range []string{"", "?raw"} {
 		t.Run("wg"+raw, func(t *testing.T) {
@@ -158,6 +159,7 @@ func TestPathIsBackWithinTwoSeconds(t *testing.T) {
 	}
 }
 
+// S3-02
 func TestTwoHundredClientsGetTheirOwnAnswers(t *testing.T) {
 	n := begin(t)
 	var c programs.Clients
