@@ -237,10 +237,12 @@ func (a *Agent) watchNetwork(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := a.addresses()
-		if now == last || now == "" {
+		if now == last {
 			continue
 		}
-		last = now
+		if last = now; now == "" {
+			continue // unplugged
+		}
 		a.cfg.Log.Info().Str("addresses", now).Msg("the network here has changed")
 		a.link.check()
 		for _, p := range a.peers.all() {

@@ -29,11 +29,11 @@ func TestForgedStandingCandidatesAreNotProbed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBetrayed(t)
-				b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) {
+				b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
 					if in := m.GetIntroduced(); in != nil {
 						in.Standing = forge(b)
 					}
-				}
+				})
 				b.settle()
 				// The peer's own answer brings its candidates as well.
 				reach(t, b.laptop, "home", "direct-udp", 5*time.Second)
@@ -62,23 +62,23 @@ func TestTamperedOpeningsAreRefusedOnBothSides(t *testing.T) {
 	}{
 		"offer": {
 			func(b *betrayed, on func() bool) {
-				b.toHome.event = func(m *proto.ToAgent) []*proto.ToAgent {
+				b.toHome.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {
 					if o := m.GetOffer(); o != nil && on() {
 						o.Body = flip(o.GetBody())
 					}
 					return []*proto.ToAgent{m}
-				}
+				})
 			},
 			func(b *betrayed) (*running, string) { return b.home, "laptop" },
 		},
 		"answer": {
 			func(b *betrayed, on func() bool) {
-				b.toRoad.event = func(m *proto.ToAgent) []*proto.ToAgent {
+				b.toRoad.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {
 					if a := m.GetAnswer(); a != nil && on() {
 						a.Body = flip(a.GetBody())
 					}
 					return []*proto.ToAgent{m}
-				}
+				})
 			},
 			func(b *betrayed) (*running, string) { return b.laptop, "home" },
 		},
@@ -141,11 +141,11 @@ func TestMembersThatTheCoordinatorMadeUpAreRefused(t *testing.T) {
 		t.Run("looked up: "+name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBetrayed(t)
-				b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) {
+				b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
 					if member := m.GetMember(); member != nil {
 						forge(t, member)
 					}
-				}
+				})
 				b.settle()
 				if line, err := b.laptop.Ping(t.Context(), "home"); err == nil {
 					t.Errorf("reached %+v", line)
@@ -160,12 +160,12 @@ func TestMembersThatTheCoordinatorMadeUpAreRefused(t *testing.T) {
 		t.Run("offered: "+name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBetrayed(t)
-				b.toHome.event = func(m *proto.ToAgent) []*proto.ToAgent {
+				b.toHome.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {
 					if o := m.GetOffer(); o != nil {
 						forge(t, o.GetFrom())
 					}
 					return []*proto.ToAgent{m}
-				}
+				})
 				b.settle()
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				defer cancel()
@@ -190,14 +190,14 @@ func TestOneMemberCannotBePassedOffAsAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		var other *proto.Member
-		b.toRoad.answer = func(ask *proto.ToCoordinator, m *proto.ToAgent) {
+		b.toRoad.onAnswer(func(ask *proto.ToCoordinator, m *proto.ToAgent) {
 			if ask.GetLookup().GetName() == "spy" {
 				other = cloned(t, m.GetMember(), &proto.Member{})
 			}
 			if ask.GetLookup().GetName() == "home" && other != nil {
 				m.Body = &proto.ToAgent_Member{Member: other}
 			}
-		}
+		})
 		if _, err := b.laptop.lookUp(t.Context(), "spy"); err != nil {
 			t.Fatal(err)
 		}
@@ -226,11 +226,11 @@ func TestRelayIsNowhereButAtTheCoordinator(t *testing.T) {
 				a.Relay = []*proto.Endpoint{proto.NewEndpoint(victim), proto.NewEndpoint(netip.MustParseAddrPort("127.0.0.1:53"))}
 			}
 		}
-		b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) { aim(m.GetIntroduced().GetAllocation()) }
-		b.toHome.event = func(m *proto.ToAgent) []*proto.ToAgent {
+		b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) { aim(m.GetIntroduced().GetAllocation()) })
+		b.toHome.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {
 			aim(m.GetOffer().GetAllocation())
 			return []*proto.ToAgent{m}
-		}
+		})
 		b.settle()
 		reach(t, b.laptop, "home", "direct-udp", 5*time.Second)
 		time.Sleep(20 * time.Second)
@@ -248,7 +248,7 @@ func TestSTUNRequestsToStrangersAreFew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		// Registering again and again is the worst that it can do.
-		b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) {
+		b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
 			r := m.GetRegistered()
 			if r == nil {
 				return
@@ -263,7 +263,7 @@ func TestSTUNRequestsToStrangersAreFew(t *testing.T) {
 			for _, a := range []string{"127.0.0.1:53", "192.168.2.1:53", "10.0.0.1:53", "224.0.0.251:5353", "255.255.255.255:53", "100.64.0.1:53"} {
 				r.Stun = append(r.Stun, proto.NewEndpoint(netip.MustParseAddrPort(a)))
 			}
-		}
+		})
 		const minutes = 20
 		time.Sleep(minutes * time.Minute)
 		hosts, total := 0, 0
@@ -295,17 +295,17 @@ func TestTimesThatTheCoordinatorMakesUpCostAMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		const long = 1<<32 - 1 // 71 minutes
-		b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) {
+		b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
 			if in := m.GetIntroduced(); in != nil {
 				in.FireAfterUs, in.PeerRttUs = long, long
 			}
-		}
-		b.toHome.event = func(m *proto.ToAgent) []*proto.ToAgent {
+		})
+		b.toHome.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {
 			if o := m.GetOffer(); o != nil {
 				o.FireAfterUs, o.PeerRttUs = long, long
 			}
 			return []*proto.ToAgent{m}
-		}
+		})
 		b.settle()
 		reach(t, b.laptop, "home", "direct-udp", 3*time.Second)
 	})

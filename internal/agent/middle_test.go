@@ -32,6 +32,37 @@ type middle struct {
 	push func(*proto.ToAgent)
 }
 
+func (m *middle) onAnswer(f func(ask *proto.ToCoordinator, m *proto.ToAgent)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.answer = f
+}
+
+func (m *middle) onEvent(f func(m *proto.ToAgent) []*proto.ToAgent) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.event = f
+}
+
+func (m *middle) change(ask *proto.ToCoordinator, a *proto.ToAgent) {
+	m.mu.Lock()
+	f := m.answer
+	m.mu.Unlock()
+	if f != nil {
+		f(ask, a)
+	}
+}
+
+func (m *middle) replace(e *proto.ToAgent) []*proto.ToAgent {
+	m.mu.Lock()
+	f := m.event
+	m.mu.Unlock()
+	if f == nil {
+		return []*proto.ToAgent{e}
+	}
+	return f(e)
+}
+
 // use is the Config hook of an agent whose coordinator this is.
 func (m *middle) use(c *Config) { c.Connect = m.connect }
 
@@ -77,19 +108,15 @@ func (t *tampered) Close() error {
 
 func (t *tampered) Call(ctx context.Context, ask *proto.ToCoordinator) (*proto.ToAgent, error) {
 	a, err := t.ControlConn.Call(ctx, ask)
-	if err == nil && t.m.answer != nil {
-		t.m.answer(ask, a)
+	if err == nil {
+		t.m.change(ask, a)
 	}
 	return a, err
 }
 
 func (t *tampered) pump() {
 	for m := range t.ControlConn.Events() {
-		list := []*proto.ToAgent{m}
-		if t.m.event != nil {
-			list = t.m.event(m)
-		}
-		for _, each := range list {
+		for _, each := range t.m.replace(m) {
 			t.push(each)
 		}
 	}

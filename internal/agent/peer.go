@@ -127,11 +127,9 @@ func (p *peer) SendFrame(f *proto.Frame) {
 func (p *peer) hold(h held) {
 	h.at = time.Now()
 	p.mu.Lock()
-	for len(p.held) > 0 && (len(p.held) >= maxHeld || p.heldSize+len(h.burst.Buf) > maxHeldSize || h.at.Sub(p.held[0].at) > heldFor) {
-		p.dropped += uint64(p.held[0].burst.Len())
-		p.heldSize -= len(p.held[0].burst.Buf)
-		p.held = p.held[1:]
-	}
+	p.forgetHeld(func(first held) bool {
+		return len(p.held) >= maxHeld || p.heldSize+len(h.burst.Buf) > maxHeldSize || h.at.Sub(first.at) > heldFor
+	})
 	p.held = append(p.held, h)
 	p.heldSize += len(h.burst.Buf)
 	p.mu.Unlock()
@@ -140,6 +138,18 @@ func (p *peer) hold(h held) {
 		return
 	}
 	p.want("dial")
+}
+
+// forgetHeld drops what was held longest, as long as why says so. p.mu is held.
+func (p *peer) forgetHeld(why func(first held) bool) {
+	for len(p.held) > 0 && why(p.held[0]) {
+		p.dropped += uint64(p.held[0].burst.Len())
+		p.heldSize -= len(p.held[0].burst.Buf)
+		p.held = p.held[1:]
+	}
+	if len(p.held) == 0 {
+		p.held = nil
+	}
 }
 
 // flush sends what was held, in order.
@@ -305,6 +315,9 @@ func (p *peer) drop(as *association) (was bool) {
 func (p *peer) tend(now time.Time) {
 	p.flows.Expire(now)
 	p.tendRaws(now)
+	p.mu.Lock()
+	p.forgetHeld(func(first held) bool { return now.Sub(first.at) > heldFor })
+	p.mu.Unlock()
 	as := p.association()
 	if as == nil {
 		return

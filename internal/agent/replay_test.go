@@ -146,13 +146,13 @@ func TestForgedRevocationsAreRefused(t *testing.T) {
 		for _, s := range forgeries {
 			b.toRoad.say(&proto.ToAgent{Body: &proto.ToAgent_Revocation{Revocation: &proto.Revocation{Signed: s}}})
 		}
-		b.toRoad.answer = func(_ *proto.ToCoordinator, m *proto.ToAgent) {
+		b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
 			if r := m.GetRegistered(); r != nil {
 				for _, s := range forgeries {
 					r.Revocations = append(r.Revocations, &proto.Revocation{Signed: s})
 				}
 			}
-		}
+		})
 		b.stop()
 		time.Sleep(time.Second)
 		b.start()
