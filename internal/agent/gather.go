@@ -19,6 +19,7 @@ import (
 const (
 	maxHost      = 6 // host candidates, both families together
 	gatherWithin = 1500 * time.Millisecond
+	gatherGrace  = 50 * time.Millisecond // and a round trip, for the servers that are slower than the first
 )
 
 // bridges are interfaces that lead to containers, virtual machines or other
@@ -87,6 +88,9 @@ func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 	var wait sync.WaitGroup
 	var mu sync.Mutex
 	for _, e := range endpoints {
+		if !a.hasFamily(e.is4()) {
+			continue // nobody is reached from there, and asking takes time
+		}
 		wait.Go(func() {
 			seen := e.mapped(ctx, servers)
 			mu.Lock()
@@ -111,6 +115,16 @@ func (a *Agent) hosts(endpoints []*endpoint) gathered {
 	return gathered{candidates: hostCandidates(addrs, a.cfg.Ignore, conns)}
 }
 
+// hasFamily says whether the host has an address of that family which leads
+// anywhere. A kernel opens sockets of a family that it has no address of.
+func (a *Agent) hasFamily(v4 bool) bool {
+	addrs, err := a.cfg.Net.Addrs()
+	return err != nil || slices.ContainsFunc(addrs, func(h dgram.HostAddr) bool {
+		ip := h.Addr.Addr().Unmap()
+		return h.Up && ip.Is4() == v4 && !ip.IsLoopback() && !ip.IsLinkLocalUnicast()
+	})
+}
+
 // sighting is what one STUN server saw of a socket.
 type sighting struct {
 	server, mapped netip.AddrPort
@@ -118,7 +132,8 @@ type sighting struct {
 
 // mapped asks up to three servers of the endpoint's family at once. The first
 // is the one that counts for the candidate; a second port and a second address
-// tell on what the mapping depends.
+// tell on what the mapping depends. They are not waited for much longer than
+// the fastest took: a firewall may block one, and a punch waits for us.
 func (e *endpoint) mapped(ctx context.Context, servers []netip.AddrPort) []sighting {
 	var asked []netip.AddrPort
 	for _, s := range servers {
@@ -126,6 +141,8 @@ func (e *endpoint) mapped(ctx context.Context, servers []netip.AddrPort) []sight
 			asked = append(asked, s)
 		}
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	found := make([]sighting, len(asked))
 	var wait sync.WaitGroup
 	for i, server := range asked {
@@ -133,6 +150,7 @@ func (e *endpoint) mapped(ctx context.Context, servers []netip.AddrPort) []sight
 			if r, err := e.stun.Bind(ctx, server); err == nil {
 				found[i] = sighting{server, r.Mapped}
 				e.board.answered(server)
+				time.AfterFunc(r.RTT+gatherGrace, cancel)
 			}
 		})
 	}

@@ -244,7 +244,7 @@ func (w *world) enrolPending(name string) *State {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	state, err := NewState(w.t.TempDir(), name, Coordinator{Addr: vpsAddr + ":443", Pin: pin})
+	state, err := NewState(w.t.TempDir(), name, Coordinator{Addr: w.at, Pin: pin})
 	if err != nil {
 		w.t.Fatal(err)
 	}

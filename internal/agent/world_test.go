@@ -18,7 +18,12 @@ import (
 	"rendezvous/proto"
 )
 
-const vpsAddr = "203.0.113.10"
+// Where the coordinator is.
+const (
+	vpsAddr  = "203.0.113.10"
+	vpsOther = "203.0.113.11"
+	vpsSix   = "2001:db8:a::10"
+)
 
 // world is a coordinator on the in-memory internet and agents around it.
 type world struct {
@@ -28,15 +33,16 @@ type world struct {
 	registry *rendezvous.Registry
 	secret   seal.Secret
 	stop     func() // of the coordinator
+	at       string // of the coordinator, as its links say
 	log      zerolog.Logger
 }
 
 // newWorld starts a coordinator at vpsAddr. Call it inside a synctest bubble.
 func newWorld(t *testing.T, options ...natlab.Option) *world {
 	t.Helper()
-	w := &world{t: t, lab: natlab.New(t, natlab.Options{Seed: 7}), secret: seal.NewSecret()}
+	w := &world{t: t, lab: natlab.New(t, natlab.Options{Seed: 7}), secret: seal.NewSecret(), at: vpsAddr + ":443"}
 	w.log = zerolog.New(zerolog.NewTestWriter(t)).With().Timestamp().Logger().Level(zerolog.DebugLevel)
-	w.vps = w.lab.Host("vps", vpsAddr, append([]natlab.Option{natlab.Also("203.0.113.11")}, options...)...)
+	w.vps = w.lab.Host("vps", vpsAddr, append([]natlab.Option{natlab.Also(vpsOther, vpsSix)}, options...)...)
 	registry, err := rendezvous.OpenRegistry(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -56,8 +62,8 @@ func newWorld(t *testing.T, options ...natlab.Option) *world {
 func (w *world) start() {
 	w.t.Helper()
 	server, err := rendezvous.New(rendezvous.Config{
-		Network: w.vps, Registry: w.registry, Listen: netip.MustParseAddrPort("0.0.0.0:443"), Alternate: 3478,
-		Public: []netip.Addr{netip.MustParseAddr(vpsAddr), netip.MustParseAddr("203.0.113.11")},
+		Network: w.vps, Registry: w.registry, Listen: netip.AddrPortFrom(netip.Addr{}, 443), Alternate: 3478,
+		Public: []netip.Addr{netip.MustParseAddr(vpsAddr), netip.MustParseAddr(vpsOther), netip.MustParseAddr(vpsSix)},
 		Log:    w.log.With().Str("who", "coordinator").Logger(),
 	})
 	if err != nil {
@@ -80,7 +86,7 @@ func (w *world) enrol(name string) *State {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	state, err := NewState(w.t.TempDir(), name, Coordinator{Addr: vpsAddr + ":443", Pin: pin})
+	state, err := NewState(w.t.TempDir(), name, Coordinator{Addr: w.at, Pin: pin})
 	if err != nil {
 		w.t.Fatal(err)
 	}
