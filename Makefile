@@ -28,8 +28,8 @@ test: deps build unit lab ## all tests
 unit: ## tests that need no privilege, with the race detector
 	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
 
-lab: build ## tests with real programs in network namespaces
-	CGO_ENABLED=1 RDV_BIN=$(CURDIR)/bin scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 8m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
+lab: ## tests with real programs in network namespaces
+	CGO_ENABLED=1 scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 8m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
 
 check: format vet lint generated cross ## all that looks at the code without running it
 
