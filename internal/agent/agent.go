@@ -97,11 +97,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.closePeers("it could not begin")
 		return err
 	}
-	a.tasks.start(a.link.run)
+	var link sync.WaitGroup
+	link.Go(func() { a.link.run(ctx) })
 	a.tasks.start(a.watchNetwork)
 	a.tasks.start(a.tend)
 	<-ctx.Done()
 	a.closePeers("the agent was stopped")
+	link.Wait() // it says goodbye over the sockets that are closed next
 	return nil
 }
 
@@ -218,7 +220,10 @@ const (
 	// watchEvery is how often the host's addresses are looked at. A lost path
 	// is noticed by its probes sooner; this finds new networks.
 	watchEvery = 2 * time.Second
-	// tendEvery is how often idle flows and sessions are looked through.
+	// flowsEvery is how often flows expire, and repeat what a peer has not
+	// answered: a client's only datagram may have been lost with it.
+	flowsEvery = time.Second
+	// tendEvery is how often sessions are looked through.
 	tendEvery = 5 * time.Second
 	// idleSession is how long a session without flows and data is kept.
 	idleSession = 5 * time.Minute
@@ -265,13 +270,18 @@ func (a *Agent) addresses() string {
 
 // tend expires what is idle and writes what may be lost in a crash.
 func (a *Agent) tend(ctx context.Context) {
-	tick := time.NewTicker(tendEvery)
+	flows, tick := time.NewTicker(flowsEvery), time.NewTicker(tendEvery)
+	defer flows.Stop()
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			_ = a.cfg.State.Flush()
 			return
+		case now := <-flows.C:
+			for _, p := range a.peers.all() {
+				p.flows.Expire(now)
+			}
 		case now := <-tick.C:
 			a.retryDials()
 			for _, p := range a.peers.all() {

@@ -160,6 +160,14 @@ func (as *association) lostSince() time.Time {
 	return as.lostAt
 }
 
+// youth is how long a session has to become ready.
+const youth = 2 * time.Second
+
+// hopeful says whether the session carries data or is about to.
+func (as *association) hopeful() bool {
+	return as.Ready() || as.lostSince().IsZero() && time.Since(as.began) < youth
+}
+
 // bestChanged keeps the signal of found right; it reports whether the best
 // path is direct.
 func (as *association) bestChanged() bool {
@@ -220,6 +228,9 @@ func (h *events) Event(e session.Event) {
 	case session.BestChanged:
 		as.bestChanged()
 		as.peer.moved(as)
+	case session.Confirmed:
+		as.peer.adopt(as)
+		as.peer.serve(as)
 	case session.InDoubt:
 		as.refreshLegs()
 	case session.DirectLost:

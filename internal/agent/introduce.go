@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/path"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -176,9 +177,7 @@ func (p *peer) finish(as *association, info Peer, hand *seal.Initiator, answer *
 	as.setTheirs(theirs)
 	as.Establish(keys)
 	p.adopt(as)
-	if as.Ready() {
-		p.flush(as)
-	}
+	p.serve(as)
 	more <- theirs.addrs
 	return nil
 }
@@ -269,8 +268,11 @@ func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []
 		mine: mine, theirs: k.theirs, allocation: o.GetAllocation(), endpoints: a.mains,
 		fireAt: fireAt(arrived, o.GetFireAfterUs()), rtt: a.link.peerRTT(o.GetPeerRttUs()),
 	})
-	if !as.Ready() {
+	switch {
+	case as.Best() == path.None:
 		k.p.ended(as, "no path worked")
+	case !as.Confirmed() && pause(as.ctx, answerWithin) && !as.Confirmed():
+		k.p.ended(as, "our answer did not reach the peer")
 	}
 	return nil
 }

@@ -172,12 +172,12 @@ func (p *peer) flush(as *association) {
 	}
 }
 
-// want starts an introduction unless there is a session with a path, one is
-// under way, or the last failed a moment ago.
+// want starts an introduction unless there is a session that serves or will, one
+// is under way, or the last failed a moment ago.
 func (p *peer) want(reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.joining || p.current != nil && p.current.Ready() || time.Now().Before(p.retryAt) {
+	if p.joining || p.current != nil && p.current.hopeful() || time.Now().Before(p.retryAt) {
 		return
 	}
 	p.joining = true
@@ -260,13 +260,18 @@ func (p *peer) moved(as *association) {
 		return
 	}
 	p.adopt(as)
-	if as.Ready() && p.association() == as {
-		p.flush(as)
-	}
+	p.serve(as)
 	if reports := as.Paths(); len(reports) > 0 {
 		r := reports[0]
 		p.a.cfg.Log.Info().Str("peer", p.name).Stringer("path", r.Kind).Stringer("remote", r.Path.Addr).
 			Dur("rtt", r.RTT).Msg("data takes this path")
+	}
+}
+
+// serve sends what waits over as if that is the session to take now.
+func (p *peer) serve(as *association) {
+	if as.Ready() && p.association() == as {
+		p.flush(as)
 	}
 }
 
@@ -311,9 +316,8 @@ func (p *peer) drop(as *association) (was bool) {
 	return was
 }
 
-// tend expires flows, and the session when nobody uses it.
+// tend ends what nobody uses any more: raw flows, held datagrams, the session.
 func (p *peer) tend(now time.Time) {
-	p.flows.Expire(now)
 	p.tendRaws(now)
 	p.mu.Lock()
 	p.forgetHeld(func(first held) bool { return now.Sub(first.at) > heldFor })

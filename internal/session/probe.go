@@ -209,6 +209,10 @@ func (s *Session) receiveProbe(p path.Path, k path.Kind, d []byte) bool {
 	s.mu.Unlock()
 	s.post(out)
 	s.tell(events)
+	if body.Next > 0 {
+		s.confirm()
+	}
+	s.greet()
 	return true
 }
 

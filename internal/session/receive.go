@@ -104,6 +104,7 @@ func (s *Session) open(rx *Rx, p path.Path) {
 	}
 	s.keys.opened.Add(uint64(accepted))
 	s.keys.settle(key.epoch)
+	s.confirm()
 	s.heard(p)
 	s.deliver(rx, in)
 }

@@ -37,6 +37,9 @@ const (
 	Lost
 	// DirectLost: a direct path died; data goes over the relay.
 	DirectLost
+	// Confirmed: the initiator has the keys too, so the responder's data may
+	// leave.
+	Confirmed
 )
 
 // Config is what a session is made of.
@@ -63,9 +66,18 @@ type Session struct {
 	keys   keyring
 	counts counters
 	seen   activity
+	begun  beginning
 	wake   chan struct{}
 	done   chan struct{}
 	once   sync.Once
+}
+
+// beginning is how far both ends have come with their first keys. The
+// responder has them while its answer is still on its way to the initiator,
+// where datagrams that overtake it could not be opened.
+type beginning struct {
+	confirmed atomic.Bool // of the responder: the initiator has the keys
+	greeted   atomic.Bool // of the initiator: it has told so
 }
 
 // New makes a session that can probe at once. Data waits for Establish,
@@ -90,12 +102,35 @@ func (s *Session) Establish(k seal.Keys) {
 	events := s.choose(time.Now())
 	s.mu.Unlock()
 	s.tell(events)
+	s.greet()
 	s.poke()
 }
 
-// Ready says whether data can leave: there are a path and a key.
+// Ready says whether data can leave: there are a path and a key, which the
+// peer has too.
 func (s *Session) Ready() bool {
-	return s.route.Load() != nil && (s.cfg.Raw || s.keys.sending.Load() != nil)
+	return s.route.Load() != nil && (s.cfg.Raw || s.keys.sending.Load() != nil && s.Confirmed())
+}
+
+// Confirmed says whether the peer is known to have the keys if we do.
+func (s *Session) Confirmed() bool { return s.cfg.Initiator || s.cfg.Raw || s.begun.confirmed.Load() }
+
+// greet is the initiator's first sealed datagram, which lets the responder
+// begin. If it is lost, the next probe tells that it was sent.
+func (s *Session) greet() {
+	if s.cfg.Initiator && !s.cfg.Raw && !s.begun.greeted.Load() && s.Ready() && s.begun.greeted.CompareAndSwap(false, true) {
+		s.SendFrame(&proto.Frame{})
+	}
+}
+
+// confirm notes that the initiator has the keys.
+func (s *Session) confirm() {
+	if s.cfg.Initiator || s.cfg.Raw || s.begun.confirmed.Load() || s.keys.sending.Load() == nil {
+		return
+	}
+	if s.begun.confirmed.CompareAndSwap(false, true) {
+		s.tell([]Event{Confirmed})
+	}
 }
 
 // Run keeps paths alive, finds dead ones and renews keys until ctx ends or
