@@ -141,7 +141,11 @@ func (p *peer) rawMoved(child *association) {
 	}
 	st.child = child
 	p.mu.Unlock()
-	p.flows.SetRaw(key.flow, key.instance, func(b dgram.Burst) bool { return child.Ready() && child.Send(0, b) })
+	// While its path is in doubt the session carries the flow: to send on both
+	// would deliver twice, for nothing tells raw datagrams apart.
+	p.flows.SetRaw(key.flow, key.instance, func(b dgram.Burst) bool {
+		return child.Ready() && !child.Doubtful() && child.Send(0, b)
+	})
 	if old != nil && old != child {
 		time.AfterFunc(linger, old.close)
 	}
@@ -202,11 +206,16 @@ func (p *peer) tendRaws(now time.Time) {
 	}
 }
 
+// closeRaws ends every raw flow's own paths, for good: what is still at work
+// on one finds no state and closes its child.
 func (p *peer) closeRaws() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, st := range p.raws {
+	raws := p.raws
+	p.raws = make(map[rawKey]*rawState)
+	p.mu.Unlock()
+	for key, st := range raws {
 		if st.child != nil {
+			p.flows.SetRaw(key.flow, key.instance, nil)
 			st.child.close()
 		}
 	}

@@ -147,7 +147,7 @@ func (s *Session) publish() {
 		s.route.Store(nil)
 		return
 	}
-	r := &route{path: b.path, kind: b.kind, mtu: b.size.mtu}
+	r := &route{path: b.path, kind: b.kind, mtu: b.size.mtu, doubt: b.doubt}
 	if b.doubt {
 		if spare := s.spare(); spare != nil {
 			also := spare.path

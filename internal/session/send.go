@@ -10,10 +10,11 @@ import (
 
 // route is where data goes now, replaced whole by one atomic store.
 type route struct {
-	path path.Path
-	kind path.Kind
-	mtu  int        // bytes of the largest datagram that crosses path
-	also *path.Path // while path is in doubt: the spare, which gets everything too
+	path  path.Path
+	kind  path.Kind
+	mtu   int // bytes of the largest datagram that crosses path
+	doubt bool
+	also  *path.Path // while path is in doubt: the spare, which gets everything too
 }
 
 // txSize is room for a full burst and what sealing adds to each datagram.

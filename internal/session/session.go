@@ -115,6 +115,12 @@ func (s *Session) Ready() bool {
 // Confirmed says whether the peer is known to have the keys if we do.
 func (s *Session) Confirmed() bool { return s.cfg.Initiator || s.cfg.Raw || s.begun.confirmed.Load() }
 
+// Doubtful says whether the best path owes answers to probes.
+func (s *Session) Doubtful() bool {
+	r := s.route.Load()
+	return r != nil && r.doubt
+}
+
 // greet is the initiator's first sealed datagram, which lets the responder
 // begin. If it is lost, the next probe tells that it was sent.
 func (s *Session) greet() {
