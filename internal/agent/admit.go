@@ -157,5 +157,10 @@ func (a *Agent) keyOf(ctx context.Context, name string) ([]byte, error) {
 	if err := seal.Verify(m.GetRecord(), nil, seal.ContextMember, m.GetKey()); err != nil {
 		return nil, fmt.Errorf("membership of %q: %w (%w)", name, errForged, err)
 	}
+	// Else the coordinator could have us sign the removal of another's key.
+	var r proto.Record
+	if err := proto.Unmarshal(m.GetRecord().GetBody(), &r); err != nil || r.GetName() != name {
+		return nil, fmt.Errorf("membership of %q: %w", name, errForged)
+	}
 	return m.GetKey(), nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rendezvous/internal/ladder"
+	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
@@ -147,7 +148,7 @@ func (as *association) fresh(ctx context.Context, m *proto.Again, mine gathered,
 		return err
 	}
 	if why := answer.GetAnswer().GetDeclined(); why != "" {
-		return fmt.Errorf("the peer declined: %s", why)
+		return fmt.Errorf("the peer declined: %s", ops.Plain(why))
 	}
 	_, theirs, err := as.openAgain(answer.GetAnswer().GetBody())
 	if err != nil {
@@ -237,6 +238,9 @@ func (a *Agent) offeredAgain(ctx context.Context, o *proto.Offer, sealed *proto.
 	s := a.associationOf(sealed.GetToken())
 	if s == nil {
 		return errors.New("no such session any more")
+	}
+	if !s.peer.offers.Allow() {
+		return errTooMany
 	}
 	m, _, err := s.openAgain(o.GetBody())
 	if err != nil {

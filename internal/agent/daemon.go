@@ -12,6 +12,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ladder"
+	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
@@ -226,7 +227,7 @@ func (a *Agent) Explain(ctx context.Context, name string) (Explain, error) {
 	out.Path = as.Best().String()
 	for _, t := range p.ask(ctx, as) {
 		out.Attempts = append(out.Attempts, Attempt{
-			Path: t.GetPath(), Result: t.GetResult(), Reason: t.GetReason(), Evidence: t.GetEvidence(), Advice: t.GetAdvice(),
+			Path: ops.Plain(t.GetPath()), Result: ops.Plain(t.GetResult()), Reason: ops.Plain(t.GetReason()), Evidence: ops.Plain(t.GetEvidence()), Advice: ops.Plain(t.GetAdvice()),
 			Started: time.Unix(0, t.GetStartedUnixNs()), MS: int64(t.GetMs()), Side: SideRemote,
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rendezvous/internal/ops"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -35,7 +36,7 @@ func (l *link) event(_ context.Context, m *proto.ToAgent) {
 	case *proto.ToAgent_Goodbye:
 		l.a.cfg.Log.Info().Msg("the coordinator is about to stop; what runs directly goes on")
 	case *proto.ToAgent_Error:
-		l.a.refusals.note(l.a, "coordinator", errors.New(b.Error.GetText()))
+		l.a.refusals.note(l.a, "coordinator", errors.New(ops.Plain(b.Error.GetText())))
 	}
 }
 

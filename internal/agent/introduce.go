@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
@@ -154,7 +155,7 @@ func (p *peer) standing(s *proto.Standing, info Peer) (offered, error) {
 func (p *peer) finish(as *association, info Peer, hand *seal.Initiator, answer *proto.ToAgent, more chan<- []netip.AddrPort) error {
 	m := answer.GetAnswer()
 	if m.GetDeclined() != "" {
-		return fmt.Errorf("the peer declined: %s", m.GetDeclined())
+		return fmt.Errorf("the peer declined: %s", ops.Plain(m.GetDeclined()))
 	}
 	var opening proto.Opening
 	if err := proto.Unmarshal(m.GetBody(), &opening); err != nil {
@@ -182,6 +183,9 @@ func (p *peer) finish(as *association, info Peer, hand *seal.Initiator, answer *
 	return nil
 }
 
+// errTooMany is the answer to a member that would have us probe without end.
+var errTooMany = errors.New("too many introductions from this member in the last minute")
+
 // knock is a peer's first handshake message, verified.
 type knock struct {
 	p      *peer
@@ -205,6 +209,9 @@ func (a *Agent) readKnock(o *proto.Offer, message []byte) (*knock, error) {
 	k := &knock{p: a.peer(info.Name), hello: &proto.Hello{}, secret: secret}
 	if k.p.yields() {
 		return nil, errors.New(errBothBegan)
+	}
+	if !k.p.offers.Allow() {
+		return nil, errTooMany
 	}
 	if k.hand, err = seal.Respond(a.id, secret, message); err != nil {
 		return nil, fmt.Errorf("%w (%w)", errForged, err)

@@ -134,6 +134,7 @@ func (a *Agent) applyRevocation(r *proto.Revocation) error {
 		return nil
 	}
 	p.setInfo(Peer{})
+	p.closeRaws()
 	if as := p.association(); as != nil {
 		p.ended(as, "the member was revoked")
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ladder"
@@ -21,6 +23,9 @@ type peer struct {
 	a     *Agent
 	name  string
 	flows *forward.Flows
+	// offers bounds how often this member can have us probe and bind: a burst
+	// for a peer whose raw flows all begin at once, then one a second.
+	offers *rate.Limiter
 
 	mu       sync.Mutex
 	info     Peer
@@ -37,6 +42,9 @@ type peer struct {
 	raws     map[rawKey]*rawState
 	dropped  uint64
 }
+
+// offerBurst is a session, its punches, and every raw flow that there may be.
+const offerBurst = maxRaw + 8
 
 // roster is the peers by name.
 type roster struct {
@@ -63,7 +71,7 @@ func (a *Agent) peer(name string) *peer {
 	if p := a.peers.byName[name]; p != nil {
 		return p
 	}
-	p := &peer{a: a, name: name, asks: make(map[uint64]chan *proto.Told), raws: make(map[rawKey]*rawState)}
+	p := &peer{a: a, name: name, offers: rate.NewLimiter(1, offerBurst), asks: make(map[uint64]chan *proto.Told), raws: make(map[rawKey]*rawState)}
 	p.info, _ = a.cfg.State.Peer(name)
 	p.flows = forward.New(forward.Config{
 		Carrier: p, Instance: a.instance, Services: a.services, Network: a.cfg.Net,

@@ -98,7 +98,7 @@ func (w *world) enrol(name string) *State {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	token, err := w.registry.CreateInvite(time.Now(), time.Hour, 1, "")
+	token, err := w.registry.CreateInvite(time.Now(), time.Hour, 1, "a member")
 	if err != nil {
 		w.t.Fatal(err)
 	}

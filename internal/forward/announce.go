@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
-	"strings"
 	"time"
-	"unicode"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/ops"
 	"rendezvous/proto"
 )
 
@@ -179,7 +178,7 @@ func (t *Flows) opened(m *proto.Opened) {
 	delete(t.unanswered, f)
 	o.hasPayload, o.payload = false, nil
 	wantsRaw := false
-	switch why := clean(m.GetRefused()); why {
+	switch why := ops.Plain(m.GetRefused()); why {
 	case "":
 		wantsRaw = m.GetRaw() && f.raw.Load() == nil && o.state != open
 		o.state, o.raw, o.dial.refused = open, m.GetRaw(), ""
@@ -195,18 +194,6 @@ func (t *Flows) opened(m *proto.Opened) {
 	if wantsRaw {
 		t.cfg.Carrier.Raw(f.number, f.instance)
 	}
-}
-
-// clean makes the peer's words fit for a terminal: printable, and not long.
-func clean(s string) string {
-	const most = 200
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-	return strings.ToValidUTF8(s[:min(len(s), most)], "?")
 }
 
 // farEnded handles the peer's Close of a flow whose client is still here. In

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/ops"
 	"rendezvous/proto"
 )
 
@@ -90,7 +91,7 @@ func (t *Flows) accept(m *proto.Open, gone *ended) (f *flow, isNew bool, err err
 	}
 	s := t.cfg.Services.get(m.GetService())
 	if s == nil {
-		return nil, false, fmt.Errorf("no service %q is exposed here", clean(m.GetService()))
+		return nil, false, fmt.Errorf("no service %q is exposed here", ops.Plain(m.GetService()))
 	}
 	gone.evicted = t.makeRoom(now)
 	f = &flow{number: uint16(m.GetFlow()), instance: m.GetInstance(), in: &incoming{service: s}}

@@ -38,7 +38,7 @@ func (g *guest) revocation(of *guest) *proto.ToCoordinator {
 }
 
 func TestApprove(t *testing.T) {
-	_, g := local(t, "home", "laptop")
+	_, g := localBy(t, "", "home", "laptop")
 	home, laptop := g[0], g[1]
 	waiting := home.pending()
 	if len(waiting) != 1 || waiting[0].GetName() != "laptop" || !waiting[0].GetOnline() || !bytes.Equal(waiting[0].GetKey(), laptop.id.Key()) {
@@ -52,6 +52,10 @@ func TestApprove(t *testing.T) {
 	wantCode(t, "approving another key", err, proto.Code_CODE_KEY_CHANGED)
 	_, err = home.ask(approval(laptop, ""))
 	wantCode(t, "approving without a secret", err, proto.Code_CODE_BAD_REQUEST)
+	_, err = laptop.ask(laptop.introduce(home, false, false))
+	wantCode(t, "an introduction before the approval", err, proto.Code_CODE_BAD_REQUEST)
+	_, err = laptop.ask(&proto.ToCoordinator{Body: &proto.ToCoordinator_ListPending{}})
+	wantCode(t, "the list of pending agents before the approval", err, proto.Code_CODE_BAD_REQUEST)
 	home.must(approval(laptop, "secret"))
 	for range 2 { // now, and when it registers without having it
 		a := laptop.event().GetAdmitted()
@@ -86,7 +90,7 @@ func TestApprove(t *testing.T) {
 }
 
 func TestMemberInvites(t *testing.T) {
-	c, g := local(t, "home", "laptop")
+	c, g := localBy(t, "", "home", "laptop")
 	home, laptop := g[0], g[1]
 	ask := func(expires, uses uint32) *proto.ToCoordinator {
 		return &proto.ToCoordinator{Body: &proto.ToCoordinator_CreateInvite{CreateInvite: &proto.CreateInvite{ExpiresS: expires, Uses: uses}}}
@@ -110,7 +114,7 @@ func TestMemberInvites(t *testing.T) {
 }
 
 func TestRevokeTellsAll(t *testing.T) {
-	_, g := local(t, "home", "laptop", "third")
+	_, g := localBy(t, "", "home", "laptop", "third")
 	home, laptop, third := g[0], g[1], g[2]
 	_, err := laptop.ask(laptop.revocation(home))
 	wantCode(t, "by one who waits", err, proto.Code_CODE_BAD_REQUEST)
@@ -194,7 +198,7 @@ func TestStrangersAreCutOff(t *testing.T) {
 }
 
 func TestTooManyRequests(t *testing.T) {
-	_, g := local(t, "home")
+	_, g := localBy(t, "", "home")
 	home := g[0]
 	limited := 0
 	for range rateRequests.burst + 200 {

@@ -64,9 +64,13 @@ func startCoordinator(t testing.TB, registry *Registry, network dgram.Network, l
 	return &coordinator{Server: s, pin: pin, stop: stop}
 }
 
-func (c *coordinator) invite(t testing.TB) []byte {
+// invite is a member's: who joins by it is admitted.
+func (c *coordinator) invite(t testing.TB) []byte { return c.inviteBy(t, "a member") }
+
+// inviteBy is the coordinator's own where by is "".
+func (c *coordinator) inviteBy(t testing.TB, by string) []byte {
 	t.Helper()
-	token, err := c.registry.CreateInvite(time.Now(), time.Hour, 100, "")
+	token, err := c.registry.CreateInvite(time.Now(), time.Hour, 100, by)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,6 +45,9 @@ func (s *Server) introduce(now time.Time, a *agentConn, me attendance, ask *prot
 	if err != nil {
 		return nil, err
 	}
+	if !mine.Admitted {
+		return nil, refusef(proto.Code_CODE_BAD_REQUEST, "%q waits to be approved by a member; until then nobody is introduced to it", mine.Name)
+	}
 	from, err := s.describe(mine)
 	if err != nil {
 		return nil, err

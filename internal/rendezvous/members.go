@@ -284,7 +284,7 @@ func (r *Registry) Revoke(now time.Time, by member, signed *proto.Signed, body *
 	})
 }
 
-// Revocations are all, newest first.
+// Revocations are all, oldest first.
 func (r *Registry) Revocations() ([]*proto.Revocation, error) {
 	var all []revocation
 	err := r.view(func(tx *bbolt.Tx) error {
@@ -295,7 +295,8 @@ func (r *Registry) Revocations() ([]*proto.Revocation, error) {
 			return err
 		})
 	})
-	slices.SortStableFunc(all, func(a, b revocation) int { return b.At.Compare(a.At) })
+	// Oldest first: who revoked another may have been revoked since.
+	slices.SortStableFunc(all, func(a, b revocation) int { return a.At.Compare(b.At) })
 	out := make([]*proto.Revocation, 0, len(all))
 	for _, v := range all {
 		signed := new(proto.Signed)
