@@ -42,7 +42,7 @@ type Config struct {
 type FlowLimits struct {
 	Unanswered time.Duration // kept since the last datagram while the service never answered
 	Answered   time.Duration // kept since the last datagram once it did
-	Max        int           // of each service and dial; the least recently used makes room
+	Max        int           // with each peer; the least recently used makes room
 }
 
 // DefaultConfig is what holds where nothing is written.

@@ -61,7 +61,7 @@ func (a *Agent) hello(g gathered, seed []byte, reason string) ([]byte, error) {
 		return nil, err
 	}
 	return proto.Marshal(&proto.Hello{
-		TimestampNs: time.Now().UnixNano(), ProbeSeed: seed, Candidates: signed, Instance: a.instance, Reason: reason,
+		TimestampNs: a.cfg.State.HandshakeTime(time.Now()).UnixNano(), ProbeSeed: seed, Candidates: signed, Instance: a.instance, Reason: reason,
 	})
 }
 

@@ -54,6 +54,7 @@ type kept struct {
 	Secret      []byte                `json:"secret,omitempty"`
 	Peers       map[string]Peer       `json:"peers,omitempty"`
 	Handshakes  map[string]int64      `json:"handshakes,omitempty"` // newest timestamp, by the peer's key in base64
+	LastSent    int64                 `json:"last_handshake,omitempty"` // timestamp of our own newest handshake
 	Revocations map[string]Revocation `json:"revocations,omitempty"`
 	Services    []string              `json:"services,omitempty"` // NAME=URL, added while the agent ran
 	Dials       []string              `json:"dials,omitempty"`    // PEER/NAME=URL
@@ -280,6 +281,17 @@ func (s *State) NewestHandshake(key []byte) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.kept.Handshakes[keyText(key)]
+}
+
+// HandshakeTime is the timestamp for a handshake of our own: now, or where the
+// clock was set back, just after the last one, so that peers, who refuse what
+// is not newer, are not lost until the old time has passed. Flush writes it.
+func (s *State) HandshakeTime(now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept.LastSent = max(now.UnixNano(), s.kept.LastSent+1)
+	s.dirty = true
+	return time.Unix(0, s.kept.LastSent)
 }
 
 // AdvanceHandshake says whether timestamp is newer than every one that this

@@ -298,3 +298,38 @@ func FuzzDecodeState(f *testing.F) {
 		}
 	})
 }
+
+// A clock that goes back, also over a restart, makes no handshake older than
+// the last. S3-13
+func TestHandshakeTimeOnlyRises(t *testing.T) {
+	dir := t.TempDir()
+	s, err := NewState(dir, "home", Coordinator{Addr: "vps.example:443"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Joined("home", nil); err != nil {
+		t.Fatal(err)
+	}
+	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	last := s.HandshakeTime(noon)
+	if !last.Equal(noon) {
+		t.Errorf("at noon it is %v", last)
+	}
+	for range 3 {
+		next := s.HandshakeTime(noon.Add(-time.Hour))
+		if !next.After(last) {
+			t.Errorf("%v follows %v", next, last)
+		}
+		last = next
+	}
+	if err := s.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next := again.HandshakeTime(noon.Add(-time.Hour)); !next.After(last) {
+		t.Errorf("after a restart %v follows %v", next, last)
+	}
+}

@@ -17,7 +17,7 @@ import (
 // victim's.
 //
 //   - The relay gets all data, so it is at the proven address and nowhere else.
-//   - STUN servers get a few requests of 28 bytes, and only they can tell how
+//   - STUN servers get a few requests of 96 bytes, and only they can tell how
 //     our NAT maps by address, which takes a second address (RFC 5780 section
 //     4.3). So two strange addresses of each family are asked, on two ports,
 //     none that punch would refuse, and none that has stayed silent for minutes,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"time"
 
+	"rendezvous/internal/ops"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -39,7 +40,7 @@ func (s *Server) register(now time.Time, a *agentConn, r *proto.Register) (messa
 		s.log.Error().Err(err).Str("agent", m.Name).Msg("keep a member's record")
 	}
 	replaced, flapping := s.present.arrive(now, a.key, attendance{
-		conn: a, name: m.Name, instance: r.GetInstance(), version: r.GetVersion(),
+		conn: a, name: m.Name, instance: r.GetInstance(), version: ops.Plain(r.GetVersion()),
 		record: r.GetRecord(), standing: r.GetStanding(), since: now,
 	})
 	// It may have been revoked since; now that it is present, a revocation
@@ -57,7 +58,7 @@ func (s *Server) register(now time.Time, a *agentConn, r *proto.Register) (messa
 	}
 	a.known = true
 	s.seen.note(way{a.socket.conn.LocalAddr(), a.remote}, true)
-	s.log.Debug().Str("agent", m.Name).Stringer("from", a.remote).Str("version", r.GetVersion()).Msg("registered")
+	s.log.Debug().Str("agent", m.Name).Stringer("from", a.remote).Str("version", ops.Plain(r.GetVersion())).Msg("registered")
 	return s.welcome(a, m, r)
 }
 
