@@ -53,7 +53,7 @@ type kept struct {
 	Coordinator Coordinator           `json:"coordinator"`
 	Secret      []byte                `json:"secret,omitempty"`
 	Peers       map[string]Peer       `json:"peers,omitempty"`
-	Handshakes  map[string]int64      `json:"handshakes,omitempty"` // newest timestamp, by the peer's key in base64
+	Handshakes  map[string]int64      `json:"handshakes,omitempty"`     // newest timestamp, by the peer's key in base64
 	LastSent    int64                 `json:"last_handshake,omitempty"` // timestamp of our own newest handshake
 	Revocations map[string]Revocation `json:"revocations,omitempty"`
 	Services    []string              `json:"services,omitempty"` // NAME=URL, added while the agent ran
