@@ -99,30 +99,47 @@ func (as *association) again(ctx context.Context, attempt uint32) error {
 	return as.fresh(ctx, &proto.Again{Attempt: attempt}, mine, endpoints, as)
 }
 
-// needSpare asks for another allocation, without a punch.
+// Waits before a session without a relay leg asks for one again.
+const (
+	spareFirst = 10 * time.Second
+	spareMost  = 5 * time.Minute
+)
+
+// needSpare asks for another allocation if it is for us to do, without a
+// punch.
 func (as *association) needSpare() {
-	as.mu.Lock()
-	as.spareDue = true
-	as.mu.Unlock()
-	if as.initiator {
-		as.a.tasks.start(func(ctx context.Context) { as.fetchSpare(ctx) })
+	if as.initiator && as.raw == nil && as.a.relayAllowed() && as.a.link.current() != nil {
+		as.a.tasks.start(as.fetchSpare)
 	}
 }
 
-// fetchSpare is called when the relay forgot our leg and whenever the
-// coordinator is back.
+// spareDue says whether the session has no relay leg and its last attempt to
+// get one is long enough ago.
+func (as *association) spareDue(now time.Time) bool {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	return len(as.legs) == 0 && now.Sub(as.spare.at) > as.spare.wait
+}
+
+// fetchSpare is called when the relay forgot our leg, whenever the coordinator
+// is back, and again until there is one.
 func (as *association) fetchSpare(ctx context.Context) {
 	as.mu.Lock()
-	due := as.spareDue && as.initiator && !as.closed
-	as.spareDue = false
+	idle := len(as.legs) == 0 && !as.spare.busy && !as.closed
+	if idle {
+		as.spare.busy = true
+	}
 	as.mu.Unlock()
-	if !due || !as.a.relayAllowed() {
+	if !idle {
 		return
 	}
-	if err := as.fresh(ctx, &proto.Again{}, gathered{}, nil, as); err != nil {
-		as.mu.Lock()
-		as.spareDue = true
-		as.mu.Unlock()
+	// Why not is in the log of attempts, or comes again.
+	_ = as.fresh(ctx, &proto.Again{}, gathered{}, nil, as)
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	as.spare.busy, as.spare.at = false, time.Now()
+	if as.spare.wait = min(2*as.spare.wait, spareMost); len(as.legs) > 0 {
+		as.spare.wait = spareFirst
 	}
 }
 

@@ -33,14 +33,23 @@ type association struct {
 	attempt   uint32 // of punching; 1 is the first, on the main sockets
 	theirs    offered
 	offers    []time.Time // when the candidates of each Again of the peer were made
-	spareDue  bool        // the relay forgot our leg
-	lostAt    time.Time   // zero while a path works
+	spare     spareState
+	lostAt    time.Time // zero while a path works
 	closed    bool
+}
+
+// spareState is how it stands with the relay leg that a session should have
+// beside its direct path.
+type spareState struct {
+	busy bool
+	at   time.Time // of the last attempt, or when the session began
+	wait time.Duration
 }
 
 // newAssociation makes a session that probes under keys from seed.
 func (p *peer) newAssociation(keys seal.ProbeKeys, initiator bool, raw *proto.RawFlow) *association {
-	as := &association{a: p.a, peer: p, initiator: initiator, raw: raw, began: time.Now(), direct: make(chan struct{}), attempt: 1}
+	as := &association{a: p.a, peer: p, initiator: initiator, raw: raw, began: time.Now(), direct: make(chan struct{}), attempt: 1,
+		spare: spareState{at: time.Now(), wait: spareFirst}}
 	as.ctx, as.cancel = context.WithCancel(p.a.tasks.ctx)
 	timers := session.DefaultTimers()
 	timers.Keepalive = p.a.cfg.Keepalive

@@ -162,7 +162,7 @@ func (p *peer) linkIsBack(ctx context.Context) {
 	p.mu.Unlock()
 	if as := p.association(); as != nil {
 		as.refreshLegs()
-		p.a.tasks.start(func(ctx context.Context) { as.fetchSpare(ctx) })
+		as.needSpare()
 		return
 	}
 	if p.flows.Outgoing() > 0 {

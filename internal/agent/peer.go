@@ -338,6 +338,9 @@ func (p *peer) tend(now time.Time) {
 		p.ended(as, "no path to the peer has worked for "+lostFor.String())
 		return
 	}
+	if as.Ready() && as.spareDue(now) {
+		as.needSpare()
+	}
 	idle := now.Sub(as.began) > idleSession && now.Sub(as.LastData()) > idleSession
 	if idle && p.flows.Len() == 0 {
 		as.SendFrame(&proto.Frame{Body: &proto.Frame_Bye{Bye: &proto.Bye{Reason: "idle"}}})

@@ -17,15 +17,22 @@ type trip struct {
 	service, client       *station
 }
 
-func newTrip(t *testing.T) *trip {
+func newTrip(t *testing.T, configure ...func(*Config)) *trip {
 	t.Helper()
 	r := &trip{world: newWorld(t)}
 	r.homeHost, r.router, r.carrier = r.world.home()
 	r.roadHost, r.cafe = r.road(natlab.Home())
 	r.service = listen(t, r.homeHost, serviceAt, true)
 	r.client = listen(t, r.roadHost, "127.0.0.1:0", false)
-	r.home = r.agent(r.homeHost, "home", exposing(t, "echo", "udp://"+serviceAt))
-	r.laptop = r.agent(r.roadHost, "laptop", dialing(t, "home", "echo", "udp://"+dialAt))
+	both := func(one func(*Config)) func(*Config) {
+		return func(c *Config) {
+			for _, f := range append(configure, one) {
+				f(c)
+			}
+		}
+	}
+	r.home = r.agent(r.homeHost, "home", both(exposing(t, "echo", "udp://"+serviceAt)))
+	r.laptop = r.agent(r.roadHost, "laptop", both(dialing(t, "home", "echo", "udp://"+dialAt)))
 	r.settle()
 	return r
 }

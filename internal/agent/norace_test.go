@@ -1,0 +1,6 @@
+//go:build !race
+
+package agent
+
+// racing: the race detector makes everything slower, so long tests are shorter.
+const racing = false
