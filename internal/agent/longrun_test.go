@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/proto"
 )
 
 // sizes is how much an agent keeps: what must not grow with time.
@@ -81,7 +82,14 @@ func TestTwoHoursOfLightTraffic(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, _ := w.home()
-				where, _ := w.road(road)
+				where, cafe := w.road(road)
+				var epochs [2]atomic.Uint64
+				cafe.DropWhen(func(_, _ netip.AddrPort, d []byte) bool {
+					if h, err := proto.ParseHeader(d); err == nil {
+						epochs[h.Epoch].Add(1)
+					}
+					return false
+				})
 				service := listen(t, home, serviceAt, true)
 				client := listen(t, where, "127.0.0.1:0", false)
 				far := w.agent(home, "home", exposing(t, "echo", "udp://"+serviceAt))
@@ -105,11 +113,14 @@ func TestTwoHoursOfLightTraffic(t *testing.T) {
 				if g := gap(client, since, time.Now()); g > 11*time.Second {
 					t.Errorf("no answer for %v", g)
 				}
-				if sent, got := s.sent, len(client.arrivals()); uint64(got)+5 < sent {
+				if sent, got := s.sent.Load(), len(client.arrivals()); uint64(got)+5 < sent {
 					t.Errorf("%d of %d were answered; %v", got, sent, laptop.Status().Counters)
 				}
 				if n := len(service.sources()); n != 1 {
 					t.Errorf("the service saw %d sources", n)
+				}
+				if epochs[0].Load() == 0 || epochs[1].Load() == 0 {
+					t.Errorf("no rekey: %d and %d datagrams of the two epochs", epochs[0].Load(), epochs[1].Load())
 				}
 				for reason, n := range laptop.Status().Counters {
 					if reason == "bad-seal" || reason == "no-keys" || n > 50 {

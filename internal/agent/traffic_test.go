@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,7 +108,7 @@ type stream struct {
 	client *station
 	stop   chan struct{}
 	wait   sync.WaitGroup
-	sent   uint64
+	sent   atomic.Uint64
 	began  time.Time
 }
 
@@ -117,8 +118,7 @@ func startStream(client *station, to string, every time.Duration) *stream {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
-			client.send(to, stamped(s.sent, 100))
-			s.sent++
+			client.send(to, stamped(s.sent.Add(1)-1, 100))
 			select {
 			case <-tick.C:
 			case <-s.stop:
