@@ -38,6 +38,7 @@ func (e *eavesdropper) all() [][]byte {
 }
 
 func TestGarbageAndReplaysAreCountedAndNothingElse(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, carrier := w.home()

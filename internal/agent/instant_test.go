@@ -61,8 +61,10 @@ func forget(t *testing.T, a, b *running) {
 
 // S4-03
 func TestBothSidesFireAtTheSameInstant(t *testing.T) {
+	t.Parallel()
 	for name, jitter := range map[string]time.Duration{"steady links": 0, "links with jitter": 5 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, carrier := w.home()
@@ -99,9 +101,11 @@ func TestBothSidesFireAtTheSameInstant(t *testing.T) {
 }
 
 func TestSetUpTakesThreeRoundTrips(t *testing.T) {
+	t.Parallel()
 	const rtt = 40 * time.Millisecond
 	for name, again := range map[string]bool{"the first time ever": false, "known before": true} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, carrier := w.home()

@@ -11,6 +11,7 @@ import (
 )
 
 func TestIPv6(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		homeAddrs, roadAddrs []string
 		road                 natlab.Behaviour
@@ -22,6 +23,7 @@ func TestIPv6(t *testing.T) {
 		"one has both, the other IPv6": {[]string{"192.168.1.2", "2001:db8:1::2"}, []string{"2001:db8:2::2"}, natlab.Home(), true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				router := w.lab.NAT("router", "198.51.100.1", natlab.Home(), natlab.Prefix("2001:db8:1::/64"))

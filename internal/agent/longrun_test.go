@@ -58,7 +58,7 @@ func sizes(a *running) map[string]int {
 // longer is d, and less under the race detector.
 func longer(d time.Duration) time.Duration {
 	if racing {
-		return d / 12
+		return d / 24
 	}
 	return d
 }
@@ -77,8 +77,10 @@ func notGrown(t *testing.T, who string, before, after map[string]int) {
 }
 
 func TestTwoHoursOfLightTraffic(t *testing.T) {
+	t.Parallel()
 	for name, road := range map[string]natlab.Behaviour{"direct-udp": natlab.Home(), "relay-udp": natlab.Cellular()} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, _ := w.home()
@@ -133,6 +135,7 @@ func TestTwoHoursOfLightTraffic(t *testing.T) {
 }
 
 func TestADayWithoutTheCoordinator(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		// While it is down a dial just takes its time: a day of real QUIC
 		// handshakes without answer would be most of what this test does.

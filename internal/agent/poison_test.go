@@ -94,8 +94,10 @@ func lateOnce() *middle {
 }
 
 func TestPoisonedPortsAreLeftForFreshOnes(t *testing.T) {
+	t.Parallel()
 	for _, poisoned := range []string{"laptop", "home"} {
 		t.Run(poisoned, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				behaviours := map[string]natlab.Behaviour{"laptop": natlab.Home(), "home": natlab.Home(), poisoned: natlab.Poisonable()}
@@ -145,6 +147,7 @@ func leftMainPort(t *testing.T, tuples map[tuple]spell, main uint16, direct time
 }
 
 func TestLowTTLDatagramGoesBeforeTheProbes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
@@ -200,6 +203,7 @@ func losing(n int) natlab.Drop {
 }
 
 func TestLostFirstProbesCostMilliseconds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, carrier := w.home()
@@ -216,6 +220,7 @@ func TestLostFirstProbesCostMilliseconds(t *testing.T) {
 }
 
 func TestDirectThroughLoss(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, carrier := w.home()

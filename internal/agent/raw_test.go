@@ -84,9 +84,11 @@ func rawKind(a *running, peer string) path.Kind {
 }
 
 func TestRawServiceAddsNoByte(t *testing.T) {
+	t.Parallel()
 	const size, sealed = 1437, 1437 + proto.Overhead
 	for _, kind := range []path.Kind{path.DirectUDP, path.RelayUDP} {
 		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var r *trip
 				if kind == path.RelayUDP {
@@ -135,8 +137,10 @@ func TestRawServiceAddsNoByte(t *testing.T) {
 }
 
 func TestRawPayloadIsNeverEaten(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []path.Kind{path.DirectUDP, path.RelayUDP} {
 		t.Run(kind.String(), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var r *trip
 				if kind == path.RelayUDP {
@@ -198,6 +202,7 @@ func TestRawPayloadIsNeverEaten(t *testing.T) {
 }
 
 func TestRawFlowFallsBackToSealedAndComesAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const size = 1000
 		r := newRawTrip(t)
@@ -273,6 +278,7 @@ func TestRawFlowFallsBackToSealedAndComesAgain(t *testing.T) {
 }
 
 func TestRawFlowsOutliveTheSessionAndEndWithTheirClient(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRawTrip(t)
 		r.client.send(dialAt, stamped(0, 100))

@@ -34,11 +34,13 @@ func (r *tape) all() []*proto.ToAgent {
 }
 
 func TestReplayedOffersChangeNothing(t *testing.T) {
+	t.Parallel()
 	for name, road := range map[string]natlab.Behaviour{
 		"handshakes":           natlab.Home(),
 		"punches in a session": natlab.Cellular(), // they go on for a while
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				var seen tape
@@ -89,6 +91,7 @@ func TestReplayedOffersChangeNothing(t *testing.T) {
 }
 
 func TestAnswerOfAnotherIntroductionIsRefused(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		var mu sync.Mutex
@@ -127,6 +130,7 @@ func TestAnswerOfAnotherIntroductionIsRefused(t *testing.T) {
 }
 
 func TestForgedRevocationsAreRefused(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		b.settle()
@@ -179,6 +183,7 @@ func TestForgedRevocationsAreRefused(t *testing.T) {
 }
 
 func TestAdmissionGivesNoSecretButThatOfAMember(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		toNew := &middle{}

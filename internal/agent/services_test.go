@@ -17,6 +17,7 @@ import (
 )
 
 func TestTwoHundredClientsAtOnceEachHaveASocketBeforeTheService(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		const n = 200
@@ -56,10 +57,12 @@ func TestTwoHundredClientsAtOnceEachHaveASocketBeforeTheService(t *testing.T) {
 }
 
 func TestDatagramsOfEverySizeCrossWhole(t *testing.T) {
+	t.Parallel()
 	sizes := []int{0, 1, 15, 16, 17, 64, 1099, 1100, 1101, 1180, 1199, 1200, 1232, 1399, 1400, 1432, 1451, 1452, 1453, 1472, 1500,
 		2000, 4096, 9000, 16384, 30000, 60000, 65506, 65507}
 	for name, paths := range map[string][]path.Kind{"direct-udp": nil, "relay-udp": {path.RelayUDP}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, _ := w.home()
@@ -138,6 +141,7 @@ func (r *trip) onlySource(what string) {
 }
 
 func TestFarSocketStaysWhenThePathMovesAndWhenTheSessionIsReplaced(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		s := startStream(r.client, dialAt, 20*time.Millisecond)
@@ -187,6 +191,7 @@ func TestFarSocketStaysWhenThePathMovesAndWhenTheSessionIsReplaced(t *testing.T)
 }
 
 func TestIdleFlowsExpire(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
@@ -239,6 +244,7 @@ func TestIdleFlowsExpire(t *testing.T) {
 }
 
 func TestServicesComeAndGoWhileRunning(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
@@ -308,6 +314,7 @@ func TestServicesComeAndGoWhileRunning(t *testing.T) {
 }
 
 func TestBothDialEachOtherAtTheSameInstant(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, carrier := w.home()
@@ -350,6 +357,7 @@ func TestBothDialEachOtherAtTheSameInstant(t *testing.T) {
 }
 
 func TestPeerThatComesUpLaterIsReachedWithinASecond(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
@@ -399,6 +407,7 @@ func TestPeerThatComesUpLaterIsReachedWithinASecond(t *testing.T) {
 }
 
 func TestASingleDatagramWaitsForThePeer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
