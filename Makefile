@@ -53,7 +53,7 @@ cross:
 	done
 
 bench: deps ## the figures of docs/BENCH.md, measured here
-	scripts/as-root.sh $(GO) run ./internal/natlab/bench
+	scripts/as-root.sh $(GO) run ./internal/natlab/bench -o docs/BENCH.md
 
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	scripts/fuzz.sh $(FUZZTIME)

@@ -7,12 +7,14 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"rendezvous/internal/natlab/netns"
 	"rendezvous/internal/natlab/programs"
@@ -21,8 +23,9 @@ import (
 func main() {
 	only := flag.String("only", "", "`parts` to run, with commas between: throughput, memory, setup, sync; all otherwise")
 	runs := flag.Int("runs", 3, "`times` that each throughput is searched for; the median counts")
+	out := flag.String("o", "", "keep the report in this `file`")
 	flag.Parse()
-	os.Exit(netns.Main("bench", func(t netns.T) { run(t, *only, *runs) }))
+	os.Exit(netns.Main("bench", func(t netns.T) { run(t, *only, *runs, *out) }))
 }
 
 // part is one thing to measure, with the targets that it has.
@@ -31,7 +34,7 @@ type part struct {
 	measure func(t netns.T, r *report)
 }
 
-func run(t netns.T, only string, runs int) {
+func run(t netns.T, only string, runs int, out string) {
 	dir, err := os.MkdirTemp("", "rdv-bench-")
 	if err != nil {
 		t.Fatalf("%v", err)
@@ -50,11 +53,19 @@ func run(t netns.T, only string, runs int) {
 		{"sync", synchronisation},
 	}
 	r := &report{}
-	r.line("%d processors, %s/%s, %s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+	r.line("# Figures\n")
+	r.line("By `make bench` on %s: %d processors, %s/%s, Linux %s, %s. Load, sink, all programs and the NATs share the processors,",
+		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, kernel(), runtime.Version())
+	r.line("so compare rows of one run, not runs or machines. Programs and NATs are network namespaces of one machine.")
 	for _, p := range parts {
 		if only == "" || slices.Contains(strings.Split(only, ","), p.name) {
 			r.line("\n## %s\n", p.name)
 			netns.Scope(t, func(t netns.T) { p.measure(t, r) })
+		}
+	}
+	if out != "" {
+		if err := os.WriteFile(out, r.text.Bytes(), 0o644); err != nil {
+			t.Fatalf("keep the report: %v", err)
 		}
 	}
 	if r.missed > 0 {
@@ -63,9 +74,24 @@ func run(t netns.T, only string, runs int) {
 }
 
 // report prints Markdown as it comes, and counts targets.
-type report struct{ targets, missed int }
+type report struct {
+	text            bytes.Buffer
+	targets, missed int
+}
 
-func (r *report) line(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+func (r *report) line(format string, args ...any) {
+	fmt.Printf(format+"\n", args...)
+	fmt.Fprintf(&r.text, format+"\n", args...)
+}
+
+// kernel is the release of the running one.
+func kernel() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
+}
 
 // target prints a figure beside what it should be.
 func (r *report) target(met bool, what, figure, want string) {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"rendezvous/internal/natlab/netns"
@@ -33,7 +34,7 @@ func memory(t netns.T, r *report) {
 		home, laptop = max(home, n.Home.Memory()), max(laptop, n.Laptop.Memory())
 		time.Sleep(100 * time.Millisecond)
 	}
-	r.line("- what the clients saw: %s", crowd.Log())
+	r.line("- what the clients saw: `%s`", strings.TrimSpace(crowd.Log()))
 	r.target(laptop < fullMost, fmt.Sprintf("the dialing agent with %d flows, at most", flows), megabytes(laptop), "under "+megabytes(fullMost))
 	r.target(home < fullMost, fmt.Sprintf("the exposing agent with %d flows, at most", flows), megabytes(home), "under "+megabytes(fullMost))
 }
