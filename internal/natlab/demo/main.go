@@ -58,9 +58,9 @@ func (d *demo) run() {
 	link := coordinator.Invite()
 	d.say("rendezvous invite:  %s", link)
 
-	d.step("home: agent join, agent up --expose wg=udp://127.0.0.1:51820")
+	d.step("home: agent join, agent up --expose wg=udp://127.0.0.1:51820?raw")
 	home := programs.Join(d.T, s.Home, s.Dir(), "home", link)
-	home.Up("--expose", "wg=udp://127.0.0.1:51820")
+	home.Up("--expose", "wg=udp://127.0.0.1:51820?raw")
 	link = home.Do("invite")
 	d.say("agent invite:  %s", link)
 
