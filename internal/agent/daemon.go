@@ -62,7 +62,7 @@ func (a *Agent) counters() map[string]uint64 {
 	}
 	for _, p := range a.peers.all() {
 		p.mu.Lock()
-		out["held-too-long"] += p.dropped
+		out["held-too-long"] += p.queue.lost()
 		current := p.current
 		p.mu.Unlock()
 		for reason, n := range p.flows.Drops() {
@@ -188,17 +188,17 @@ func (p *peer) session(ctx context.Context) (*association, error) {
 func (p *peer) failedSince(t time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.joining || p.lastAt.Before(t) {
+	if p.tries.joining || p.tries.at.Before(t) {
 		return nil
 	}
-	return p.lastErr
+	return p.tries.err
 }
 
 func (p *peer) whyNoSession() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.lastErr != nil {
-		return p.lastErr
+	if p.tries.err != nil {
+		return p.tries.err
 	}
 	return fmt.Errorf("no session with %q in %v; `agent explain %s` says what was tried", p.name, sessionWithin, p.name)
 }
@@ -212,7 +212,7 @@ func (a *Agent) Explain(ctx context.Context, name string) (Explain, error) {
 	out := Explain{Peer: name}
 	p.mu.Lock()
 	log := slices.Clone(p.log)
-	lastErr := p.lastErr
+	lastErr := p.tries.err
 	p.mu.Unlock()
 	for _, t := range log {
 		out.Attempts = append(out.Attempts, attemptOf(t))

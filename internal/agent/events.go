@@ -158,7 +158,7 @@ func (p *peer) linkIsBack(ctx context.Context) {
 		})
 	}
 	p.mu.Lock()
-	p.retryAt, p.failures = time.Time{}, 0
+	p.tries.retryAt, p.tries.failures = time.Time{}, 0
 	p.mu.Unlock()
 	if as := p.association(); as != nil {
 		as.refreshLegs()

@@ -54,7 +54,7 @@ func forget(t *testing.T, a, b *running) {
 			p.drop(as)
 		}
 		p.mu.Lock()
-		p.retryAt, p.failures = time.Time{}, 0
+		p.tries.retryAt, p.tries.failures = time.Time{}, 0
 		p.mu.Unlock()
 	}
 }

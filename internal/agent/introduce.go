@@ -289,7 +289,7 @@ func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []
 func (p *peer) yields() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.joining && p.a.cfg.State.Name() < p.name
+	return p.tries.joining && p.a.cfg.State.Name() < p.name
 }
 
 // introduce asks the coordinator; arrived is when its answer came, from which

@@ -39,7 +39,7 @@ func sizes(a *running) map[string]int {
 		out["raw flows"] += len(p.raws)
 		out["attempts"] += len(p.log)
 		out["asks"] += len(p.asks)
-		out["held"] += len(p.held)
+		out["held"] += len(p.queue.list)
 		current := p.current
 		p.mu.Unlock()
 		if current == nil {

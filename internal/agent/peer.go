@@ -27,20 +27,24 @@ type peer struct {
 	// for a peer whose raw flows all begin at once, then one a second.
 	offers *rate.Limiter
 
-	mu       sync.Mutex
-	info     Peer
-	current  *association
-	joining  bool // an introduction of ours is under way
+	queue queue
+
+	mu      sync.Mutex
+	info    Peer
+	current *association
+	tries   tries
+	log     []ladder.Attempt
+	asks    map[uint64]chan *proto.Told
+	raws    map[rawKey]*rawState
+}
+
+// tries is how introductions of ours have gone. The peer's mutex guards it.
+type tries struct {
+	joining  bool // one is under way
 	failures int
-	lastErr  error // why the last introduction failed
-	lastAt   time.Time
+	err      error // why the last one failed
+	at       time.Time
 	retryAt  time.Time
-	held     []held
-	heldSize int
-	log      []ladder.Attempt
-	asks     map[uint64]chan *proto.Told
-	raws     map[rawKey]*rawState
-	dropped  uint64
 }
 
 // offerBurst is a session, its punches, and every raw flow that there may be.
@@ -95,23 +99,6 @@ func (p *peer) association() *association {
 	return p.current
 }
 
-// held is a burst or a frame that waits for a path.
-type held struct {
-	at    time.Time
-	flow  uint16
-	burst dgram.Burst
-	frame *proto.Frame
-}
-
-// Bounds of what waits while a path is being made: the first datagrams of some
-// hundred clients must not be lost, and a flood before the path must not fill
-// memory. The oldest makes room.
-const (
-	maxHeld     = 1024
-	maxHeldSize = 512 << 10
-	heldFor     = 10 * time.Second
-)
-
 // Send carries a burst of a flow to the peer (forward.Carrier).
 func (p *peer) Send(flow uint16, b dgram.Burst) {
 	if as := p.association(); as != nil && as.Ready() && as.Send(flow, b) {
@@ -133,14 +120,7 @@ func (p *peer) SendFrame(f *proto.Frame) {
 
 // hold keeps what can't be sent yet and sees to it that a path is made.
 func (p *peer) hold(h held) {
-	h.at = time.Now()
-	p.mu.Lock()
-	p.forgetHeld(func(first held) bool {
-		return len(p.held) >= maxHeld || p.heldSize+len(h.burst.Buf) > maxHeldSize || h.at.Sub(first.at) > heldFor
-	})
-	p.held = append(p.held, h)
-	p.heldSize += len(h.burst.Buf)
-	p.mu.Unlock()
+	p.queue.put(time.Now(), h)
 	if as := p.association(); as != nil && as.Ready() {
 		p.flush(as) // it became ready in between
 		return
@@ -148,33 +128,12 @@ func (p *peer) hold(h held) {
 	p.want("dial")
 }
 
-// forgetHeld drops what was held longest, as long as why says so. p.mu is held.
-func (p *peer) forgetHeld(why func(first held) bool) {
-	for len(p.held) > 0 && why(p.held[0]) {
-		p.dropped += uint64(p.held[0].burst.Len())
-		p.heldSize -= len(p.held[0].burst.Buf)
-		p.held = p.held[1:]
-	}
-	if len(p.held) == 0 {
-		p.held = nil
-	}
-}
-
 // flush sends what was held, in order.
 func (p *peer) flush(as *association) {
-	p.mu.Lock()
-	list := p.held
-	p.held, p.heldSize = nil, 0
-	p.mu.Unlock()
-	for _, h := range list {
-		switch {
-		case time.Since(h.at) > heldFor:
-			p.mu.Lock()
-			p.dropped += uint64(h.burst.Len())
-			p.mu.Unlock()
-		case h.frame != nil:
+	for _, h := range p.queue.take(time.Now()) {
+		if h.frame != nil {
 			as.SendFrame(h.frame)
-		default:
+		} else {
 			as.Send(h.flow, h.burst)
 		}
 	}
@@ -185,10 +144,10 @@ func (p *peer) flush(as *association) {
 func (p *peer) want(reason string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.joining || p.current != nil && p.current.hopeful() || time.Now().Before(p.retryAt) {
+	if p.tries.joining || p.current != nil && p.current.hopeful() || time.Now().Before(p.tries.retryAt) {
 		return
 	}
-	p.joining = true
+	p.tries.joining = true
 	p.a.tasks.start(func(ctx context.Context) {
 		err := p.join(ctx, reason)
 		p.joined(err)
@@ -205,16 +164,16 @@ const (
 func (p *peer) joined(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	news := err != nil && (p.lastErr == nil || p.lastErr.Error() != err.Error())
-	p.joining, p.lastErr, p.lastAt = false, err, time.Now()
+	news := err != nil && (p.tries.err == nil || p.tries.err.Error() != err.Error())
+	p.tries.joining, p.tries.err, p.tries.at = false, err, time.Now()
 	if err == nil || errors.Is(err, context.Canceled) {
-		p.failures = 0
+		p.tries.failures = 0
 		return
 	}
-	wait := min(retryFirst<<min(p.failures, 10), retryMost)
-	p.failures++
-	p.retryAt = time.Now().Add(wait)
-	if p.waits() {
+	wait := min(retryFirst<<min(p.tries.failures, 10), retryMost)
+	p.tries.failures++
+	p.tries.retryAt = time.Now().Add(wait)
+	if p.queue.waits(time.Now()) {
 		p.a.tasks.start(func(ctx context.Context) {
 			if pause(ctx, wait) {
 				p.want("dial")
@@ -224,12 +183,6 @@ func (p *peer) joined(err error) {
 	if news { // once for each reason
 		p.a.cfg.Log.Warn().Str("peer", p.name).Err(err).Msg("no session with the peer; trying again when data wants to go there")
 	}
-}
-
-// waits says whether anything is held that is not too old. p.mu is held.
-func (p *peer) waits() bool {
-	n := len(p.held)
-	return n > 0 && time.Since(p.held[n-1].at) < heldFor
 }
 
 // adopt makes as the session that new data takes, once it can carry some or
@@ -327,9 +280,7 @@ func (p *peer) drop(as *association) (was bool) {
 // tend ends what nobody uses any more: raw flows, held datagrams, the session.
 func (p *peer) tend(now time.Time) {
 	p.tendRaws(now)
-	p.mu.Lock()
-	p.forgetHeld(func(first held) bool { return now.Sub(first.at) > heldFor })
-	p.mu.Unlock()
+	p.queue.expire(now)
 	as := p.association()
 	if as == nil {
 		return
@@ -355,7 +306,7 @@ func (p *peer) networkChanged() {
 	for _, r := range p.raws {
 		all = append(all, r.child)
 	}
-	p.retryAt, p.failures = time.Time{}, 0
+	p.tries.retryAt, p.tries.failures = time.Time{}, 0
 	p.mu.Unlock()
 	for _, as := range all {
 		if as == nil {
