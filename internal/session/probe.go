@@ -278,7 +278,7 @@ func (s *Session) answered(p path.Path, body proto.ProbeBody, now time.Time) []E
 	a.answered, a.waitsFrom, a.unanswered = now, time.Time{}, 0
 	a.loss.answered(w.next, body.Received)
 	st.heard, st.observed = now, body.Observed
-	if st.size.answered(max(w.size, 0)) {
+	if st.size.answered(max(w.size, 0), now) {
 		s.publish()
 	}
 	changed := st.dead || st.doubt || st.failing || !st.isProven()

@@ -18,10 +18,10 @@ const (
 	ipv6Extra   = 20
 	sizeRounds  = 3
 	sizeWait    = 300 * time.Millisecond
-	verifyEvery = 5 * time.Second
-	verifyFast  = time.Second
-	verifyMost  = 3
+	verifyEvery = 2 * time.Second
+	verifyMost  = 5
 	searchAgain = 10 * time.Minute
+	searchSoon  = 30 * time.Second // after the size shrank, doubled each time: it may have been loss
 )
 
 // sizeSearch finds the largest datagram that crosses a path, by probes as
@@ -32,11 +32,13 @@ type sizeSearch struct {
 	due      time.Time // of the next round or verification; zero before the path is used
 	rounds   int
 	verified time.Time
-	misses   int
+	misses   int           // verifications since the last answer to one
+	lower    int           // the largest smaller size that was answered meanwhile
+	again    time.Duration // until the next search for a larger size
 }
 
 func newSizeSearch(a netip.Addr) sizeSearch {
-	s := sizeSearch{mtu: leastSize}
+	s := sizeSearch{mtu: leastSize, again: searchAgain}
 	if !a.Is4() {
 		s.extra = ipv6Extra
 	}
@@ -68,38 +70,55 @@ func (z *sizeSearch) next(now time.Time, rtt time.Duration, active bool) []int {
 	if z.rounds < sizeRounds {
 		z.rounds = sizeRounds
 	}
-	return z.verify(now, active)
+	return z.verify(now, max(sizeWait, 3*rtt), active)
 }
 
 // verify asks now and then whether the largest size still crosses: a path may
-// pass small probes and drop data. While idle there is nothing to protect.
-func (z *sizeSearch) verify(now time.Time, active bool) []int {
+// pass small probes and drop data. Once an answer is missing, the smaller
+// sizes are asked for as well, and the largest of them is what is left. While
+// idle there is nothing to protect.
+func (z *sizeSearch) verify(now time.Time, wait time.Duration, active bool) []int {
 	if z.verified.IsZero() {
 		z.verified = now
 	}
-	if z.mtu < z.top() && now.Sub(z.verified) > searchAgain {
-		z.verified = now
+	if z.mtu < z.top() && now.Sub(z.verified) > z.again {
+		z.verified, z.again = now, min(2*z.again, searchAgain)
 		z.begin(now)
 		return nil
 	}
 	z.due = now.Add(verifyEvery)
-	if !active || z.mtu <= leastSize {
+	switch {
+	case !active || z.mtu <= leastSize:
+		z.misses, z.lower = 0, 0
+		return nil
+	case z.misses == verifyMost:
+		z.mtu = max(z.lower, leastSize)
+		z.misses, z.lower = 0, 0
+		z.verified, z.again = now, searchSoon
 		return nil
 	}
-	z.misses++
-	if z.misses > verifyMost {
-		z.refused(z.mtu)
+	z.due = now.Add(wait)
+	if z.misses++; z.misses == 1 {
+		return []int{z.mtu}
 	}
-	if z.misses > 1 {
-		z.due = now.Add(verifyFast)
+	var out []int
+	for _, size := range sizes {
+		if size-z.extra <= z.mtu {
+			out = append(out, size-z.extra)
+		}
 	}
-	return []int{z.mtu}
+	return out
 }
 
 // answered notes that a probe of that size crossed; it reports a change.
-func (z *sizeSearch) answered(size int) bool {
-	if size >= z.mtu && z.rounds >= sizeRounds {
-		z.misses = 0
+func (z *sizeSearch) answered(size int, now time.Time) bool {
+	switch {
+	case z.misses == 0:
+	case size >= z.mtu:
+		z.misses, z.lower = 0, 0
+		z.due = now.Add(verifyEvery)
+	default:
+		z.lower = max(z.lower, size)
 	}
 	if size <= z.mtu || size > z.top() {
 		return false

@@ -35,9 +35,13 @@ func (s *Session) step(now time.Time) time.Duration {
 			out = append(out, s.ask(st, 0, now, nil))
 			wait = s.due(st, now, active, kept)
 		}
-		if st == s.paths.best {
+		if st == s.paths.best && !st.doubt {
+			mtu := st.size.mtu
 			for _, size := range st.size.next(now, st.answer.rtt, active) {
 				out = append(out, s.ask(st, size, now, nil))
+			}
+			if st.size.mtu != mtu {
+				s.publish()
 			}
 			wait = min(wait, max(0, st.size.due.Sub(now)))
 		}
