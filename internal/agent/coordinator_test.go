@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,12 +13,12 @@ import (
 	"rendezvous/proto"
 )
 
-// seenAtVPS is what passes the coordinator's link. The lab's lock guards it.
+// seenAtVPS is what passes the coordinator's link.
 type seenAtVPS struct {
-	data    int // datagrams of sealed data
-	before  int // those of them until the path was settled
-	leaked  int // datagrams with the marker in them
-	dialled int // datagrams that tell a service's name
+	data   atomic.Int64 // datagrams of sealed data
+	before int64        // those of them until the path was settled
+	leaked atomic.Int64 // datagrams with the marker in them
+	named  atomic.Int64 // datagrams that tell the service's name
 }
 
 // tap counts what passes the coordinator, and how much of it shows marker.
@@ -25,13 +26,13 @@ func (w *world) tap(marker []byte) *seenAtVPS {
 	seen := &seenAtVPS{}
 	w.vps.DropWhen(func(_, _ netip.AddrPort, d []byte) bool {
 		if proto.KindOf(d) == proto.KindData {
-			seen.data++
+			seen.data.Add(1)
 		}
 		if bytes.Contains(d, marker) {
-			seen.leaked++
+			seen.leaked.Add(1)
 		}
 		if bytes.Contains(d, []byte("secretly-named")) {
-			seen.dialled++
+			seen.named.Add(1)
 		}
 		return false
 	})
@@ -56,7 +57,7 @@ func (w *world) carry(t *testing.T, n int, paths []path.Kind) (*seenAtVPS, int, 
 	client := listen(t, road, "127.0.0.1:0", false)
 	client.send(dialAt, marker)
 	time.Sleep(3 * time.Second) // the path that there is to be, is
-	seen.before = seen.data
+	seen.before = seen.data.Load()
 	for range n {
 		client.send(dialAt, marker)
 		time.Sleep(10 * time.Millisecond)
@@ -75,7 +76,7 @@ func TestCoordinatorCarriesNoDataOfADirectPath(t *testing.T) {
 		if at := best(laptop, "home"); at != "direct-udp" || back != 500 {
 			t.Fatalf("path %q, %d of 500 came back", at, back)
 		}
-		if n := seen.data - seen.before; n != 0 {
+		if n := seen.data.Load() - seen.before; n != 0 {
 			t.Errorf("%d datagrams of data passed the coordinator", n)
 		}
 	})
@@ -91,11 +92,11 @@ func TestRelaySeesOnlyCiphertext(t *testing.T) {
 		if at := best(laptop, "home"); at != "relay-udp" || back != 500 {
 			t.Fatalf("path %q, %d of 500 came back", at, back)
 		}
-		if seen.data < 1000 {
-			t.Errorf("the tap saw only %d datagrams of data", seen.data)
+		if n := seen.data.Load(); n < 1000 {
+			t.Errorf("the tap saw only %d datagrams of data", n)
 		}
-		if seen.leaked > 0 || seen.dialled > 0 {
-			t.Errorf("%d datagrams showed payload, %d the service's name", seen.leaked, seen.dialled)
+		if leaked, named := seen.leaked.Load(), seen.named.Load(); leaked > 0 || named > 0 {
+			t.Errorf("%d datagrams showed payload, %d the service's name", leaked, named)
 		}
 	})
 }
