@@ -35,11 +35,13 @@ func sizes(a *running) map[string]int {
 	a.refusals.mu.Unlock()
 	for _, p := range a.peers.all() {
 		out["flows"] += p.flows.Len()
+		p.queue.mu.Lock()
+		out["held"] += len(p.queue.list)
+		p.queue.mu.Unlock()
 		p.mu.Lock()
 		out["raw flows"] += len(p.raws)
 		out["attempts"] += len(p.log)
 		out["asks"] += len(p.asks)
-		out["held"] += len(p.queue.list)
 		current := p.current
 		p.mu.Unlock()
 		if current == nil {
