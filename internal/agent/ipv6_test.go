@@ -72,3 +72,30 @@ func TestIPv6(t *testing.T) {
 		})
 	}
 }
+
+func TestABrokenFamilyCostsAMoment(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cafe := w.lab.NAT("cafe", "198.51.100.129", natlab.Home(), natlab.Prefix("2001:db8:2::/64"))
+		road := cafe.Host("laptop", "192.168.2.2", natlab.Also("2001:db8:2::2"))
+		cafe.Block(func(_, to netip.AddrPort, _ []byte) bool { return to.Addr().Is6() })
+		// The link names the coordinator by IPv6; it was seen over IPv4 before.
+		w.at = "[" + vpsSix + "]:443"
+		state := w.enrol("laptop")
+		if err := state.SawCoordinator(netip.MustParseAddrPort(vpsAddr+":443"), nil); err != nil {
+			t.Fatal(err)
+		}
+		laptop := w.run(road, state, nil)
+		took := waitFor(t, "registered", 10*time.Second, func() bool { return laptop.Status().Coordinator.Connected })
+		t.Logf("registered after %v", took)
+		if took > time.Second {
+			t.Errorf("registered after %v", took)
+		}
+		// And the same when the connection was lost.
+		w.stop()
+		time.Sleep(time.Second)
+		w.start()
+		waitFor(t, "registered again", 5*time.Second, func() bool { return laptop.Status().Coordinator.Connected })
+	})
+}

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"rendezvous/internal/dgram"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -65,7 +64,6 @@ func newLink(a *Agent) *link {
 
 const (
 	dialWithin  = 5 * time.Second
-	dialStagger = 250 * time.Millisecond // RFC 8305 section 8: Connection Attempt Delay
 	redialFirst = 200 * time.Millisecond
 	redialMost  = 3 * time.Second
 	// redialRefused follows a refusal that only a person can end.
@@ -155,53 +153,6 @@ func (l *link) once(ctx context.Context) error {
 	cancel()
 	tasks.Wait()
 	return client.Why()
-}
-
-// dial tries the coordinator's addresses side by side, each with a head start.
-func (l *link) dial(ctx context.Context) (*Connection, netip.AddrPort, error) {
-	addrs, err := l.a.cfg.State.Coordinator().Addrs(ctx)
-	if err != nil {
-		return nil, netip.AddrPort{}, err
-	}
-	cert, err := l.a.id.Certificate()
-	if err != nil {
-		return nil, netip.AddrPort{}, err
-	}
-	var faults []error
-	for _, addr := range addrs {
-		e := l.a.mainFor(addr)
-		if e == nil {
-			continue
-		}
-		dctx, cancel := context.WithTimeout(ctx, dialWithin)
-		pc := dgram.NewPacketConn(e.conn)
-		if old := e.quic.Swap(pc); old != nil {
-			_ = old.Close()
-		}
-		client, err := l.a.cfg.Connect(dctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
-		cancel()
-		if err == nil {
-			return client, addr, nil
-		}
-		_ = pc.Close()
-		faults = append(faults, fmt.Errorf("dial coordinator %v: %w", addr, err))
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	if len(faults) == 0 {
-		return nil, netip.AddrPort{}, fmt.Errorf("no address of the coordinator is of a family that this host has: %v", addrs)
-	}
-	return nil, netip.AddrPort{}, errors.Join(faults...)
-}
-
-func (a *Agent) mainFor(addr netip.AddrPort) *endpoint {
-	for _, e := range a.mains {
-		if e.is4() == addr.Addr().Unmap().Is4() {
-			return e
-		}
-	}
-	return nil
 }
 
 // register says that we are here, and takes in what the coordinator tells.
