@@ -63,7 +63,6 @@ func newLink(a *Agent) *link {
 }
 
 const (
-	dialWithin  = 5 * time.Second
 	redialFirst = 200 * time.Millisecond
 	redialMost  = 3 * time.Second
 	// redialRefused follows a refusal that only a person can end.
