@@ -117,7 +117,9 @@ func TestFlushedConnectionTrackingIsOverWithinTwoSeconds(t *testing.T) {
 				laptop := w.agent(road, "laptop", nil)
 				w.settle()
 				reach(t, laptop, "home", "direct-udp", 5*time.Second)
-				map[string]*natlab.NAT{"carrier": carrier, "cafe": cafe}[side].Reseed()
+				nat := map[string]*natlab.NAT{"carrier": carrier, "cafe": cafe}[side]
+				nat.Reseed()
+				nat.Flush()
 				began := time.Now()
 				for time.Since(began) < 5*time.Second {
 					if _, err := laptop.Ping(t.Context(), "home"); err == nil {

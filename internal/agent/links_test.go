@@ -154,3 +154,39 @@ func TestTwoLaptopsAndOneHome(t *testing.T) {
 		}
 	})
 }
+
+func TestNothingIsDeliveredTwice(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newTrip(t)
+		r.cafe.Set(natlab.Duplicate(0.3), natlab.Reorder(0.2, 30*time.Millisecond), natlab.Loss(0.03))
+		var clients []*station
+		for range 20 { // each has a first datagram
+			clients = append(clients, listen(t, r.roadHost, "127.0.0.1:0", false))
+		}
+		const rounds = 100
+		for i := range uint64(rounds) {
+			for k, c := range clients {
+				c.send(dialAt, stamped(i*100+uint64(k), 100+int(i%3)*1000))
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second)
+		seen := map[string]int{}
+		for _, a := range r.service.arrivals() {
+			seen[string(a.data)]++
+		}
+		for _, n := range seen {
+			if n > 1 {
+				t.Fatalf("a datagram came %d times", n)
+			}
+		}
+		// Datagrams of 2,100 bytes are two on the wire.
+		if n, all := len(seen), rounds*len(clients); n < all*85/100 {
+			t.Errorf("%d of %d came; %v", n, all, r.home.Status().Counters)
+		}
+		if n := len(r.service.sources()); n != len(clients) {
+			t.Errorf("%d sources of %d clients", n, len(clients))
+		}
+	})
+}

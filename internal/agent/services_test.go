@@ -431,3 +431,24 @@ func TestASingleDatagramWaitsForThePeer(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsSentWhileThePathIsMadeArrivesInOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newTrip(t)
+		const n = 300
+		for i := range uint64(n) {
+			r.client.send(dialAt, stamped(i, 1000))
+		}
+		time.Sleep(3 * time.Second)
+		there, back := r.service.arrivals(), r.client.arrivals()
+		if len(there) != n || len(back) != n {
+			t.Fatalf("%d of %d came to the service, %d back; %v", len(there), n, len(back), r.laptop.Status().Counters)
+		}
+		for i := range there {
+			if got := binary.BigEndian.Uint64(there[i].data); got != uint64(i) {
+				t.Fatalf("datagram %d came as number %d", got, i)
+			}
+		}
+	})
+}
