@@ -240,3 +240,32 @@ func TestAdmissionGivesNoSecretButThatOfAMember(t *testing.T) {
 		}
 	})
 }
+
+func TestAnswersThatNeverArriveLeaveNothingBehind(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBetrayed(t)
+		began := time.Now()
+		b.toRoad.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {
+			if m.GetAnswer() != nil && time.Since(began) < time.Minute {
+				return nil
+			}
+			return []*proto.ToAgent{m}
+		})
+		b.settle()
+		for time.Since(began) < time.Minute {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if line, err := b.laptop.Ping(ctx, "home"); err == nil {
+				t.Errorf("a session without an answer: %+v", line)
+			}
+			cancel()
+		}
+		time.Sleep(15 * time.Second)
+		for _, a := range []*running{b.laptop, b.home} {
+			if n := sizes(a); n["sessions"] > 1 || n["answers"] > 1 {
+				t.Errorf("%s keeps %v", a.cfg.State.Name(), n)
+			}
+		}
+		reach(t, b.laptop, "home", "direct-udp", 5*time.Second)
+	})
+}
