@@ -129,10 +129,8 @@ func TestSetUpTakesThreeRoundTrips(t *testing.T) {
 				direct := waitFor(t, "direct-udp", time.Second, func() bool {
 					return best(laptop, "home") == "direct-udp" && best(far, "laptop") == "direct-udp"
 				}) + reached
-				answered := time.Second
-				if got := client.arrivals(); len(got) > 0 {
-					answered = got[0].at.Sub(began)
-				}
+				waitFor(t, "the answer", time.Second, func() bool { return len(client.arrivals()) > 0 })
+				answered := client.arrivals()[0].at.Sub(began)
 				t.Logf("with round trips of %v: at the service after %v, answer after %v, direct-udp on both sides after %v", rtt, reached, answered, direct)
 				if reached > 3*rtt || direct > 4*rtt {
 					t.Errorf("at the service after %v, want %v; direct-udp after %v, want %v", reached, 3*rtt, direct, 4*rtt)
