@@ -146,7 +146,16 @@ func (f *figures) rate() string {
 	return s
 }
 
+// compare sets two ways side by side. Where the load could do no more on
+// either, a ratio below the target decides nothing.
 func (c *course) compare(r *report, a, b, shape string, want float64) {
-	ratio := median(c.found[[2]string{a, shape}].pps) / median(c.found[[2]string{b, shape}].pps)
-	r.target(ratio >= want, fmt.Sprintf("%s against %s, %s", a, b, shape), fmt.Sprintf("%.2f times", ratio), fmt.Sprintf("at least %.1f", want))
+	of, to := c.found[[2]string{a, shape}], c.found[[2]string{b, shape}]
+	ratio := median(of.pps) / median(to.pps)
+	what := fmt.Sprintf("%s against %s, %s", a, b, shape)
+	figure, target := fmt.Sprintf("%.2f times", ratio), fmt.Sprintf("at least %.1f", want)
+	if ratio < want && of.limited && to.limited {
+		r.line("- %s: **%s** (target %s: not decided, for the load could do no more on either)", what, figure, target)
+		return
+	}
+	r.target(ratio >= want, what, figure, target)
 }
