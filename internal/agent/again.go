@@ -268,6 +268,7 @@ func (a *Agent) offeredAgain(ctx context.Context, o *proto.Offer, sealed *proto.
 		if target, err = s.peer.offeredRaw(m.GetRaw()); err != nil {
 			return err
 		}
+		defer s.peer.settleRaw(target)
 	}
 	return s.answerAgain(ctx, o, m, target)
 }

@@ -83,19 +83,30 @@ func (p *peer) raiseRaw(ctx context.Context, key rawKey) (direct bool, err error
 		return false, err
 	}
 	child := p.newAssociation(seal.DeriveProbeKeys(m.Seed, secret, true), true, m)
+	defer p.settleRaw(child)
 	endpoints, err := child.open()
 	if err != nil {
-		child.close()
 		return false, err
 	}
 	mine := p.a.gather(ctx, endpoints)
 	err = as.fresh(ctx, &proto.Again{Raw: m}, mine, endpoints, child)
 	child.discard(endpoints)
 	if !child.Ready() {
-		child.close()
 		return false, errors.Join(err, errors.New("no path of its own for the raw flow"))
 	}
 	return child.Best() == path.DirectUDP, err
+}
+
+// settleRaw closes a child that its flow does not use once its climb is over,
+// so that nothing keeps its sockets and mappings alive.
+func (p *peer) settleRaw(child *association) {
+	p.mu.Lock()
+	st := p.raws[rawKeyOf(child)]
+	used := st != nil && st.child == child
+	p.mu.Unlock()
+	if !used {
+		child.close()
+	}
 }
 
 // offeredRaw prepares the far side's child session.

@@ -307,3 +307,44 @@ func TestRawFlowsOutliveTheSessionAndEndWithTheirClient(t *testing.T) {
 		}
 	})
 }
+
+// An offer that comes to nothing once left a session and its sockets behind,
+// probing for good.
+func TestRawChildThatItsFlowDoesNotUseIsClosed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRawTrip(t)
+		r.client.send(dialAt, stamped(1, 100))
+		time.Sleep(5 * time.Second)
+		if k := rawKind(r.home, "laptop"); k != path.DirectUDP {
+			t.Fatalf("the raw flow takes %q", k)
+		}
+		p := r.home.peer("laptop")
+		sessions := func() int {
+			r.home.board.mu.RLock()
+			defer r.home.board.mu.RUnlock()
+			return len(r.home.board.byToken)
+		}
+		before := sessions()
+		p.mu.Lock()
+		var key rawKey
+		for k := range p.raws {
+			key = k
+		}
+		p.mu.Unlock()
+		child, err := p.offeredRaw(&proto.RawFlow{Flow: uint32(key.flow), Instance: key.instance, Seed: bytes.Repeat([]byte{3}, 32)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sessions() != before+1 {
+			t.Fatalf("%d sessions, want one more than %d", sessions(), before)
+		}
+		p.settleRaw(child)
+		if sessions() != before || !child.ended() {
+			t.Errorf("%d sessions are left, want %d; ended %v", sessions(), before, child.ended())
+		}
+		if k := rawKind(r.home, "laptop"); k != path.DirectUDP {
+			t.Errorf("the flow's own child went too: %q", k)
+		}
+	})
+}
