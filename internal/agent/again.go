@@ -174,7 +174,7 @@ func (as *association) fresh(ctx context.Context, m *proto.Again, mine gathered,
 	}
 	target.setTheirs(theirs)
 	target.climb(climbing{
-		mine: mine, theirs: theirs, allocation: in.GetAllocation(), endpoints: endpoints,
+		mine: mine, theirs: theirs, allocation: in.GetAllocation(), endpoints: endpoints, fresh: true,
 		fireAt: fireAt(arrived, answer.GetAnswer().GetFireAfterUs()),
 		rtt:    as.a.link.peerRTT(in.GetPeerRttUs()),
 	})
@@ -294,6 +294,7 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 			return err
 		}
 		defer target.discard(endpoints)
+		target.Check() // the peer's path may have died: look at ours
 		mine = as.a.gather(ctx, endpoints)
 	}
 	body, err := as.sealAgain(&proto.Again{Attempt: m.GetAttempt(), Raw: m.GetRaw()}, mine)
@@ -316,7 +317,7 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 	}
 	target.setTheirs(theirs)
 	target.climb(climbing{
-		mine: mine, theirs: theirs, allocation: o.GetAllocation(), endpoints: endpoints,
+		mine: mine, theirs: theirs, allocation: o.GetAllocation(), endpoints: endpoints, fresh: true,
 		fireAt: at, rtt: as.a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"rendezvous/internal/dgram"
@@ -11,6 +12,7 @@ import (
 	"rendezvous/internal/path"
 	"rendezvous/internal/punch"
 	"rendezvous/internal/relay"
+	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
 
@@ -20,6 +22,7 @@ type climbing struct {
 	theirs     offered
 	allocation *proto.Allocation
 	endpoints  []*endpoint // to punch from; none: the relay alone
+	fresh      bool        // they were opened for this
 	more       <-chan []netip.AddrPort
 	fireAt     time.Time
 	rtt        time.Duration // to the peer by way of the coordinator
@@ -56,17 +59,42 @@ func (as *association) climb(c climbing) {
 
 func (a *Agent) relayAllowed() bool { return a.allows(path.RelayUDP) }
 
-func (as *association) punchRung(c climbing) *punch.Rung {
+func (as *association) punchRung(c climbing) ladder.Rung {
 	conns := make([]dgram.Conn, 0, len(c.endpoints))
 	for _, e := range c.endpoints {
 		conns = append(conns, e.conn)
 	}
-	return &punch.Rung{
-		Conns: conns, Candidates: c.theirs.addrs, More: c.more, Found: as.found(),
+	r := &punch.Rung{
+		Conns: conns, Candidates: c.theirs.addrs, More: c.more,
 		SharedOutside: sharesOutside(c.mine.outside, c.theirs.outside),
 		FireAt:        c.fireAt, RTT: c.rtt, Plan: punch.DefaultPlan(),
 		Context: func() *path.Failure { return whyNot(c.mine.behaviour, as.theirBehaviour(c.theirs)) },
 	}
+	if c.fresh {
+		return &freshRung{r, as}
+	}
+	r.Found = as.found()
+	return r
+}
+
+// freshRung punches from new ports. A direct path that there is already does
+// not end it: the peer may know that it is dead before we do, and to close the
+// new sockets under its hands would cost it the next one as well.
+type freshRung struct {
+	*punch.Rung
+	as *association
+}
+
+// Climb is the punch's. The peer may also have come in from an address that it
+// did not know of, which no candidate's probe is told.
+func (r *freshRung) Climb(ctx context.Context, try path.Try) error {
+	err := r.Rung.Climb(ctx, try)
+	if err == nil || !slices.ContainsFunc(r.as.Paths(), func(p session.Report) bool {
+		return slices.Contains(r.Conns, p.Path.Conn) && (p.State == PathBest || p.State == PathSpare)
+	}) {
+		return err
+	}
+	return nil
 }
 
 // whyNot explains a punch that failed where the NATs' mappings explain it.
@@ -133,18 +161,22 @@ func (r *relayRung) Climb(ctx context.Context, try path.Try) error {
 	e := newEndpoint(conn, path.RelayUDP, r.as.a.board)
 	e.owner, e.leg = r.as.Session, leg
 	r.as.keep(e)
+	// From now on, so that a NAT that forgets us meanwhile costs no more than
+	// the next doubt: that binds all legs again.
+	r.as.addLeg(leg)
 	if err := leg.Bind(ctx); err != nil {
+		r.as.removeLeg(leg)
 		r.as.discard([]*endpoint{e})
 		return &path.Failure{Reason: "relay-unbound",
 			Evidence: fmt.Sprintf("asked the relay %v for %v; %v", leg.Addr(), relayWithin, err),
 			Advice:   "check that UDP passes to the coordinator's port on both sides"}
 	}
 	if _, err := try(ctx, path.Path{Conn: conn, Addr: leg.Addr()}, path.RelayUDP); err != nil {
+		r.as.removeLeg(leg)
 		r.as.discard([]*endpoint{e})
 		return &path.Failure{Reason: "no-answer", Evidence: err.Error(),
 			Advice: "both legs were bound but nothing crossed: is the peer still running?"}
 	}
-	r.as.addLeg(leg)
 	r.as.a.tasks.start(func(context.Context) { r.as.keepLeg(leg, e) })
 	return nil
 }
@@ -155,19 +187,19 @@ func (as *association) addLeg(l *relay.Leg) {
 	as.mu.Unlock()
 }
 
+// removeLeg forgets l and says how many are left.
+func (as *association) removeLeg(l *relay.Leg) int {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	as.legs = slices.DeleteFunc(as.legs, func(k *relay.Leg) bool { return k == l })
+	return len(as.legs)
+}
+
 // keepLeg refreshes a leg until it ends; a relay that no longer knows it (the
 // coordinator was restarted) makes us ask for another allocation.
 func (as *association) keepLeg(l *relay.Leg, e *endpoint) {
 	err := l.Keep(as.ctx)
-	as.mu.Lock()
-	for i, k := range as.legs {
-		if k == l {
-			as.legs = append(as.legs[:i], as.legs[i+1:]...)
-			break
-		}
-	}
-	left := len(as.legs)
-	as.mu.Unlock()
+	left := as.removeLeg(l)
 	if err == nil || as.ctx.Err() != nil {
 		return
 	}
