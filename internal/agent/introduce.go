@@ -148,8 +148,17 @@ func (p *peer) standing(s *proto.Standing, info Peer) (offered, error) {
 	if err := proto.Unmarshal(plain, &signed); err != nil {
 		return offered{}, fmt.Errorf("standing candidates of %q: %w", p.name, err)
 	}
-	return p.a.readCandidates(&signed, info)
+	o, err := p.a.readCandidates(&signed, info)
+	if err == nil && time.Since(o.made) > standingFor {
+		return offered{}, nil // those of the answer will do
+	}
+	return o, err
 }
+
+// standingFor is how old standing candidates may be: the coordinator could keep
+// some from when the peer was elsewhere. Agents leave new ones four times as
+// often. A clock that is off by more costs a round trip, no more.
+const standingFor = 24 * time.Hour
 
 // finish takes the peer's half of the handshake.
 func (p *peer) finish(as *association, info Peer, hand *seal.Initiator, answer *proto.ToAgent, more chan<- []netip.AddrPort) error {

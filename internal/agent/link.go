@@ -258,15 +258,16 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	var last string
+	var stood time.Time
 	for {
 		g := l.a.gather(ctx, l.a.mains)
 		if ctx.Err() != nil {
 			return
 		}
 		l.a.here.Store(&g)
-		if text := fmt.Sprint(g.candidates, g.behaviour); text != last {
+		if text := fmt.Sprint(g.candidates, g.behaviour); text != last || time.Since(stood) > standingFor/4 {
 			if err := l.stand(client, g); err == nil {
-				last = text
+				last, stood = text, time.Now()
 			}
 		}
 		select {

@@ -351,3 +351,23 @@ func TestNamesThatTheCoordinatorMakesUpFillNoMemory(t *testing.T) {
 		reach(t, b.laptop, "home", "direct-udp", time.Second)
 	})
 }
+
+// The peer did sign these, but long ago, when it was elsewhere.
+func TestStandingCandidatesOfLastWeekAreNotProbed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBetrayed(t)
+		old := standingMade(t, time.Now().Add(-standingFor-time.Hour), b.home.id, b.secret, victim)
+		b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
+			if in := m.GetIntroduced(); in != nil {
+				in.Standing = old
+			}
+		})
+		b.settle()
+		reach(t, b.laptop, "home", "direct-udp", 5*time.Second)
+		b.unharmed()
+		if n := b.laptop.Status().Counters["forged"]; n != 0 {
+			t.Errorf("%d forgeries are counted, but it was only old", n)
+		}
+	})
+}

@@ -166,7 +166,12 @@ func explainsForgery(t *testing.T, a *running, peer string) bool {
 // standingOf makes standing candidates as an agent would, of whatever it is told.
 func standingOf(t *testing.T, id seal.Identity, secret seal.Secret, addrs ...netip.AddrPort) *proto.Standing {
 	t.Helper()
-	plain, err := proto.Marshal(candidatesOf(t, id, secret, addrs...))
+	return standingMade(t, time.Now(), id, secret, addrs...)
+}
+
+func standingMade(t *testing.T, made time.Time, id seal.Identity, secret seal.Secret, addrs ...netip.AddrPort) *proto.Standing {
+	t.Helper()
+	plain, err := proto.Marshal(candidatesMade(t, made, id, secret, addrs...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +180,12 @@ func standingOf(t *testing.T, id seal.Identity, secret seal.Secret, addrs ...net
 
 func candidatesOf(t *testing.T, id seal.Identity, secret seal.Secret, addrs ...netip.AddrPort) *proto.Signed {
 	t.Helper()
-	set := &proto.CandidateSet{MadeUnixNs: time.Now().UnixNano()}
+	return candidatesMade(t, time.Now(), id, secret, addrs...)
+}
+
+func candidatesMade(t *testing.T, made time.Time, id seal.Identity, secret seal.Secret, addrs ...netip.AddrPort) *proto.Signed {
+	t.Helper()
+	set := &proto.CandidateSet{MadeUnixNs: made.UnixNano()}
 	for _, a := range addrs {
 		set.Candidates = append(set.Candidates, proto.NewCandidate(proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE, a))
 	}
