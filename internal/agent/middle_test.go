@@ -178,11 +178,6 @@ func standingMade(t *testing.T, made time.Time, id seal.Identity, secret seal.Se
 	return &proto.Standing{Sealed: seal.SealStanding(secret, plain)}
 }
 
-func candidatesOf(t *testing.T, id seal.Identity, secret seal.Secret, addrs ...netip.AddrPort) *proto.Signed {
-	t.Helper()
-	return candidatesMade(t, time.Now(), id, secret, addrs...)
-}
-
 func candidatesMade(t *testing.T, made time.Time, id seal.Identity, secret seal.Secret, addrs ...netip.AddrPort) *proto.Signed {
 	t.Helper()
 	set := &proto.CandidateSet{MadeUnixNs: made.UnixNano()}
