@@ -67,14 +67,15 @@ func (s *Session) sendSealed(r *route, k *sending, flow uint16, b dgram.Burst) {
 	txBuffers.Put(buf)
 }
 
-// write sends sealed datagrams, on both paths while the best is in doubt.
+// write sends datagrams, sealed ones on both paths while the best is in doubt.
+// Nothing tells raw ones apart, so a second copy would reach the service.
 func (s *Session) write(r *route, buf []byte, size int) {
 	out := dgram.Burst{Addr: r.path.Addr, Buf: buf, Size: size}
 	if err := r.path.Conn.Write(out); err != nil {
 		s.counts.drop(dropWriteError, out.Len())
 		s.writeFailed(r.path, err, size)
 	}
-	if r.also != nil {
+	if r.also != nil && !s.cfg.Raw {
 		out.Addr = r.also.Addr
 		if err := r.also.Conn.Write(out); err != nil {
 			s.counts.drop(dropWriteError, out.Len())
