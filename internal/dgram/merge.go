@@ -9,9 +9,11 @@ type merger struct {
 }
 
 // add appends b to the arena. When it continues the last burst it becomes part
-// of it: in place where its bytes are right behind, else by a copy.
-func (m *merger) add(b Burst) {
-	if !m.open || !m.join(b) {
+// of it: in place where its bytes are right behind, else by a copy. A long one
+// does not: it was longer than its place in the lane, so a copy would run over
+// the message behind it, which has not been looked at yet.
+func (m *merger) add(b Burst, long bool) {
+	if !m.open || long || !m.join(b) {
 		m.arena.Add(b)
 	}
 	m.open = b.Size > 0 && len(b.Buf)%b.Size == 0

@@ -114,7 +114,8 @@ func (s *socket) gather(b *block, n int) {
 		if segment <= 0 || segment > size {
 			segment = size
 		}
-		m.add(Burst{Addr: s.zones.addrOf(&h.names[i]), Buf: s.bytes(b, i, size), Size: segment})
+		long := s.rx.stride > 0 && size > s.rx.stride
+		m.add(Burst{Addr: s.zones.addrOf(&h.names[i]), Buf: s.bytes(b, i, size), Size: segment}, long)
 		longest = max(longest, size)
 	}
 	s.rx.stride = longest
