@@ -901,6 +901,7 @@ type Registered struct {
 	Founder       bool                   `protobuf:"varint,5,opt,name=founder,proto3" json:"founder,omitempty"`
 	Revocations   []*Revocation          `protobuf:"bytes,6,rep,name=revocations,proto3" json:"revocations,omitempty"`
 	KeepaliveS    uint32                 `protobuf:"varint,7,opt,name=keepalive_s,json=keepaliveS,proto3" json:"keepalive_s,omitempty"` // how often the coordinator wants to hear of an idle agent
+	Doors         []*Door                `protobuf:"bytes,8,rep,name=doors,proto3" json:"doors,omitempty"`                              // where the coordinator's addresses are open
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -984,6 +985,67 @@ func (x *Registered) GetKeepaliveS() uint32 {
 	return 0
 }
 
+func (x *Registered) GetDoors() []*Door {
+	if x != nil {
+		return x.Doors
+	}
+	return nil
+}
+
+// Door is a port of the coordinator's addresses. Control, STUN and the relay
+// are served behind each, whatever the transport.
+type Door struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Transport     Transport              `protobuf:"varint,1,opt,name=transport,proto3,enum=rendezvous.v1.Transport" json:"transport,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Door) Reset() {
+	*x = Door{}
+	mi := &file_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Door) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Door) ProtoMessage() {}
+
+func (x *Door) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Door.ProtoReflect.Descriptor instead.
+func (*Door) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Door) GetTransport() Transport {
+	if x != nil {
+		return x.Transport
+	}
+	return Transport_TRANSPORT_UDP
+}
+
+func (x *Door) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 type Endpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Addr          []byte                 `protobuf:"bytes,1,opt,name=addr,proto3" json:"addr,omitempty"` // 4 or 16 bytes
@@ -994,7 +1056,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1068,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1081,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Endpoint) GetAddr() []byte {
@@ -1047,7 +1109,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1121,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1134,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Standing) GetSealed() []byte {
@@ -1091,7 +1153,7 @@ type Lookup struct {
 
 func (x *Lookup) Reset() {
 	*x = Lookup{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1165,7 @@ func (x *Lookup) String() string {
 func (*Lookup) ProtoMessage() {}
 
 func (x *Lookup) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1178,7 @@ func (x *Lookup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lookup.ProtoReflect.Descriptor instead.
 func (*Lookup) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Lookup) GetName() string {
@@ -1139,7 +1201,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1213,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1226,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Member) GetName() string {
@@ -1218,7 +1280,7 @@ type Introduce struct {
 
 func (x *Introduce) Reset() {
 	*x = Introduce{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1292,7 @@ func (x *Introduce) String() string {
 func (*Introduce) ProtoMessage() {}
 
 func (x *Introduce) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1305,7 @@ func (x *Introduce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introduce.ProtoReflect.Descriptor instead.
 func (*Introduce) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Introduce) GetTo() string {
@@ -1295,7 +1357,7 @@ type Introduced struct {
 
 func (x *Introduced) Reset() {
 	*x = Introduced{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1369,7 @@ func (x *Introduced) String() string {
 func (*Introduced) ProtoMessage() {}
 
 func (x *Introduced) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1382,7 @@ func (x *Introduced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introduced.ProtoReflect.Descriptor instead.
 func (*Introduced) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Introduced) GetIntroduction() uint64 {
@@ -1381,7 +1443,7 @@ type Offer struct {
 
 func (x *Offer) Reset() {
 	*x = Offer{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1455,7 @@ func (x *Offer) String() string {
 func (*Offer) ProtoMessage() {}
 
 func (x *Offer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1468,7 @@ func (x *Offer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offer.ProtoReflect.Descriptor instead.
 func (*Offer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Offer) GetIntroduction() uint64 {
@@ -1477,7 +1539,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1551,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1564,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Reply) GetIntroduction() uint64 {
@@ -1539,7 +1601,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1613,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1626,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Answer) GetIntroduction() uint64 {
@@ -1613,7 +1675,7 @@ type Go struct {
 
 func (x *Go) Reset() {
 	*x = Go{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1687,7 @@ func (x *Go) String() string {
 func (*Go) ProtoMessage() {}
 
 func (x *Go) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1700,7 @@ func (x *Go) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Go.ProtoReflect.Descriptor instead.
 func (*Go) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Go) GetIntroduction() uint64 {
@@ -1668,7 +1730,7 @@ type Allocation struct {
 
 func (x *Allocation) Reset() {
 	*x = Allocation{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1742,7 @@ func (x *Allocation) String() string {
 func (*Allocation) ProtoMessage() {}
 
 func (x *Allocation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1755,7 @@ func (x *Allocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocation.ProtoReflect.Descriptor instead.
 func (*Allocation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Allocation) GetId() []byte {
@@ -1734,7 +1796,7 @@ type CreateInvite struct {
 
 func (x *CreateInvite) Reset() {
 	*x = CreateInvite{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1746,7 +1808,7 @@ func (x *CreateInvite) String() string {
 func (*CreateInvite) ProtoMessage() {}
 
 func (x *CreateInvite) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1759,7 +1821,7 @@ func (x *CreateInvite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInvite.ProtoReflect.Descriptor instead.
 func (*CreateInvite) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CreateInvite) GetExpiresS() uint32 {
@@ -1785,7 +1847,7 @@ type InviteCreated struct {
 
 func (x *InviteCreated) Reset() {
 	*x = InviteCreated{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1859,7 @@ func (x *InviteCreated) String() string {
 func (*InviteCreated) ProtoMessage() {}
 
 func (x *InviteCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1872,7 @@ func (x *InviteCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteCreated.ProtoReflect.Descriptor instead.
 func (*InviteCreated) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InviteCreated) GetToken() []byte {
@@ -1828,7 +1890,7 @@ type ListPending struct {
 
 func (x *ListPending) Reset() {
 	*x = ListPending{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1902,7 @@ func (x *ListPending) String() string {
 func (*ListPending) ProtoMessage() {}
 
 func (x *ListPending) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1915,7 @@ func (x *ListPending) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPending.ProtoReflect.Descriptor instead.
 func (*ListPending) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 // Pending lists who joined by a coordinator's link and has no secret yet.
@@ -1866,7 +1928,7 @@ type Pending struct {
 
 func (x *Pending) Reset() {
 	*x = Pending{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1940,7 @@ func (x *Pending) String() string {
 func (*Pending) ProtoMessage() {}
 
 func (x *Pending) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1953,7 @@ func (x *Pending) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pending.ProtoReflect.Descriptor instead.
 func (*Pending) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Pending) GetMembers() []*Member {
@@ -1913,7 +1975,7 @@ type Approve struct {
 
 func (x *Approve) Reset() {
 	*x = Approve{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +1987,7 @@ func (x *Approve) String() string {
 func (*Approve) ProtoMessage() {}
 
 func (x *Approve) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2000,7 @@ func (x *Approve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approve.ProtoReflect.Descriptor instead.
 func (*Approve) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Approve) GetName() string {
@@ -1972,7 +2034,7 @@ type Admitted struct {
 
 func (x *Admitted) Reset() {
 	*x = Admitted{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1984,7 +2046,7 @@ func (x *Admitted) String() string {
 func (*Admitted) ProtoMessage() {}
 
 func (x *Admitted) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1997,7 +2059,7 @@ func (x *Admitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admitted.ProtoReflect.Descriptor instead.
 func (*Admitted) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Admitted) GetBy() *Member {
@@ -2023,7 +2085,7 @@ type Revoke struct {
 
 func (x *Revoke) Reset() {
 	*x = Revoke{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2097,7 @@ func (x *Revoke) String() string {
 func (*Revoke) ProtoMessage() {}
 
 func (x *Revoke) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2110,7 @@ func (x *Revoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
 func (*Revoke) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Revoke) GetRevocation() *Revocation {
@@ -2068,7 +2130,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2142,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2155,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Revocation) GetSigned() *Signed {
@@ -2113,7 +2175,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2187,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2200,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Goodbye) GetBackInS() uint32 {
@@ -2209,7 +2271,7 @@ const file_control_proto_rawDesc = "" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12-\n" +
 	"\x06record\x18\x03 \x01(\v2\x15.rendezvous.v1.SignedR\x06record\x123\n" +
-	"\bstanding\x18\x04 \x01(\v2\x17.rendezvous.v1.StandingR\bstanding\"\x8f\x02\n" +
+	"\bstanding\x18\x04 \x01(\v2\x17.rendezvous.v1.StandingR\bstanding\"\xba\x02\n" +
 	"\n" +
 	"Registered\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
@@ -2219,7 +2281,11 @@ const file_control_proto_rawDesc = "" +
 	"\afounder\x18\x05 \x01(\bR\afounder\x12;\n" +
 	"\vrevocations\x18\x06 \x03(\v2\x19.rendezvous.v1.RevocationR\vrevocations\x12\x1f\n" +
 	"\vkeepalive_s\x18\a \x01(\rR\n" +
-	"keepaliveS\"2\n" +
+	"keepaliveS\x12)\n" +
+	"\x05doors\x18\b \x03(\v2\x13.rendezvous.v1.DoorR\x05doors\"R\n" +
+	"\x04Door\x126\n" +
+	"\ttransport\x18\x01 \x01(\x0e2\x18.rendezvous.v1.TransportR\ttransport\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\"2\n" +
 	"\bEndpoint\x12\x12\n" +
 	"\x04addr\x18\x01 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\"\"\n" +
@@ -2336,7 +2402,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_control_proto_goTypes = []any{
 	(Code)(0),             // 0: rendezvous.v1.Code
 	(*ToCoordinator)(nil), // 1: rendezvous.v1.ToCoordinator
@@ -2347,74 +2413,78 @@ var file_control_proto_goTypes = []any{
 	(*Enrolled)(nil),      // 6: rendezvous.v1.Enrolled
 	(*Register)(nil),      // 7: rendezvous.v1.Register
 	(*Registered)(nil),    // 8: rendezvous.v1.Registered
-	(*Endpoint)(nil),      // 9: rendezvous.v1.Endpoint
-	(*Standing)(nil),      // 10: rendezvous.v1.Standing
-	(*Lookup)(nil),        // 11: rendezvous.v1.Lookup
-	(*Member)(nil),        // 12: rendezvous.v1.Member
-	(*Introduce)(nil),     // 13: rendezvous.v1.Introduce
-	(*Introduced)(nil),    // 14: rendezvous.v1.Introduced
-	(*Offer)(nil),         // 15: rendezvous.v1.Offer
-	(*Reply)(nil),         // 16: rendezvous.v1.Reply
-	(*Answer)(nil),        // 17: rendezvous.v1.Answer
-	(*Go)(nil),            // 18: rendezvous.v1.Go
-	(*Allocation)(nil),    // 19: rendezvous.v1.Allocation
-	(*CreateInvite)(nil),  // 20: rendezvous.v1.CreateInvite
-	(*InviteCreated)(nil), // 21: rendezvous.v1.InviteCreated
-	(*ListPending)(nil),   // 22: rendezvous.v1.ListPending
-	(*Pending)(nil),       // 23: rendezvous.v1.Pending
-	(*Approve)(nil),       // 24: rendezvous.v1.Approve
-	(*Admitted)(nil),      // 25: rendezvous.v1.Admitted
-	(*Revoke)(nil),        // 26: rendezvous.v1.Revoke
-	(*Revocation)(nil),    // 27: rendezvous.v1.Revocation
-	(*Goodbye)(nil),       // 28: rendezvous.v1.Goodbye
-	(*Signed)(nil),        // 29: rendezvous.v1.Signed
+	(*Door)(nil),          // 9: rendezvous.v1.Door
+	(*Endpoint)(nil),      // 10: rendezvous.v1.Endpoint
+	(*Standing)(nil),      // 11: rendezvous.v1.Standing
+	(*Lookup)(nil),        // 12: rendezvous.v1.Lookup
+	(*Member)(nil),        // 13: rendezvous.v1.Member
+	(*Introduce)(nil),     // 14: rendezvous.v1.Introduce
+	(*Introduced)(nil),    // 15: rendezvous.v1.Introduced
+	(*Offer)(nil),         // 16: rendezvous.v1.Offer
+	(*Reply)(nil),         // 17: rendezvous.v1.Reply
+	(*Answer)(nil),        // 18: rendezvous.v1.Answer
+	(*Go)(nil),            // 19: rendezvous.v1.Go
+	(*Allocation)(nil),    // 20: rendezvous.v1.Allocation
+	(*CreateInvite)(nil),  // 21: rendezvous.v1.CreateInvite
+	(*InviteCreated)(nil), // 22: rendezvous.v1.InviteCreated
+	(*ListPending)(nil),   // 23: rendezvous.v1.ListPending
+	(*Pending)(nil),       // 24: rendezvous.v1.Pending
+	(*Approve)(nil),       // 25: rendezvous.v1.Approve
+	(*Admitted)(nil),      // 26: rendezvous.v1.Admitted
+	(*Revoke)(nil),        // 27: rendezvous.v1.Revoke
+	(*Revocation)(nil),    // 28: rendezvous.v1.Revocation
+	(*Goodbye)(nil),       // 29: rendezvous.v1.Goodbye
+	(*Signed)(nil),        // 30: rendezvous.v1.Signed
+	(Transport)(0),        // 31: rendezvous.v1.Transport
 }
 var file_control_proto_depIdxs = []int32{
 	5,  // 0: rendezvous.v1.ToCoordinator.enrol:type_name -> rendezvous.v1.Enrol
 	7,  // 1: rendezvous.v1.ToCoordinator.register:type_name -> rendezvous.v1.Register
-	10, // 2: rendezvous.v1.ToCoordinator.standing:type_name -> rendezvous.v1.Standing
-	11, // 3: rendezvous.v1.ToCoordinator.lookup:type_name -> rendezvous.v1.Lookup
-	13, // 4: rendezvous.v1.ToCoordinator.introduce:type_name -> rendezvous.v1.Introduce
-	16, // 5: rendezvous.v1.ToCoordinator.reply:type_name -> rendezvous.v1.Reply
-	20, // 6: rendezvous.v1.ToCoordinator.create_invite:type_name -> rendezvous.v1.CreateInvite
-	22, // 7: rendezvous.v1.ToCoordinator.list_pending:type_name -> rendezvous.v1.ListPending
-	24, // 8: rendezvous.v1.ToCoordinator.approve:type_name -> rendezvous.v1.Approve
-	26, // 9: rendezvous.v1.ToCoordinator.revoke:type_name -> rendezvous.v1.Revoke
+	11, // 2: rendezvous.v1.ToCoordinator.standing:type_name -> rendezvous.v1.Standing
+	12, // 3: rendezvous.v1.ToCoordinator.lookup:type_name -> rendezvous.v1.Lookup
+	14, // 4: rendezvous.v1.ToCoordinator.introduce:type_name -> rendezvous.v1.Introduce
+	17, // 5: rendezvous.v1.ToCoordinator.reply:type_name -> rendezvous.v1.Reply
+	21, // 6: rendezvous.v1.ToCoordinator.create_invite:type_name -> rendezvous.v1.CreateInvite
+	23, // 7: rendezvous.v1.ToCoordinator.list_pending:type_name -> rendezvous.v1.ListPending
+	25, // 8: rendezvous.v1.ToCoordinator.approve:type_name -> rendezvous.v1.Approve
+	27, // 9: rendezvous.v1.ToCoordinator.revoke:type_name -> rendezvous.v1.Revoke
 	3,  // 10: rendezvous.v1.ToAgent.error:type_name -> rendezvous.v1.Error
 	4,  // 11: rendezvous.v1.ToAgent.done:type_name -> rendezvous.v1.Done
 	6,  // 12: rendezvous.v1.ToAgent.enrolled:type_name -> rendezvous.v1.Enrolled
 	8,  // 13: rendezvous.v1.ToAgent.registered:type_name -> rendezvous.v1.Registered
-	12, // 14: rendezvous.v1.ToAgent.member:type_name -> rendezvous.v1.Member
-	14, // 15: rendezvous.v1.ToAgent.introduced:type_name -> rendezvous.v1.Introduced
-	15, // 16: rendezvous.v1.ToAgent.offer:type_name -> rendezvous.v1.Offer
-	17, // 17: rendezvous.v1.ToAgent.answer:type_name -> rendezvous.v1.Answer
-	18, // 18: rendezvous.v1.ToAgent.go:type_name -> rendezvous.v1.Go
-	21, // 19: rendezvous.v1.ToAgent.invite_created:type_name -> rendezvous.v1.InviteCreated
-	23, // 20: rendezvous.v1.ToAgent.pending:type_name -> rendezvous.v1.Pending
-	25, // 21: rendezvous.v1.ToAgent.admitted:type_name -> rendezvous.v1.Admitted
-	27, // 22: rendezvous.v1.ToAgent.revocation:type_name -> rendezvous.v1.Revocation
-	28, // 23: rendezvous.v1.ToAgent.goodbye:type_name -> rendezvous.v1.Goodbye
+	13, // 14: rendezvous.v1.ToAgent.member:type_name -> rendezvous.v1.Member
+	15, // 15: rendezvous.v1.ToAgent.introduced:type_name -> rendezvous.v1.Introduced
+	16, // 16: rendezvous.v1.ToAgent.offer:type_name -> rendezvous.v1.Offer
+	18, // 17: rendezvous.v1.ToAgent.answer:type_name -> rendezvous.v1.Answer
+	19, // 18: rendezvous.v1.ToAgent.go:type_name -> rendezvous.v1.Go
+	22, // 19: rendezvous.v1.ToAgent.invite_created:type_name -> rendezvous.v1.InviteCreated
+	24, // 20: rendezvous.v1.ToAgent.pending:type_name -> rendezvous.v1.Pending
+	26, // 21: rendezvous.v1.ToAgent.admitted:type_name -> rendezvous.v1.Admitted
+	28, // 22: rendezvous.v1.ToAgent.revocation:type_name -> rendezvous.v1.Revocation
+	29, // 23: rendezvous.v1.ToAgent.goodbye:type_name -> rendezvous.v1.Goodbye
 	0,  // 24: rendezvous.v1.Error.code:type_name -> rendezvous.v1.Code
-	29, // 25: rendezvous.v1.Enrol.record:type_name -> rendezvous.v1.Signed
-	29, // 26: rendezvous.v1.Register.record:type_name -> rendezvous.v1.Signed
-	10, // 27: rendezvous.v1.Register.standing:type_name -> rendezvous.v1.Standing
-	9,  // 28: rendezvous.v1.Registered.stun:type_name -> rendezvous.v1.Endpoint
-	27, // 29: rendezvous.v1.Registered.revocations:type_name -> rendezvous.v1.Revocation
-	29, // 30: rendezvous.v1.Member.record:type_name -> rendezvous.v1.Signed
-	10, // 31: rendezvous.v1.Introduced.standing:type_name -> rendezvous.v1.Standing
-	19, // 32: rendezvous.v1.Introduced.allocation:type_name -> rendezvous.v1.Allocation
-	12, // 33: rendezvous.v1.Offer.from:type_name -> rendezvous.v1.Member
-	19, // 34: rendezvous.v1.Offer.allocation:type_name -> rendezvous.v1.Allocation
-	9,  // 35: rendezvous.v1.Allocation.relay:type_name -> rendezvous.v1.Endpoint
-	12, // 36: rendezvous.v1.Pending.members:type_name -> rendezvous.v1.Member
-	12, // 37: rendezvous.v1.Admitted.by:type_name -> rendezvous.v1.Member
-	27, // 38: rendezvous.v1.Revoke.revocation:type_name -> rendezvous.v1.Revocation
-	29, // 39: rendezvous.v1.Revocation.signed:type_name -> rendezvous.v1.Signed
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	30, // 25: rendezvous.v1.Enrol.record:type_name -> rendezvous.v1.Signed
+	30, // 26: rendezvous.v1.Register.record:type_name -> rendezvous.v1.Signed
+	11, // 27: rendezvous.v1.Register.standing:type_name -> rendezvous.v1.Standing
+	10, // 28: rendezvous.v1.Registered.stun:type_name -> rendezvous.v1.Endpoint
+	28, // 29: rendezvous.v1.Registered.revocations:type_name -> rendezvous.v1.Revocation
+	9,  // 30: rendezvous.v1.Registered.doors:type_name -> rendezvous.v1.Door
+	31, // 31: rendezvous.v1.Door.transport:type_name -> rendezvous.v1.Transport
+	30, // 32: rendezvous.v1.Member.record:type_name -> rendezvous.v1.Signed
+	11, // 33: rendezvous.v1.Introduced.standing:type_name -> rendezvous.v1.Standing
+	20, // 34: rendezvous.v1.Introduced.allocation:type_name -> rendezvous.v1.Allocation
+	13, // 35: rendezvous.v1.Offer.from:type_name -> rendezvous.v1.Member
+	20, // 36: rendezvous.v1.Offer.allocation:type_name -> rendezvous.v1.Allocation
+	10, // 37: rendezvous.v1.Allocation.relay:type_name -> rendezvous.v1.Endpoint
+	13, // 38: rendezvous.v1.Pending.members:type_name -> rendezvous.v1.Member
+	13, // 39: rendezvous.v1.Admitted.by:type_name -> rendezvous.v1.Member
+	28, // 40: rendezvous.v1.Revoke.revocation:type_name -> rendezvous.v1.Revocation
+	30, // 41: rendezvous.v1.Revocation.signed:type_name -> rendezvous.v1.Signed
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2457,7 +2527,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

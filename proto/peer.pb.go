@@ -77,6 +77,59 @@ func (CandidateType) EnumDescriptor() ([]byte, []int) {
 	return file_peer_proto_rawDescGZIP(), []int{0}
 }
 
+// Transport is what carries datagrams at an address.
+type Transport int32
+
+const (
+	Transport_TRANSPORT_UDP      Transport = 0
+	Transport_TRANSPORT_TCP      Transport = 1 // a stream; each datagram behind its length
+	Transport_TRANSPORT_FAKE_TCP Transport = 2 // datagrams dressed as TCP segments
+	Transport_TRANSPORT_TLS      Transport = 3 // TLS over TCP; a coordinator's alone
+)
+
+// Enum value maps for Transport.
+var (
+	Transport_name = map[int32]string{
+		0: "TRANSPORT_UDP",
+		1: "TRANSPORT_TCP",
+		2: "TRANSPORT_FAKE_TCP",
+		3: "TRANSPORT_TLS",
+	}
+	Transport_value = map[string]int32{
+		"TRANSPORT_UDP":      0,
+		"TRANSPORT_TCP":      1,
+		"TRANSPORT_FAKE_TCP": 2,
+		"TRANSPORT_TLS":      3,
+	}
+)
+
+func (x Transport) Enum() *Transport {
+	p := new(Transport)
+	*p = x
+	return p
+}
+
+func (x Transport) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Transport) Descriptor() protoreflect.EnumDescriptor {
+	return file_peer_proto_enumTypes[1].Descriptor()
+}
+
+func (Transport) Type() protoreflect.EnumType {
+	return &file_peer_proto_enumTypes[1]
+}
+
+func (x Transport) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Transport.Descriptor instead.
+func (Transport) EnumDescriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{1}
+}
+
 type Behaviour_Dependence int32
 
 const (
@@ -113,11 +166,11 @@ func (x Behaviour_Dependence) String() string {
 }
 
 func (Behaviour_Dependence) Descriptor() protoreflect.EnumDescriptor {
-	return file_peer_proto_enumTypes[1].Descriptor()
+	return file_peer_proto_enumTypes[2].Descriptor()
 }
 
 func (Behaviour_Dependence) Type() protoreflect.EnumType {
-	return &file_peer_proto_enumTypes[1]
+	return &file_peer_proto_enumTypes[2]
 }
 
 func (x Behaviour_Dependence) Number() protoreflect.EnumNumber {
@@ -334,6 +387,7 @@ type Candidate struct {
 	Type          CandidateType          `protobuf:"varint,1,opt,name=type,proto3,enum=rendezvous.v1.CandidateType" json:"type,omitempty"`
 	Addr          []byte                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"` // 4 or 16 bytes
 	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Transport     Transport              `protobuf:"varint,4,opt,name=transport,proto3,enum=rendezvous.v1.Transport" json:"transport,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -387,6 +441,13 @@ func (x *Candidate) GetPort() uint32 {
 		return x.Port
 	}
 	return 0
+}
+
+func (x *Candidate) GetTransport() Transport {
+	if x != nil {
+		return x.Transport
+	}
+	return Transport_TRANSPORT_UDP
 }
 
 // Behaviour is what an agent knows of its NAT (RFC 4787).
@@ -456,7 +517,8 @@ type CandidateSet struct {
 	Candidates    []*Candidate           `protobuf:"bytes,1,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	Behaviour     *Behaviour             `protobuf:"bytes,2,opt,name=behaviour,proto3" json:"behaviour,omitempty"`
 	MadeUnixNs    int64                  `protobuf:"varint,3,opt,name=made_unix_ns,json=madeUnixNs,proto3" json:"made_unix_ns,omitempty"`
-	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"` // the kinds of path this agent allows; empty means all
+	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"`                                   // the kinds of path this agent allows; empty means all
+	TcpBehaviour  *Behaviour             `protobuf:"bytes,5,opt,name=tcp_behaviour,json=tcpBehaviour,proto3" json:"tcp_behaviour,omitempty"` // of the NAT towards TCP, which may differ
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -515,6 +577,13 @@ func (x *CandidateSet) GetMadeUnixNs() int64 {
 func (x *CandidateSet) GetPaths() []string {
 	if x != nil {
 		return x.Paths
+	}
+	return nil
+}
+
+func (x *CandidateSet) GetTcpBehaviour() *Behaviour {
+	if x != nil {
+		return x.TcpBehaviour
 	}
 	return nil
 }
@@ -791,6 +860,7 @@ type Again struct {
 	Candidates    *Signed                `protobuf:"bytes,1,opt,name=candidates,proto3" json:"candidates,omitempty"`
 	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	Raw           *RawFlow               `protobuf:"bytes,3,opt,name=raw,proto3" json:"raw,omitempty"`
+	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"` // the kinds of direct path to try; empty means direct-udp
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -842,6 +912,13 @@ func (x *Again) GetAttempt() uint32 {
 func (x *Again) GetRaw() *RawFlow {
 	if x != nil {
 		return x.Raw
+	}
+	return nil
+}
+
+func (x *Again) GetPaths() []string {
+	if x != nil {
+		return x.Paths
 	}
 	return nil
 }
@@ -1598,11 +1675,12 @@ const file_peer_proto_rawDesc = "" +
 	"\x0eRevocationBody\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x1b\n" +
-	"\tmade_unix\x18\x03 \x01(\x03R\bmadeUnix\"e\n" +
+	"\tmade_unix\x18\x03 \x01(\x03R\bmadeUnix\"\x9d\x01\n" +
 	"\tCandidate\x120\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1c.rendezvous.v1.CandidateTypeR\x04type\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xad\x02\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x126\n" +
+	"\ttransport\x18\x04 \x01(\x0e2\x18.rendezvous.v1.TransportR\ttransport\"\xad\x02\n" +
 	"\tBehaviour\x12=\n" +
 	"\amapping\x18\x01 \x01(\x0e2#.rendezvous.v1.Behaviour.DependenceR\amapping\x12A\n" +
 	"\tfiltering\x18\x02 \x01(\x0e2#.rendezvous.v1.Behaviour.DependenceR\tfiltering\x12'\n" +
@@ -1612,7 +1690,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x12DEPENDENCE_UNKNOWN\x10\x00\x12\x18\n" +
 	"\x14ENDPOINT_INDEPENDENT\x10\x01\x12\x15\n" +
 	"\x11ADDRESS_DEPENDENT\x10\x02\x12\x1e\n" +
-	"\x1aADDRESS_AND_PORT_DEPENDENT\x10\x03\"\xb8\x01\n" +
+	"\x1aADDRESS_AND_PORT_DEPENDENT\x10\x03\"\xf7\x01\n" +
 	"\fCandidateSet\x128\n" +
 	"\n" +
 	"candidates\x18\x01 \x03(\v2\x18.rendezvous.v1.CandidateR\n" +
@@ -1620,7 +1698,8 @@ const file_peer_proto_rawDesc = "" +
 	"\tbehaviour\x18\x02 \x01(\v2\x18.rendezvous.v1.BehaviourR\tbehaviour\x12 \n" +
 	"\fmade_unix_ns\x18\x03 \x01(\x03R\n" +
 	"madeUnixNs\x12\x14\n" +
-	"\x05paths\x18\x04 \x03(\tR\x05paths\"b\n" +
+	"\x05paths\x18\x04 \x03(\tR\x05paths\x12=\n" +
+	"\rtcp_behaviour\x18\x05 \x01(\v2\x18.rendezvous.v1.BehaviourR\ftcpBehaviour\"b\n" +
 	"\aOpening\x12\x1e\n" +
 	"\thandshake\x18\x01 \x01(\fH\x00R\thandshake\x12/\n" +
 	"\x06sealed\x18\x02 \x01(\v2\x15.rendezvous.v1.SealedH\x00R\x06sealedB\x06\n" +
@@ -1641,13 +1720,14 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\n" +
 	"candidates\x12\x1a\n" +
-	"\binstance\x18\x02 \x01(\x04R\binstance\"\x82\x01\n" +
+	"\binstance\x18\x02 \x01(\x04R\binstance\"\x98\x01\n" +
 	"\x05Again\x125\n" +
 	"\n" +
 	"candidates\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\n" +
 	"candidates\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12(\n" +
-	"\x03raw\x18\x03 \x01(\v2\x16.rendezvous.v1.RawFlowR\x03raw\"M\n" +
+	"\x03raw\x18\x03 \x01(\v2\x16.rendezvous.v1.RawFlowR\x03raw\x12\x14\n" +
+	"\x05paths\x18\x04 \x03(\tR\x05paths\"M\n" +
 	"\aRawFlow\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x04R\binstance\x12\x12\n" +
@@ -1700,7 +1780,12 @@ const file_peer_proto_rawDesc = "" +
 	"\x15CANDIDATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCANDIDATE_HOST\x10\x01\x12\x1e\n" +
 	"\x1aCANDIDATE_SERVER_REFLEXIVE\x10\x02\x12\x14\n" +
-	"\x10CANDIDATE_MAPPED\x10\x03B\x18Z\x16rendezvous/proto;protob\x06proto3"
+	"\x10CANDIDATE_MAPPED\x10\x03*\\\n" +
+	"\tTransport\x12\x11\n" +
+	"\rTRANSPORT_UDP\x10\x00\x12\x11\n" +
+	"\rTRANSPORT_TCP\x10\x01\x12\x16\n" +
+	"\x12TRANSPORT_FAKE_TCP\x10\x02\x12\x11\n" +
+	"\rTRANSPORT_TLS\x10\x03B\x18Z\x16rendezvous/proto;protob\x06proto3"
 
 var (
 	file_peer_proto_rawDescOnce sync.Once
@@ -1714,58 +1799,61 @@ func file_peer_proto_rawDescGZIP() []byte {
 	return file_peer_proto_rawDescData
 }
 
-var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_peer_proto_goTypes = []any{
 	(CandidateType)(0),        // 0: rendezvous.v1.CandidateType
-	(Behaviour_Dependence)(0), // 1: rendezvous.v1.Behaviour.Dependence
-	(*Signed)(nil),            // 2: rendezvous.v1.Signed
-	(*Record)(nil),            // 3: rendezvous.v1.Record
-	(*RevocationBody)(nil),    // 4: rendezvous.v1.RevocationBody
-	(*Candidate)(nil),         // 5: rendezvous.v1.Candidate
-	(*Behaviour)(nil),         // 6: rendezvous.v1.Behaviour
-	(*CandidateSet)(nil),      // 7: rendezvous.v1.CandidateSet
-	(*Opening)(nil),           // 8: rendezvous.v1.Opening
-	(*Sealed)(nil),            // 9: rendezvous.v1.Sealed
-	(*Hello)(nil),             // 10: rendezvous.v1.Hello
-	(*HelloAnswer)(nil),       // 11: rendezvous.v1.HelloAnswer
-	(*Again)(nil),             // 12: rendezvous.v1.Again
-	(*RawFlow)(nil),           // 13: rendezvous.v1.RawFlow
-	(*Frame)(nil),             // 14: rendezvous.v1.Frame
-	(*Open)(nil),              // 15: rendezvous.v1.Open
-	(*Opened)(nil),            // 16: rendezvous.v1.Opened
-	(*Close)(nil),             // 17: rendezvous.v1.Close
-	(*Rekey)(nil),             // 18: rendezvous.v1.Rekey
-	(*Ask)(nil),               // 19: rendezvous.v1.Ask
-	(*Told)(nil),              // 20: rendezvous.v1.Told
-	(*Bye)(nil),               // 21: rendezvous.v1.Bye
-	(*Attempt)(nil),           // 22: rendezvous.v1.Attempt
+	(Transport)(0),            // 1: rendezvous.v1.Transport
+	(Behaviour_Dependence)(0), // 2: rendezvous.v1.Behaviour.Dependence
+	(*Signed)(nil),            // 3: rendezvous.v1.Signed
+	(*Record)(nil),            // 4: rendezvous.v1.Record
+	(*RevocationBody)(nil),    // 5: rendezvous.v1.RevocationBody
+	(*Candidate)(nil),         // 6: rendezvous.v1.Candidate
+	(*Behaviour)(nil),         // 7: rendezvous.v1.Behaviour
+	(*CandidateSet)(nil),      // 8: rendezvous.v1.CandidateSet
+	(*Opening)(nil),           // 9: rendezvous.v1.Opening
+	(*Sealed)(nil),            // 10: rendezvous.v1.Sealed
+	(*Hello)(nil),             // 11: rendezvous.v1.Hello
+	(*HelloAnswer)(nil),       // 12: rendezvous.v1.HelloAnswer
+	(*Again)(nil),             // 13: rendezvous.v1.Again
+	(*RawFlow)(nil),           // 14: rendezvous.v1.RawFlow
+	(*Frame)(nil),             // 15: rendezvous.v1.Frame
+	(*Open)(nil),              // 16: rendezvous.v1.Open
+	(*Opened)(nil),            // 17: rendezvous.v1.Opened
+	(*Close)(nil),             // 18: rendezvous.v1.Close
+	(*Rekey)(nil),             // 19: rendezvous.v1.Rekey
+	(*Ask)(nil),               // 20: rendezvous.v1.Ask
+	(*Told)(nil),              // 21: rendezvous.v1.Told
+	(*Bye)(nil),               // 22: rendezvous.v1.Bye
+	(*Attempt)(nil),           // 23: rendezvous.v1.Attempt
 }
 var file_peer_proto_depIdxs = []int32{
 	0,  // 0: rendezvous.v1.Candidate.type:type_name -> rendezvous.v1.CandidateType
-	1,  // 1: rendezvous.v1.Behaviour.mapping:type_name -> rendezvous.v1.Behaviour.Dependence
-	1,  // 2: rendezvous.v1.Behaviour.filtering:type_name -> rendezvous.v1.Behaviour.Dependence
-	5,  // 3: rendezvous.v1.CandidateSet.candidates:type_name -> rendezvous.v1.Candidate
-	6,  // 4: rendezvous.v1.CandidateSet.behaviour:type_name -> rendezvous.v1.Behaviour
-	9,  // 5: rendezvous.v1.Opening.sealed:type_name -> rendezvous.v1.Sealed
-	2,  // 6: rendezvous.v1.Hello.candidates:type_name -> rendezvous.v1.Signed
-	2,  // 7: rendezvous.v1.HelloAnswer.candidates:type_name -> rendezvous.v1.Signed
-	2,  // 8: rendezvous.v1.Again.candidates:type_name -> rendezvous.v1.Signed
-	13, // 9: rendezvous.v1.Again.raw:type_name -> rendezvous.v1.RawFlow
-	15, // 10: rendezvous.v1.Frame.open:type_name -> rendezvous.v1.Open
-	16, // 11: rendezvous.v1.Frame.opened:type_name -> rendezvous.v1.Opened
-	17, // 12: rendezvous.v1.Frame.close:type_name -> rendezvous.v1.Close
-	18, // 13: rendezvous.v1.Frame.rekey:type_name -> rendezvous.v1.Rekey
-	18, // 14: rendezvous.v1.Frame.rekeyed:type_name -> rendezvous.v1.Rekey
-	19, // 15: rendezvous.v1.Frame.ask:type_name -> rendezvous.v1.Ask
-	20, // 16: rendezvous.v1.Frame.told:type_name -> rendezvous.v1.Told
-	21, // 17: rendezvous.v1.Frame.bye:type_name -> rendezvous.v1.Bye
-	22, // 18: rendezvous.v1.Told.attempts:type_name -> rendezvous.v1.Attempt
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	1,  // 1: rendezvous.v1.Candidate.transport:type_name -> rendezvous.v1.Transport
+	2,  // 2: rendezvous.v1.Behaviour.mapping:type_name -> rendezvous.v1.Behaviour.Dependence
+	2,  // 3: rendezvous.v1.Behaviour.filtering:type_name -> rendezvous.v1.Behaviour.Dependence
+	6,  // 4: rendezvous.v1.CandidateSet.candidates:type_name -> rendezvous.v1.Candidate
+	7,  // 5: rendezvous.v1.CandidateSet.behaviour:type_name -> rendezvous.v1.Behaviour
+	7,  // 6: rendezvous.v1.CandidateSet.tcp_behaviour:type_name -> rendezvous.v1.Behaviour
+	10, // 7: rendezvous.v1.Opening.sealed:type_name -> rendezvous.v1.Sealed
+	3,  // 8: rendezvous.v1.Hello.candidates:type_name -> rendezvous.v1.Signed
+	3,  // 9: rendezvous.v1.HelloAnswer.candidates:type_name -> rendezvous.v1.Signed
+	3,  // 10: rendezvous.v1.Again.candidates:type_name -> rendezvous.v1.Signed
+	14, // 11: rendezvous.v1.Again.raw:type_name -> rendezvous.v1.RawFlow
+	16, // 12: rendezvous.v1.Frame.open:type_name -> rendezvous.v1.Open
+	17, // 13: rendezvous.v1.Frame.opened:type_name -> rendezvous.v1.Opened
+	18, // 14: rendezvous.v1.Frame.close:type_name -> rendezvous.v1.Close
+	19, // 15: rendezvous.v1.Frame.rekey:type_name -> rendezvous.v1.Rekey
+	19, // 16: rendezvous.v1.Frame.rekeyed:type_name -> rendezvous.v1.Rekey
+	20, // 17: rendezvous.v1.Frame.ask:type_name -> rendezvous.v1.Ask
+	21, // 18: rendezvous.v1.Frame.told:type_name -> rendezvous.v1.Told
+	22, // 19: rendezvous.v1.Frame.bye:type_name -> rendezvous.v1.Bye
+	23, // 20: rendezvous.v1.Told.attempts:type_name -> rendezvous.v1.Attempt
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -1792,7 +1880,7 @@ func file_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -155,7 +155,6 @@ func TestExitCodes(t *testing.T) {
 		{"join --name Näme " + someLink, ops.ExitUsage, "--name: the agent's name"},
 		{"up --dial wg", ops.ExitUsage, "--dial: "},
 		{"up --paths relay", ops.ExitUsage, `--paths: no kind of path is called "relay"`},
-		{"up --paths relay-tls", ops.ExitUsage, "relay-tls is not supported yet"},
 		{"up --config " + none, ops.ExitUsage, "read the configuration"},
 		{"up", ops.ExitFailed, "has not joined a network yet; run `agent join LINK` first"},
 		{"netcheck", ops.ExitFailed, "name a STUN server with --stun HOST"},

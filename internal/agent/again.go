@@ -58,27 +58,15 @@ func (as *association) punchOn(anew bool) {
 		as.attempt++
 		n := as.attempt
 		as.mu.Unlock()
-		if n > attempts && !pause(as.ctx, min(againFirst<<min(n-attempts-1, 10), againMost)) {
+		if n > attempts && !path.Wait(as.ctx, min(againFirst<<min(n-attempts-1, 10), againMost)) {
 			return
 		}
 		if err := as.again(as.ctx, n); err != nil && as.ctx.Err() == nil {
 			as.peer.record(failedAttempt(err))
-			if !pause(as.ctx, time.Second) {
+			if !path.Wait(as.ctx, time.Second) {
 				return
 			}
 		}
-	}
-}
-
-// pause waits, and ends early when ctx does.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

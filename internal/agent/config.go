@@ -36,6 +36,12 @@ type Config struct {
 	Net     dgram.Network
 	Connect Connect
 	Log     zerolog.Logger
+
+	TCP        dgram.Streams // nil: no TCP connections of ours
+	FakeTCP    dgram.FakeTCP // nil: none, for the reason in NoFakeTCP
+	NoFakeTCP  *path.Failure
+	ConnectTLS ConnectTLS // nil: no control connection over TLS
+	RelayTLS   RelayTLS   // nil: no relay over TLS
 }
 
 // FlowLimits says how long a client's flow is kept and how many there may be.
@@ -59,9 +65,6 @@ func DefaultConfig() Config {
 	}
 }
 
-// supported are the kinds of path that this version can climb to.
-func supported(k path.Kind) bool { return k == path.DirectUDP || k == path.RelayUDP }
-
 // settingError is a fault of one setting, by its key in agent.yaml.
 type settingError struct{ key, text string }
 
@@ -78,11 +81,6 @@ func (c Config) Check() error {
 	if c.Name != "" {
 		if err := CheckName("agent's", c.Name); err != nil {
 			add("name", "%s", err)
-		}
-	}
-	for _, k := range c.Paths {
-		if !supported(k) {
-			add("paths", "%s is not supported yet; there are %s and %s", k, path.DirectUDP, path.RelayUDP)
 		}
 	}
 	if c.Keepalive < time.Second || c.Keepalive > 10*time.Minute {

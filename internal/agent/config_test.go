@@ -111,7 +111,6 @@ func TestConfigFaults(t *testing.T) {
 		{"no target", "dial:\n  wg: udp://h:1\n", `agent.yaml:2: "wg" is not PEER/NAME, as in home/wg`},
 		{"list where a word belongs", "dial:\n  a/wg: [udp://h:1]\n", `agent.yaml:2: a/wg: one value is wanted here`},
 		{"path", "paths: [direct-udp, relay]\n", `agent.yaml:1: no kind of path is called "relay"; there are [direct-udp direct-faketcp direct-tcp relay-udp relay-faketcp relay-tls]`},
-		{"path to come", "paths:\n- relay-tls\n", `agent.yaml:1: paths: relay-tls is not supported yet; there are direct-udp and relay-udp`},
 		{"name", "name: My_Home\n", `agent.yaml:1: name: the agent's name "My_Home" may hold only a-z, 0-9 and -, and neither begin nor end with -`},
 		{"duration", "keepalive: 15\nflows: {unanswered: 0s}\n", `agent.yaml:1: "15" is not a duration like 60s or 3m`},
 		{"keepalive", "keepalive: 1h\n", "agent.yaml:1: keepalive: it is 1h0m0s and must be from 1s to 10m"},

@@ -10,7 +10,6 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
-	"rendezvous/internal/punch"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -58,7 +57,7 @@ func hostCandidates(addrs []dgram.HostAddr, ignore []string, conns []dgram.Conn)
 				continue
 			}
 			found := candidate{proto.CandidateType_CANDIDATE_HOST, netip.AddrPortFrom(a, local.Port())}
-			if punch.Private(a) {
+			if path.Private(a) {
 				private = append(private, found)
 			} else {
 				global = append(global, found)
@@ -248,7 +247,7 @@ func (a *Agent) readCandidates(s *proto.Signed, peer Peer) (offered, error) {
 			continue
 		}
 		o.addrs = append(o.addrs, addr)
-		if c.GetType() == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE || !punch.Private(addr.Addr()) {
+		if c.GetType() == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE || !path.Private(addr.Addr()) {
 			o.outside = append(o.outside, addr.Addr())
 		}
 	}

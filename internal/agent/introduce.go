@@ -287,7 +287,7 @@ func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []
 	switch {
 	case as.Best() == path.None:
 		k.p.ended(as, "no path worked")
-	case !as.Confirmed() && pause(as.ctx, answerWithin) && !as.Confirmed():
+	case !as.Confirmed() && path.Wait(as.ctx, answerWithin) && !as.Confirmed():
 		k.p.ended(as, "our answer did not reach the peer")
 	}
 	return nil

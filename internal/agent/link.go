@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -29,9 +30,11 @@ type ControlConn interface {
 // Connection is a control connection and what is known of it.
 type Connection struct {
 	ControlConn
-	Addr netip.AddrPort
-	RTT  func() time.Duration
-	Why  func() error // it was lost
+	Addr      netip.AddrPort
+	Transport string // quic or tls
+	Via       string // the proxy that it goes through; empty: none
+	RTT       func() time.Duration
+	Why       func() error // it was lost
 }
 
 // ErrReplaced and ErrRevoked are reasons for a connection's end (Why) after
@@ -43,6 +46,14 @@ var (
 
 // Connect dials a coordinator over pc and checks its pinned key.
 type Connect func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error)
+
+// ConnectTLS dials a coordinator over TLS, by HOST:PORT, where a proxy may
+// know the name, and checks its pinned key.
+type ConnectTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (*Connection, error)
+
+// RelayTLS opens a way for one relay leg through TLS to the coordinator. far is
+// the one address on the conn.
+type RelayTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (conn dgram.Conn, far netip.AddrPort, err error)
 
 // link is the agent's connection to its coordinator: made again whenever it is
 // lost, for ever, and never in the way of data.

@@ -13,6 +13,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ladder"
+	"rendezvous/internal/path"
 	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
@@ -175,7 +176,7 @@ func (p *peer) joined(err error) {
 	p.tries.retryAt = time.Now().Add(wait)
 	if p.queue.waits(time.Now()) {
 		p.a.tasks.start(func(ctx context.Context) {
-			if pause(ctx, wait) {
+			if path.Wait(ctx, wait) {
 				p.want("dial")
 			}
 		})

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"rendezvous/internal/punch"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -111,5 +111,5 @@ func (a *Agent) unaskable(at netip.AddrPort, control netip.Addr, ports, hosts in
 	case ports == 0 && hosts >= maxSTUNHosts:
 		return "one more address than a coordinator needs"
 	}
-	return punch.Refuse(at, punch.Private(control))
+	return path.Refuse(at, path.Private(control))
 }

@@ -51,7 +51,7 @@ func Climb(ctx context.Context, steps []Step, try path.Try, record func(Attempt)
 	var mu sync.Mutex
 	for _, s := range steps {
 		wait.Go(func() {
-			if !sleep(ctx, s.After) {
+			if !path.Wait(ctx, s.After) {
 				return
 			}
 			began := time.Now()
@@ -64,17 +64,6 @@ func Climb(ctx context.Context, steps []Step, try path.Try, record func(Attempt)
 		})
 	}
 	wait.Wait()
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
-		return false
-	}
 }
 
 func describe(k path.Kind, err error) Attempt {

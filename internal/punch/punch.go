@@ -64,7 +64,7 @@ type outcome struct {
 
 // Climb punches until a path works or RoundTrips have passed without answer.
 func (r *Rung) Climb(ctx context.Context, try path.Try) error {
-	allowed, refused := Permitted(r.Candidates, r.SharedOutside, DefaultBudget)
+	allowed, refused := path.Permitted(r.Candidates, r.SharedOutside, path.DefaultBudget)
 	if len(allowed) == 0 && r.More == nil {
 		return &path.Failure{Reason: "no-candidates", Evidence: noCandidates(refused),
 			Advice: "check with `agent netcheck` on the peer that UDP passes there"}
@@ -72,7 +72,7 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 	for _, c := range allowed {
 		r.prime(c)
 	}
-	if !r.wait(ctx) {
+	if !path.Wait(ctx, time.Until(r.FireAt)) {
 		return ctx.Err()
 	}
 	patience := max(r.Plan.Least, time.Duration(r.Plan.RoundTrips)*r.RTT)
@@ -85,21 +85,9 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 	return r.explain(c, refused, patience)
 }
 
-// wait sleeps until the instant to fire.
-func (r *Rung) wait(ctx context.Context) bool {
-	timer := time.NewTimer(time.Until(r.FireAt))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // prime sends the low-TTL datagram. It may die of anything: the probes follow.
 func (r *Rung) prime(to netip.AddrPort) {
-	if Private(to.Addr()) {
+	if path.Private(to.Addr()) {
 		return // no NAT lies between, and few hops
 	}
 	for _, conn := range r.Conns {
@@ -154,7 +142,7 @@ func (c *climb) run(candidates []netip.AddrPort) bool {
 
 // late takes candidates that the answer brought and the standing ones lacked.
 func (c *climb) late(list []netip.AddrPort) {
-	allowed, _ := Permitted(list, c.rung.SharedOutside, DefaultBudget)
+	allowed, _ := path.Permitted(list, c.rung.SharedOutside, path.DefaultBudget)
 	for _, a := range allowed {
 		if !c.seen[a] {
 			c.rung.prime(a)
@@ -182,12 +170,9 @@ func (c *climb) start(candidates []netip.AddrPort) {
 
 func (c *climb) probe(p path.Path, delay time.Duration) {
 	var o outcome
-	timer := time.NewTimer(delay)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
+	if path.Wait(c.ctx, delay) {
 		o.rtt, o.err = c.try(c.ctx, p, path.DirectUDP)
-	case <-c.ctx.Done():
+	} else {
 		o.err = c.ctx.Err()
 	}
 	c.results <- o
