@@ -11,6 +11,10 @@ import (
 type table struct {
 	states map[path.Path]*state
 	best   *state
+
+	verdict  Verdict   // the last one
+	sought   time.Time // when Degraded was last told
+	seekWait time.Duration
 }
 
 // state is what is known of one path.
@@ -26,6 +30,8 @@ type state struct {
 	dead     bool
 	doubt    bool
 	size     sizeSearch
+	trial    trial
+	outdone  outdone
 	observed netip.AddrPort // where the peer sees us on this path
 }
 
@@ -68,7 +74,7 @@ func (s *Session) add(p path.Path, k path.Kind, now time.Time) *state {
 		}
 		delete(s.paths.states, oldest.path)
 	}
-	st := &state{path: p, kind: k, since: now, proven: make(chan struct{}), size: newSizeSearch(p.Addr.Addr())}
+	st := &state{path: p, kind: k, since: now, proven: make(chan struct{}), size: newSizeSearch(extraOf(p))}
 	s.paths.states[p] = st
 	return st
 }
@@ -84,12 +90,16 @@ func (st *state) isProven() bool {
 
 func (st *state) usable() bool { return st.isProven() && !st.dead }
 
-// better says whether a should carry data rather than b. Kinds come first;
-// among paths of one kind the shorter round trip, with hysteresis in favour of
-// the one in use so that two equal paths don't alternate.
+// better says whether a should carry data rather than b. What was measured to
+// be bad comes last, then kinds count; among paths of one kind the shorter
+// round trip, with hysteresis in favour of the one in use so that two equal
+// paths don't alternate.
 func better(a, b, current *state) bool {
 	if b == nil {
 		return true
+	}
+	if a.outdone.is != b.outdone.is {
+		return b.outdone.is
 	}
 	if a.kind != b.kind {
 		return a.kind < b.kind
@@ -124,6 +134,7 @@ func (s *Session) choose(now time.Time) []Event {
 		events = append(events, Lost)
 	default:
 		best.chosen = now
+		best.answer.loss = lossMeter{}
 		events = append(events, BestChanged)
 		if best.size.due.IsZero() {
 			best.size.begin(now)
@@ -192,28 +203,38 @@ func (s *Session) heardRaw(p path.Path) bool {
 
 // lossMeter measures the share of our datagrams that the peer did not open,
 // between answers to probes; each probe notes what was sent before it and
-// each answer tells what had come by then.
+// each answer tells what had come by then. So it knows only the path that all
+// data takes.
 type lossMeter struct {
 	next, received uint64
+	since          time.Time // of next and received, zero without any
 	loss           float64
-	measured       bool
+	rate           float64 // datagrams a second
+	high           int     // measurements in a row that found more than the threshold
 }
 
 // lossBase is how many datagrams a measurement needs.
 const lossBase = 100
 
-func (m *lossMeter) answered(next, received uint64) {
-	if !m.measured && m.next == 0 || next < m.next || received < m.received {
-		m.next, m.received = next, received
-		return
-	}
+func (m *lossMeter) answered(now time.Time, next, received uint64, threshold float64) {
 	sent := next - m.next
-	if sent < lossBase {
+	switch {
+	case m.since.IsZero() || next < m.next || received < m.received:
+	case sent < lossBase:
 		return
+	default:
+		m.loss = max(0, 1-float64(received-m.received)/float64(sent))
+		m.rate = float64(sent) / max(now.Sub(m.since).Seconds(), 1e-3)
+		if m.high++; m.loss < threshold {
+			m.high = 0
+		}
 	}
-	m.loss = max(0, 1-float64(received-m.received)/float64(sent))
-	m.next, m.received, m.measured = next, received, true
+	m.next, m.received, m.since = next, received, now
 }
+
+// pause forgets where a measurement began: data takes two paths, so that what
+// came says nothing about one of them.
+func (m *lossMeter) pause() { m.since = time.Time{} }
 
 // Drop forgets a path whose conn is about to be closed.
 func (s *Session) Drop(p path.Path) {

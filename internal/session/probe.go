@@ -27,7 +27,9 @@ type sent struct {
 	at   time.Time
 	size int    // of the padded probe, 0 for one without padding
 	next uint64 // our data counter when it left
-	done chan time.Duration
+	// trial says that the probe belongs to a trial.
+	trial bool
+	done  chan time.Duration
 }
 
 // parcel is a datagram to write once the mutex is free.
@@ -276,7 +278,14 @@ func (s *Session) answered(p path.Path, body proto.ProbeBody, now time.Time) []E
 		a.rtt += (rtt - a.rtt) / 8
 	}
 	a.answered, a.waitsFrom, a.unanswered = now, time.Time{}, 0
-	a.loss.answered(w.next, body.Received)
+	switch {
+	case w.trial:
+		st.trial.heard(rtt)
+	case st.doubt:
+		a.loss.pause()
+	case st == s.paths.best:
+		a.loss.answered(now, w.next, body.Received, s.cfg.Thresholds.Loss)
+	}
 	st.heard, st.observed = now, body.Observed
 	if st.size.answered(max(w.size, 0), now) {
 		s.publish()
@@ -298,7 +307,8 @@ type Report struct {
 	Kind     path.Kind
 	State    string // best, spare, trying, failed
 	RTT      time.Duration
-	Loss     float64
+	Loss     float64   // of the best: of our data; of others, of both ways as it was last measured
+	Outdone  bool      // measured to be worse than one of a lower kind
 	MTU      int       // largest payload that crosses whole
 	Since    time.Time // when data began to take it; of the others, when it was first tried
 	Observed netip.AddrPort
@@ -310,13 +320,16 @@ func (s *Session) Paths() []Report {
 	defer s.mu.Unlock()
 	var out []Report
 	for _, st := range s.paths.states {
-		r := Report{Path: st.path, Kind: st.kind, RTT: st.answer.rtt, Loss: st.answer.loss.loss,
+		r := Report{Path: st.path, Kind: st.kind, RTT: st.answer.rtt, Loss: st.answer.loss.loss, Outdone: st.outdone.is,
 			MTU: service(st.size.mtu, s.cfg.Raw), Since: st.since, Observed: st.observed}
 		switch {
 		case st == s.paths.best:
 			r.State, r.Since = "best", st.chosen
 		case st.usable():
-			r.State = "spare"
+			r.State, r.Loss = "spare", st.trial.loss
+			if st.outdone.is {
+				r.Loss = max(st.answer.loss.loss, st.trial.loss)
+			}
 		case st.dead:
 			r.State = "failed"
 		default:

@@ -40,6 +40,12 @@ const (
 	// Confirmed: the initiator has the keys too, so the responder's data may
 	// leave.
 	Confirmed
+	// Degraded: the best path is worse than the thresholds; other kinds are
+	// worth trying.
+	Degraded
+	// Outdone: data left a path that works for one of a lower kind, which was
+	// measured to be better.
+	Outdone
 )
 
 // Config is what a session is made of.
@@ -47,9 +53,11 @@ type Config struct {
 	Probe     seal.ProbeKeys
 	Initiator bool
 	// Raw sends datagrams untouched; only probes are sealed.
-	Raw     bool
-	Timers  Timers
-	Handler Handler
+	Raw    bool
+	Timers Timers
+	// Thresholds are when the best path is bad; zero ones are the defaults.
+	Thresholds Thresholds
+	Handler    Handler
 	// Rekey makes handshakes for new keys; nil in a raw session.
 	Rekey Rekeyer
 }
@@ -84,6 +92,7 @@ type beginning struct {
 // except in a raw session, which needs no keys.
 func New(cfg Config) *Session {
 	cfg.Timers = cfg.Timers.withDefaults()
+	cfg.Thresholds = cfg.Thresholds.withDefaults()
 	s := &Session{
 		cfg:   cfg,
 		paths: table{states: make(map[path.Path]*state)},

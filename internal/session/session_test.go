@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"testing"
@@ -112,7 +113,7 @@ func newPair(t *testing.T, n int, raw bool, options ...natlab.Option) *pair {
 			if err != nil {
 				t.Fatal(err)
 			}
-			e.conns = append(e.conns, conn)
+			e.conns = append(e.conns, &lossy{Conn: conn, random: rand.New(rand.NewPCG(1, uint64(i)))})
 		}
 		ends[i] = e
 	}

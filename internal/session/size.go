@@ -1,7 +1,6 @@
 package session
 
 import (
-	"net/netip"
 	"time"
 
 	"rendezvous/proto"
@@ -28,7 +27,7 @@ const (
 // large as payload and never by ICMP, and notices when it shrinks.
 type sizeSearch struct {
 	mtu      int       // the largest that was answered
-	extra    int       // what the family's headers take beyond IPv4's
+	extra    int       // what the headers take beyond those of UDP and IPv4
 	due      time.Time // of the next round or verification; zero before the path is used
 	rounds   int
 	verified time.Time
@@ -37,12 +36,20 @@ type sizeSearch struct {
 	again    time.Duration // until the next search for a larger size
 }
 
-func newSizeSearch(a netip.Addr) sizeSearch {
-	s := sizeSearch{mtu: leastSize, again: searchAgain}
-	if !a.Is4() {
-		s.extra = ipv6Extra
+func newSizeSearch(extra int) sizeSearch {
+	return sizeSearch{mtu: leastSize, extra: extra, again: searchAgain}
+}
+
+// weigh takes in what a datagram costs now on the path beyond UDP over IPv4.
+func (z *sizeSearch) weigh(extra int, now time.Time) {
+	if extra == z.extra {
+		return
 	}
-	return s
+	z.extra = extra
+	z.mtu = min(z.mtu, z.top())
+	if !z.due.IsZero() {
+		z.begin(now)
+	}
 }
 
 func (z *sizeSearch) begin(now time.Time) {
@@ -71,6 +78,18 @@ func (z *sizeSearch) next(now time.Time, rtt time.Duration, active bool) []int {
 		z.rounds = sizeRounds
 	}
 	return z.verify(now, max(sizeWait, 3*rtt), active)
+}
+
+// explore is next for a spare: its size is found once, so that data need not
+// begin small when it has to move there.
+func (z *sizeSearch) explore(now time.Time, rtt time.Duration) []int {
+	if z.due.IsZero() {
+		z.begin(now)
+	}
+	if z.rounds == sizeRounds || z.mtu >= z.top() {
+		return nil
+	}
+	return z.next(now, rtt, false)
 }
 
 // verify asks now and then whether the largest size still crosses: a path may

@@ -2,7 +2,6 @@ package session
 
 import (
 	"math/rand/v2"
-	"net/netip"
 	"testing"
 	"time"
 )
@@ -19,7 +18,7 @@ type road struct {
 }
 
 func newRoad(limit int, loss float64) *road {
-	r := &road{z: newSizeSearch(netip.MustParseAddr("192.0.2.1")), now: time.Unix(0, 0), limit: limit, loss: loss, random: rand.New(rand.NewPCG(5, 6))}
+	r := &road{z: newSizeSearch(0), now: time.Unix(0, 0), limit: limit, loss: loss, random: rand.New(rand.NewPCG(5, 6))}
 	r.z.begin(r.now)
 	return r
 }

@@ -37,6 +37,7 @@ func (s *Session) step(now time.Time) time.Duration {
 		}
 		if st == s.paths.best && !st.doubt {
 			mtu := st.size.mtu
+			st.size.weigh(extraOf(st.path), now)
 			for _, size := range st.size.next(now, st.answer.rtt, active) {
 				out = append(out, s.ask(st, size, now, nil))
 			}
@@ -44,9 +45,15 @@ func (s *Session) step(now time.Time) time.Duration {
 				s.publish()
 			}
 			wait = min(wait, max(0, st.size.due.Sub(now)))
+		} else if active && kept[st.path] && !st.doubt && !st.dead {
+			for _, size := range st.size.explore(now, st.answer.rtt) {
+				out = append(out, s.ask(st, size, now, nil))
+			}
 		}
 		next = min(next, wait)
 	}
+	trials, found, wait := s.measure(now, active)
+	out, events, next = append(out, trials...), append(events, found...), min(next, wait)
 	s.keys.retire(now)
 	frame := s.renew(now)
 	if s.probes.rekey.finish != nil {
@@ -103,8 +110,8 @@ func (s *Session) expire(st *state, now time.Time) {
 	}
 }
 
-// kept is the paths that are worth keeping alive: the best, and the spares
-// next in rank.
+// kept is the paths that are worth keeping alive: the best, the spares next in
+// rank, and those of a better kind that were measured to be bad.
 func (s *Session) kept() map[path.Path]bool {
 	kept := make(map[path.Path]bool, maxSpares+1)
 	if s.paths.best != nil {
@@ -121,6 +128,11 @@ func (s *Session) kept() map[path.Path]bool {
 			break
 		}
 		kept[next.path] = true
+	}
+	for _, st := range s.paths.states {
+		if st.outdone.is && st.usable() {
+			kept[st.path] = true // it may get better
+		}
 	}
 	return kept
 }
