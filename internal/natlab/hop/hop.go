@@ -31,6 +31,7 @@ type Link struct {
 // Count is what became of the packets of one direction.
 type Count struct {
 	Forwarded, Lost, Overrun, Expired, Fragments uint64
+	Refused                                      uint64 // by a box
 }
 
 const (
@@ -65,6 +66,7 @@ type port struct {
 	name     string
 	fd       int
 	prefixes []netip.Prefix
+	boxes    []Box // innermost first
 }
 
 // lane is a link and its state.
@@ -123,12 +125,11 @@ func (n *Internet) Attach(name string, fd int, prefixes ...netip.Prefix) {
 func (n *Internet) AddPrefix(name string, prefix netip.Prefix) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	p := n.port(name)
-	if p == nil {
-		return fmt.Errorf("add %v to port %s: %w", prefix, name, os.ErrNotExist)
+	p, err := n.named(name)
+	if err == nil {
+		p.prefixes = append(p.prefixes, prefix)
 	}
-	p.prefixes = append(p.prefixes, prefix)
-	return nil
+	return err
 }
 
 // Sighting is a packet as it entered the internet.
@@ -191,6 +192,7 @@ func (n *Internet) Total() Count {
 		sum.Overrun += l.count.Overrun
 		sum.Expired += l.count.Expired
 		sum.Fragments += l.count.Fragments
+		sum.Refused += l.count.Refused
 	}
 	return sum
 }
@@ -223,6 +225,14 @@ func (n *Internet) between(from, to string) (*lane, error) {
 		return nil, fmt.Errorf("find the link from %s to %s: %w", from, to, os.ErrNotExist)
 	}
 	return n.lane(a, b), nil
+}
+
+func (n *Internet) named(name string) (*port, error) {
+	p := n.port(name)
+	if p == nil {
+		return nil, fmt.Errorf("find the port %s: %w", name, os.ErrNotExist)
+	}
+	return p, nil
 }
 
 func (n *Internet) port(name string) *port {

@@ -127,6 +127,10 @@ func (n *Internet) admit(from *port, packet []byte) bool {
 	if isFragment(packet) {
 		l.count.Fragments++
 	}
+	if !n.pass(from, to, packet) {
+		l.count.Refused++
+		return false
+	}
 	if l.Loss > 0 && n.random.Float64() < l.Loss {
 		l.count.Lost++
 		return false
