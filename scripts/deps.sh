@@ -14,6 +14,10 @@ iperf3:iperf3
 nft:nftables
 conntrack:conntrack
 tcpdump:tcpdump
+tshark:tshark
+tinyproxy:tinyproxy-bin
+setpriv:util-linux
+curl:curl
 ip:iproute2
 sysctl:procps
 ping:iputils-ping

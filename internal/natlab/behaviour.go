@@ -58,7 +58,8 @@ func (p Ports) withDefaults() Ports {
 }
 
 // Unsolicited is what a NAT does with a datagram from outside that is for
-// nobody inside.
+// nobody inside. To a SYN all but the first answer with RST, as a router does
+// on which nobody listens.
 type Unsolicited uint8
 
 // The ways to treat it.
@@ -102,6 +103,43 @@ type Behaviour struct {
 	Pooling bool
 	// Open6 lets all IPv6 in; otherwise IPv6 is filtered by Filtering.
 	Open6 bool
+	// TCP is the behaviour towards TCP; nil is the same as towards UDP, but for
+	// the lifetimes. See WithTCP.
+	TCP *Behaviour
+	// ResetForgets says that an RST ends a TCP mapping that has been answered
+	// already; one that has not always ends so, as with Linux.
+	ResetForgets bool
+}
+
+// WithTCP is b with another behaviour towards TCP: change is given a copy of
+// b. Lifetimes that it leaves at 0 are 2 h 4 min, and 4 min until answered.
+func (b Behaviour) WithTCP(change func(*Behaviour)) Behaviour {
+	c := b.forTCP()
+	change(&c)
+	b.TCP = &c
+	return b
+}
+
+// forTCP is what rules for TCP.
+func (b Behaviour) forTCP() Behaviour {
+	if b.TCP != nil {
+		b = *b.TCP
+	} else {
+		b.Lifetime, b.Unreplied = 0, 0
+	}
+	b.TCP = nil
+	return b
+}
+
+// withTCPDefaults is withDefaults with RFC 5382's lifetimes (REQ-5).
+func (b Behaviour) withTCPDefaults() Behaviour {
+	if b.Lifetime == 0 {
+		b.Lifetime = 2*time.Hour + 4*time.Minute
+	}
+	if b.Unreplied == 0 {
+		b.Unreplied = 4 * time.Minute
+	}
+	return b.withDefaults()
 }
 
 func (b Behaviour) withDefaults() Behaviour {

@@ -33,8 +33,8 @@ func (l *Lab) diagram(most int) string {
 	b.WriteByte('\n')
 	records := r.all()
 	for _, rec := range records[max(0, len(records)-most):] {
-		if rec.Event == Sent {
-			continue // the next event shows where it came from
+		if rec.Event == Sent || rec.TCP == TCPAck && rec.Event != Dropped {
+			continue // the next event shows where it came from; acknowledgments follow from the rest
 		}
 		fmt.Fprintf(&b, "%12s  %s %s\n", offset(rec.At.Sub(r.start)), arrow(rec, columns), caption(rec))
 	}
@@ -90,7 +90,7 @@ func drawShaft(line []rune) {
 
 func caption(rec Record) string {
 	var b strings.Builder
-	b.WriteString(KindName(rec.Kind))
+	b.WriteString(kindOf(rec))
 	if rec.Count > 1 {
 		fmt.Fprintf(&b, " x%d", rec.Count)
 	}
@@ -105,6 +105,20 @@ func caption(rec Record) string {
 		fmt.Fprintf(&b, " ttl %d", rec.TTL)
 	}
 	return b.String()
+}
+
+// kindOf is the word for what a record is about: "probe", "fake SYN", "fake
+// probe", "tcp SYN/ACK", "tcp data".
+func kindOf(rec Record) string {
+	switch {
+	case rec.TCP == NotTCP:
+		return KindName(rec.Kind)
+	case !rec.Fake:
+		return "tcp " + rec.TCP.String()
+	case rec.TCP == TCPData:
+		return "fake " + KindName(rec.Kind)
+	}
+	return "fake " + rec.TCP.String()
 }
 
 func changed(old, now netip.AddrPort) string {

@@ -3,6 +3,7 @@ package natlab
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -24,6 +25,22 @@ type conditions struct {
 	bandwidth float64       // bits a second, 0: unlimited
 	queue     time.Duration // how long the bandwidth's queue may get
 	mtu       int           // bytes of IP packet
+	udp       udpConditions
+	wall      wall
+}
+
+// udpConditions befall UDP alone.
+type udpConditions struct {
+	loss      float64
+	bandwidth float64 // bits a second, 0: unlimited
+	queue     time.Duration
+}
+
+// wall is a firewall that knows TCP from UDP.
+type wall struct {
+	noUDP bool
+	noSYN bool
+	ports []uint16 // remote ports that TCP may use; nil: all
 }
 
 // setup is what options write into.
@@ -66,6 +83,27 @@ func Bandwidth(bits float64, queue time.Duration) Option {
 	return func(s *setup) { s.bandwidth, s.queue = bits, queue }
 }
 
+// NoUDP lets no UDP through, in either direction, or lets it through again.
+func NoUDP(on bool) Option { return func(s *setup) { s.wall.noUDP = on } }
+
+// TCPPorts lets TCP through only to and from these ports of the other side:
+// what is inside may connect to them, and hear their answers. UDP is another
+// matter (NoUDP). No port at all lifts it.
+func TCPPorts(ports ...uint16) Option { return func(s *setup) { s.wall.ports = ports } }
+
+// NoInboundSYN lets no SYN in, not even one that a hole was punched for, so
+// that connections are made outwards only.
+func NoInboundSYN(on bool) Option { return func(s *setup) { s.wall.noSYN = on } }
+
+// UDPLoss drops that share (0 to 1) of UDP's datagrams, in each direction;
+// TCP, fake TCP too, is spared.
+func UDPLoss(share float64) Option { return func(s *setup) { s.udp.loss = share } }
+
+// UDPBandwidth limits UDP alone, as Bandwidth does all.
+func UDPBandwidth(bits float64, queue time.Duration) Option {
+	return func(s *setup) { s.udp.bandwidth, s.udp.queue = bits, queue }
+}
+
 // MTU is the largest IP packet in bytes; the default is 1500. A larger one is
 // dropped, without an ICMP that anybody hears; only on the sender's own link
 // does its Write say so.
@@ -91,7 +129,8 @@ func Interface(name, addr string) Option {
 
 // Drop says which datagrams to drop. Its addresses are those on the wire
 // where it is asked. It is called with the lab locked and must call nothing
-// of it.
+// of it. It is asked about TCP segments too: those of fake TCP look as their
+// datagrams do, and what has no payload is an empty datagram.
 type Drop func(from, to netip.AddrPort, datagram []byte) bool
 
 // link joins a host or NAT to its network.
@@ -107,7 +146,8 @@ type link struct {
 
 // lane is one direction of a link.
 type lane struct {
-	free time.Time // when the last bit of the queue will have left
+	free    time.Time // when the last bit of the queue will have left
+	freeUDP time.Time // the same for the limit of UDP
 	// last is when the last datagram in order arrives, by who is at the other
 	// end: one to a place far away holds up none to a near one.
 	last map[*attachment]time.Time
@@ -124,10 +164,10 @@ const (
 // is the link's own or the override for this pair of places. arrive runs at
 // the other end.
 func (l *link) carry(d direction, p *parcel, other *attachment, delay time.Duration, arrive func(*parcel)) {
-	if p = l.admit(p); p == nil {
+	if p = l.admit(d, p); p == nil {
 		return
 	}
-	if l.bandwidth > 0 {
+	if l.bandwidth > 0 || p.tcp == nil && l.udp.bandwidth > 0 {
 		p.each(func(q *parcel) { l.queueUp(d, q, other, delay, arrive) })
 		return
 	}
@@ -135,18 +175,24 @@ func (l *link) carry(d direction, p *parcel, other *attachment, delay time.Durat
 }
 
 // admit drops what does not enter the link, and returns the rest.
-func (l *link) admit(p *parcel) *parcel {
+func (l *link) admit(d direction, p *parcel) *parcel {
 	if l.cut {
 		l.lab.dropped(p, l.name, DropLinkDown)
 		return nil
 	}
+	if why := l.wall.stops(d, p); why != "" {
+		l.lab.dropped(p, l.name, why)
+		return nil
+	}
+	p = l.clamp(p)
+	loss := l.lossOf(p)
 	checks := []struct {
 		why  Reason
 		test func([]byte) bool
 	}{
 		{DropMTU, func(b []byte) bool { return len(b)+p.headers() > l.mtu }},
 		{DropBlocked, func(b []byte) bool { return l.drop != nil && l.drop(p.from, p.to, b) }},
-		{DropLoss, func([]byte) bool { return l.loss > 0 && l.rand.Float64() < l.loss }},
+		{DropLoss, func([]byte) bool { return loss > 0 && l.rand.Float64() < loss }},
 	}
 	for _, c := range checks {
 		rest, gone := p.split(c.test)
@@ -162,17 +208,32 @@ func (l *link) admit(p *parcel) *parcel {
 }
 
 func (l *link) queueUp(d direction, p *parcel, other *attachment, delay time.Duration, arrive func(*parcel)) {
-	now, lane := time.Now(), &l.lanes[d]
-	if lane.free.Before(now) {
-		lane.free = now
+	lane, bits, at, fits := &l.lanes[d], float64(8*(len(p.buf)+p.headers())), time.Now(), true
+	if p.tcp == nil {
+		at, fits = passes(at, &lane.freeUDP, bits, l.udp.bandwidth, l.udp.queue)
 	}
-	if lane.free.Sub(now) > l.queue {
+	if fits {
+		at, fits = passes(at, &lane.free, bits, l.bandwidth, l.queue)
+	}
+	if !fits {
 		l.lab.dropped(p, l.name, DropQueue)
 		return
 	}
-	bits := float64(8 * (len(p.buf) + p.headers()))
-	lane.free = lane.free.Add(time.Duration(bits / l.bandwidth * float64(time.Second)))
-	l.fly(d, p, other, lane.free.Add(delay), arrive)
+	l.fly(d, p, other, at.Add(delay), arrive)
+}
+
+// passes is when that many bits, which come at the given time, have passed a
+// limit that is busy until *free; false when its queue is full.
+func passes(at time.Time, free *time.Time, bits, limit float64, queue time.Duration) (time.Time, bool) {
+	if limit <= 0 {
+		return at, true
+	}
+	begin := later(at, *free)
+	if begin.Sub(at) > queue {
+		return at, false
+	}
+	*free = begin.Add(time.Duration(bits / limit * float64(time.Second)))
+	return *free, true
 }
 
 func (l *link) fly(d direction, p *parcel, other *attachment, at time.Time, arrive func(*parcel)) {
@@ -210,4 +271,43 @@ func (l *link) land(p *parcel, at time.Time, arrive func(*parcel)) {
 		}
 		arrive(p)
 	})
+}
+
+// stops says why p may not pass, if it may not.
+func (w *wall) stops(d direction, p *parcel) Reason {
+	if p.tcp == nil {
+		if w.noUDP {
+			return DropUDP
+		}
+		return ""
+	}
+	remote := p.to.Port()
+	if d == down {
+		remote = p.from.Port()
+	}
+	switch {
+	case w.ports != nil && !slices.Contains(w.ports, remote):
+		return DropTCPPort
+	case w.noSYN && d == down && p.tcp.TCP == TCPSyn:
+		return DropSYN
+	}
+	return ""
+}
+
+// clamp lowers the segment size that a SYN announces to what the link carries,
+// as routers do.
+func (l *link) clamp(p *parcel) *parcel {
+	if most := l.mtu - p.headers(); p.mss > most {
+		q := *p
+		q.mss = most
+		return &q
+	}
+	return p
+}
+
+func (l *link) lossOf(p *parcel) float64 {
+	if p.tcp == nil && l.udp.loss > 0 {
+		return 1 - (1-l.loss)*(1-l.udp.loss)
+	}
+	return l.loss
 }

@@ -9,11 +9,22 @@ import (
 // NAT is a network address translator with a network behind it.
 type NAT struct {
 	station
-	inner    *segment
-	table    *table // IPv4
+	inner *segment
+	udp   tables
+	tcp   tables
+	block Drop
+	noUDP bool
+	seed  int
+}
+
+// tables are those of one protocol.
+type tables struct {
+	nat      *table // IPv4
 	firewall *table // IPv6
-	block    Drop
-	seed     int
+}
+
+func (n *NAT) tables() []*table {
+	return []*table{n.udp.nat, n.udp.firewall, n.tcp.nat, n.tcp.firewall}
 }
 
 func (s *segment) nat(name, addr string, b Behaviour, options []Option) *NAT {
@@ -26,8 +37,8 @@ func (s *segment) nat(name, addr string, b Behaviour, options []Option) *NAT {
 	n := &NAT{station: station{lab: l, name: name}}
 	n.inner = newSegment(l, "behind "+name, n)
 	n.attachment = s.attach(n, l.mustPrefixes(name, append([]string{addr}, c.also...)), c.conditions)
-	n.table = newTable(b, n.external(), l.rand(name+"/table"))
-	n.firewall = newTable(b, nil, l.rand(name+"/firewall"))
+	n.udp = tables{newTable(b, n.external(), l.rand(name+"/table")), newTable(b, nil, l.rand(name+"/firewall"))}
+	n.tcp = tables{newTCPTable(b, n.external(), l.rand(name+"/tcp")), newTCPTable(b, nil, l.rand(name+"/tcp6"))}
 	for _, text := range c.prefixes {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
@@ -85,16 +96,18 @@ func (n *NAT) NAT(name, addr string, b Behaviour, options ...Option) *NAT {
 func (n *NAT) Behave(b Behaviour) {
 	n.lab.mu.Lock()
 	defer n.lab.mu.Unlock()
-	n.table.behaviour = b.withDefaults()
-	n.firewall.behaviour = b.withDefaults()
+	for _, t := range n.tables() {
+		t.behave(b)
+	}
 }
 
 // Flush forgets all mappings and flows, as conntrack -F or a restart does.
 func (n *NAT) Flush() {
 	n.lab.mu.Lock()
 	defer n.lab.mu.Unlock()
-	n.table.flush()
-	n.firewall.flush()
+	for _, t := range n.tables() {
+		t.flush()
+	}
 }
 
 // Reseed gives random and sequential ports another beginning, as a restart
@@ -103,8 +116,10 @@ func (n *NAT) Reseed() {
 	n.lab.mu.Lock()
 	defer n.lab.mu.Unlock()
 	n.seed++
-	n.table.rand = n.lab.rand(fmt.Sprintf("%s/table/%d", n.name, n.seed))
-	n.table.next = n.table.rand.IntN(1 << 16)
+	for t, name := range map[*table]string{n.udp.nat: "table", n.tcp.nat: "tcp"} {
+		t.rand = n.lab.rand(fmt.Sprintf("%s/%s/%d", n.name, name, n.seed))
+		t.next = t.rand.IntN(1 << 16)
+	}
 }
 
 // Readdress gives the NAT other external addresses, as a carrier does
@@ -114,29 +129,40 @@ func (n *NAT) Readdress(addrs ...string) {
 	n.lab.mu.Lock()
 	defer n.lab.mu.Unlock()
 	n.readdress(addrs)
-	n.table.addrs = n.external()
-	n.table.flush()
+	for _, t := range []*table{n.udp.nat, n.tcp.nat} {
+		t.addrs = n.external()
+		t.flush()
+	}
 }
 
 // Block drops what test says instead of forwarding it; no mapping is made. Its
-// addresses are as inside. Nil ends it.
+// addresses are as inside. Nil ends it, and BlockUDP.
 func (n *NAT) Block(test Drop) {
 	n.lab.mu.Lock()
 	defer n.lab.mu.Unlock()
-	n.block = test
+	n.block, n.noUDP = test, false
 }
 
-// BlockUDP lets no UDP through.
+// BlockUDP lets no UDP through; Block(nil) ends it.
 func (n *NAT) BlockUDP() {
-	n.Block(func(_, _ netip.AddrPort, _ []byte) bool { return true })
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	n.noUDP = true
 }
 
-// Publish forwards an external port to an inside address, as an owner or a
+// Publish forwards an external UDP port to an inside address, as an owner or a
 // port mapping protocol would.
 func (n *NAT) Publish(port uint16, inside netip.AddrPort) {
 	n.lab.mu.Lock()
 	defer n.lab.mu.Unlock()
-	n.table.publish(netip.AddrPortFrom(n.table.addrs[0], port), inside)
+	n.udp.nat.publish(netip.AddrPortFrom(n.udp.nat.addrs[0], port), inside)
+}
+
+// PublishTCP does the same with a TCP port.
+func (n *NAT) PublishTCP(port uint16, inside netip.AddrPort) {
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	n.tcp.nat.publish(netip.AddrPortFrom(n.tcp.nat.addrs[0], port), inside)
 }
 
 // fromInside is what a host inside sent to somewhere else.
@@ -145,13 +171,13 @@ func (n *NAT) fromInside(p *parcel) {
 		return
 	}
 	now := time.Now()
-	t := n.tableFor(p.to.Addr())
+	t := n.tableFor(p)
 	hairpin := n.attachment.has(p.to.Addr())
 	if hairpin && !t.behaviour.Hairpin {
 		n.lab.dropped(p, n.name, DropHairpin)
 		return
 	}
-	v := t.outbound(now, p.from, p.to)
+	v := t.leaves(now, p.label().TCP, p.from, p.to)
 	if v.why != "" {
 		n.lab.dropped(p, n.name, v.why)
 		return
@@ -162,9 +188,9 @@ func (n *NAT) fromInside(p *parcel) {
 		n.attachment.send(p)
 		return
 	}
-	v = t.inbound(now, p.from, p.to)
+	v = t.enters(now, p.label().TCP, p.from, p.to)
 	if v.why != "" {
-		n.lab.dropped(p, n.name, v.why)
+		n.refuse(p, v.why, n.arrive)
 		return
 	}
 	n.lab.translated(p, n.name, p.from, v.addr)
@@ -175,15 +201,15 @@ func (n *NAT) fromInside(p *parcel) {
 // arrive is what came from outside.
 func (n *NAT) arrive(p *parcel) {
 	now := time.Now()
-	if p.to.Addr().Is6() && n.firewall.behaviour.Open6 {
+	if p.to.Addr().Is6() && n.udp.firewall.behaviour.Open6 {
 		if p = n.forward(p, p); p != nil {
 			n.inner.fromOutside(p)
 		}
 		return
 	}
-	v := n.tableFor(p.to.Addr()).inbound(now, p.from, p.to)
+	v := n.tableFor(p).enters(now, p.label().TCP, p.from, p.to)
 	if v.why != "" {
-		n.lab.dropped(p, n.name, v.why)
+		n.refuse(p, v.why, n.attachment.send)
 		return
 	}
 	inside := *p
@@ -197,16 +223,35 @@ func (n *NAT) arrive(p *parcel) {
 	n.inner.fromOutside(q)
 }
 
-func (n *NAT) tableFor(a netip.Addr) *table {
-	if a.Is4() {
-		return n.table
+// refuse drops p, and answers it when that is the verdict.
+func (n *NAT) refuse(p *parcel, why Reason, send func(*parcel)) {
+	n.lab.dropped(p, n.name, why)
+	if why != DropReset {
+		return
 	}
-	return n.firewall
+	rst := p.answer(n.name)
+	n.lab.number(rst, n.name)
+	send(rst)
+}
+
+func (n *NAT) tableFor(p *parcel) *table {
+	t := n.udp
+	if p.tcp != nil {
+		t = n.tcp
+	}
+	if p.to.Addr().Is4() {
+		return t.nat
+	}
+	return t.firewall
 }
 
 // forward is what a router does: it blocks, by the inside addresses, and takes
 // one from the TTL.
 func (n *NAT) forward(p, inside *parcel) *parcel {
+	if n.noUDP && p.tcp == nil {
+		n.lab.dropped(p, n.name, DropUDP)
+		return nil
+	}
 	if n.block != nil {
 		rest, gone := p.split(func(b []byte) bool { return n.block(inside.from, inside.to, b) })
 		if gone != nil {

@@ -17,7 +17,9 @@ type parcel struct {
 	buf      []byte // never written to: copies of the parcel share it
 	size     int
 	ttl      int
-	last     string // the host or NAT that it left last, for the diagram
+	last     string  // the host or NAT that it left last, for the diagram
+	tcp      *header // nil: UDP
+	mss      int     // what the links so far leave to a segment, in bytes; of SYN and SYN/ACK
 }
 
 func (p *parcel) burst() dgram.Burst { return dgram.Burst{Addr: p.from, Buf: p.buf, Size: p.size} }
@@ -27,15 +29,24 @@ func (p *parcel) count() int { return p.burst().Len() }
 // largest is the size of the largest datagram, in bytes of UDP payload.
 func (p *parcel) largest() int { return min(p.size, len(p.buf)) }
 
-// kind is that of the first datagram.
-func (p *parcel) kind() proto.Kind { return proto.KindOf(p.buf[:p.largest()]) }
-
-// headers is what IP and UDP add to a datagram, in bytes.
-func (p *parcel) headers() int {
-	if p.to.Addr().Is4() {
-		return 20 + 8
+// kind is that of the first datagram; a stream has none.
+func (p *parcel) kind() proto.Kind {
+	if p.tcp != nil && !p.tcp.Fake {
+		return proto.KindUnknown
 	}
-	return 40 + 8
+	return proto.KindOf(p.buf[:p.largest()])
+}
+
+// headers is what IP and UDP or TCP add to a datagram, in bytes.
+func (p *parcel) headers() int {
+	n := 8
+	if p.tcp != nil {
+		n = 20
+	}
+	if p.to.Addr().Is4() {
+		return 20 + n
+	}
+	return 40 + n
 }
 
 // with is p with other datagrams: of its own they are all the same size but

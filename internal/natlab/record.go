@@ -27,6 +27,12 @@ const (
 	DropNoPort     Reason = "no port free"               // the NAT's range is exhausted
 	DropSessions   Reason = "too many sessions"          // of one host inside
 	DropBlocked    Reason = "blocked"                    // a test's Drop
+	DropUDP        Reason = "UDP blocked"                // option NoUDP, BlockUDP
+	DropTCPPort    Reason = "TCP port blocked"           // option TCPPorts
+	DropSYN        Reason = "inbound SYN blocked"        // option NoInboundSYN
+	DropInvalid    Reason = "invalid"                    // TCP that fits no connection: Linux's INVALID
+	DropReset      Reason = "answered by RST"            // TCP to where nobody listens
+	DropForeign    Reason = "not its own"                // a socket of fake TCP met a kernel's, or the reverse
 )
 
 // Event is what happened to a datagram.
@@ -42,19 +48,23 @@ const (
 
 // Record is one event in the life of a burst of datagrams.
 type Record struct {
-	At             time.Time
-	ID             uint64 // the same for all events of one burst
-	Event          Event
-	Place          string         // the host, NAT or network where it happened
-	Last           string         // the host or NAT that it had left last
-	From, To       netip.AddrPort // as they arrived there
-	NewFrom, NewTo netip.AddrPort // as a NAT made them
-	Kind           proto.Kind     // of the first datagram
-	Count          int            // datagrams
-	Bytes          int            // of UDP payload
-	TTL            int
-	Reason         Reason // of a drop
+	At       time.Time
+	ID       uint64 // the same for all events of one burst
+	Event    Event
+	Place    string         // the host, NAT or network where it happened
+	Last     string         // the host or NAT that it had left last
+	From, To netip.AddrPort // as they arrived there
+	Translation
+	Label
+	Kind   proto.Kind // of the first datagram
+	Count  int        // datagrams
+	Bytes  int        // of UDP payload
+	TTL    int
+	Reason Reason // of a drop
 }
+
+// Translation is what a NAT made of a burst's addresses.
+type Translation struct{ NewFrom, NewTo netip.AddrPort }
 
 // recorder keeps the last records and counts all.
 type recorder struct {
@@ -67,6 +77,7 @@ type recorder struct {
 	first   map[firstKey]time.Time
 	counts  map[countKey]int
 	drops   map[Reason]int
+	tcp     map[segmentKey]int
 	watches []func(Record)
 }
 
@@ -74,6 +85,11 @@ type firstKey struct {
 	event Event
 	place string
 	kind  proto.Kind
+}
+
+type segmentKey struct {
+	countKey
+	kind TCPKind
 }
 
 type countKey struct {
@@ -89,6 +105,7 @@ func newRecorder(size int) *recorder {
 		first:  map[firstKey]time.Time{},
 		counts: map[countKey]int{},
 		drops:  map[Reason]int{},
+		tcp:    map[segmentKey]int{},
 	}
 }
 
@@ -106,6 +123,9 @@ func (r *recorder) add(rec Record) {
 		r.first[k] = rec.At
 	}
 	r.counts[countKey{rec.Event, rec.Place}] += rec.Count
+	if rec.TCP != NotTCP {
+		r.tcp[segmentKey{countKey{rec.Event, rec.Place}, rec.TCP}] += rec.Count
+	}
 	switch rec.Event {
 	case Sent:
 		r.sentTo[rec.To] += rec.Count
@@ -124,8 +144,15 @@ func (r *recorder) all() []Record {
 func (l *Lab) note(p *parcel, e Event, place string) Record {
 	return Record{
 		At: time.Now(), ID: p.id, Event: e, Place: place, Last: p.last, From: p.from, To: p.to,
-		Kind: p.kind(), Count: p.count(), Bytes: len(p.buf), TTL: p.ttl,
+		Kind: p.kind(), Count: p.count(), Bytes: len(p.buf), TTL: p.ttl, Label: p.label(),
 	}
+}
+
+// number makes p known as a burst of its own that leaves place.
+func (l *Lab) number(p *parcel, place string) {
+	l.lastID++
+	p.id = l.lastID
+	l.sent(p, place)
 }
 
 func (l *Lab) sent(p *parcel, place string) { l.recorder.add(l.note(p, Sent, place)) }
@@ -205,6 +232,14 @@ func (l *Lab) Count(e Event, place string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.recorder.counts[countKey{e, place}]
+}
+
+// Segments is how many TCP segments of that kind, fake or a kernel's, met that
+// event at the host or NAT of that name.
+func (l *Lab) Segments(e Event, place string, k TCPKind) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.recorder.tcp[segmentKey{countKey{e, place}, k}]
 }
 
 // First is when that event first happened to a datagram of that kind at the

@@ -24,6 +24,7 @@ type verdict struct {
 // the mappings that they share. It only computes: each method takes the time.
 type table struct {
 	behaviour Behaviour
+	tcp       bool
 	addrs     []netip.Addr // external ones; none: a firewall, which translates nothing
 	rand      *rand.Rand
 	next      int // sequential: the port after the last
@@ -57,6 +58,21 @@ func newTable(b Behaviour, addrs []netip.Addr, r *rand.Rand) *table {
 	t := &table{behaviour: b.withDefaults(), addrs: addrs, rand: r}
 	t.flush()
 	return t
+}
+
+func newTCPTable(b Behaviour, addrs []netip.Addr, r *rand.Rand) *table {
+	t := &table{behaviour: b.forTCP().withTCPDefaults(), addrs: addrs, rand: r, tcp: true}
+	t.flush()
+	return t
+}
+
+// behave changes the behaviour; what is mapped stays so.
+func (t *table) behave(b Behaviour) {
+	if t.tcp {
+		t.behaviour = b.forTCP().withTCPDefaults()
+	} else {
+		t.behaviour = b.withDefaults()
+	}
 }
 
 // flush forgets all but port forwardings, as conntrack -F does.
@@ -199,7 +215,7 @@ func (t *table) free(now time.Time, ext, remote netip.AddrPort) bool {
 
 func (t *table) refresh(now time.Time, f *flow) {
 	life := t.behaviour.Unreplied
-	if f.replied && !now.Before(f.created.Add(streamAge)) {
+	if f.replied && (t.tcp || !now.Before(f.created.Add(streamAge))) {
 		life = t.behaviour.Lifetime
 	}
 	f.expires = later(f.expires, now.Add(life))

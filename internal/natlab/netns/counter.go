@@ -14,8 +14,12 @@ type Count struct{ Packets, Bytes uint64 }
 
 // watchTable counts before defragmentation (priority -400 is conntrack's),
 // else a fragment would never be seen.
+//
+// Resets are counted where a host's own kernel sends them; forwarded ones are
+// of others. (A packet socket's segments pass no hook.)
 const watchTable = `table inet watch {
  counter fragments { }
+ counter resets { }
  chain arriving {
   type filter hook prerouting priority -450; policy accept;
   ip frag-off & 0x3fff != 0 counter name fragments
@@ -23,6 +27,10 @@ const watchTable = `table inet watch {
  }
  chain leaving {
   type filter hook postrouting priority 450; policy accept;
+ }
+ chain sending {
+  type filter hook output priority 450; policy accept;
+  oifname != "lo" tcp flags & rst == rst counter name resets
  }
 }
 `
@@ -69,7 +77,8 @@ func (h *Host) count(chain, name, match string) {
 }
 
 // Counter reads a counter: one begun by CountArriving or CountLeaving,
-// "fragments" on every host, and "invalid" and "unsolicited" on a router.
+// "fragments" and "resets" on every host, "invalid" and "unsolicited" on a
+// router.
 func (h *Host) Counter(name string) Count {
 	h.lab.t.Helper()
 	c, err := h.counter(name)

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(becomeVictim) != "" {
 		os.Exit(netns.Main("victim", victim))
 	}
-	os.Exit(m.Run())
+	os.Exit(netns.TestMain(m.Run, "rendezvous/internal/natlab/splitproxy"))
 }
 
 func victim(t netns.T) {

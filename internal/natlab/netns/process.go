@@ -34,14 +34,35 @@ const grace = 3 * time.Second
 // lab's folder.
 func (h *Host) Start(program string, args ...string) *Process {
 	h.lab.t.Helper()
-	p, err := h.start(program, args)
+	return h.StartAs(Guise{}, program, args...)
+}
+
+// Guise is how a program runs that does not run as all others do.
+type Guise struct {
+	Unprivileged bool     // root without any capability
+	Environment  []string // more of it, "HTTPS_PROXY=http://192.168.2.1:8888"
+}
+
+// command is the arguments of `ip` that run a program.
+func (g Guise) command(ns, file string, args []string) []string {
+	words := []string{"netns", "exec", ns}
+	if g.Unprivileged {
+		words = append(words, "setpriv", "--bounding-set=-all", "--inh-caps=-all")
+	}
+	return append(append(words, file), args...)
+}
+
+// StartAs is Start in a guise.
+func (h *Host) StartAs(g Guise, program string, args ...string) *Process {
+	h.lab.t.Helper()
+	p, err := h.start(g, program, args)
 	if err != nil {
 		h.lab.t.Fatalf("start %s on %s: %v", program, h.Name, err)
 	}
 	return p
 }
 
-func (h *Host) start(program string, args []string) (*Process, error) {
+func (h *Host) start(g Guise, program string, args []string) (*Process, error) {
 	l := h.lab
 	file, err := l.program(program)
 	if err != nil {
@@ -56,7 +77,8 @@ func (h *Host) start(program string, args []string) (*Process, error) {
 		return nil, err
 	}
 	p := &Process{name: filepath.Base(program), host: h, log: log, done: make(chan struct{})}
-	p.cmd = exec.Command("ip", append([]string{"netns", "exec", h.ns, file}, args...)...)
+	p.cmd = exec.Command("ip", g.command(h.ns, file, args)...)
+	p.cmd.Env = append(os.Environ(), g.Environment...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the terminal's ^C is ours alone
 	p.cmd.WaitDelay = time.Second                           // its children may hold the log open

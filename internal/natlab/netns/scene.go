@@ -219,3 +219,12 @@ func (s *Scene) SetBoth(a, b string, change func(*hop.Link)) {
 func (s *Scene) String() string {
 	return fmt.Sprintf("the standard scene of lab %s", s.id)
 }
+
+// SetBoxes puts boxes between a host of the internet and the rest of it,
+// innermost first, in place of those that stand there.
+func (s *Scene) SetBoxes(host string, boxes ...hop.Box) {
+	s.t.Helper()
+	if err := s.Internet.SetBoxes(host, boxes...); err != nil {
+		s.t.Fatalf("put boxes before %s: %v", host, err)
+	}
+}
