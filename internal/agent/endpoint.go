@@ -29,7 +29,7 @@ type endpoint struct {
 	// raw flow's. All that arrives is its own, whatever it looks like.
 	owner *session.Session
 	leg   *relay.Leg
-	quic  atomic.Pointer[dgram.PacketConn] // on a main socket: the control connection
+	quic  controls // those that are made from here
 
 	mu     sync.RWMutex
 	byAddr map[netip.AddrPort]*session.Session
@@ -183,11 +183,9 @@ func (e *endpoint) receiveOne(b dgram.Burst) {
 	case proto.KindSTUN:
 		e.stun.Receive(b.Addr, b.Buf)
 	case proto.KindQUIC:
-		if q := e.quic.Load(); q != nil {
-			q.Deliver(b)
-			return
+		if !e.quic.deliver(b) {
+			e.board.dropped.stranger.Add(1)
 		}
-		e.board.dropped.stranger.Add(1)
 	case proto.KindProbe, proto.KindProbeAnswer:
 		e.receiveProbe(b)
 	case proto.KindData:

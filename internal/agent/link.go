@@ -67,6 +67,7 @@ type link struct {
 	addr       netip.AddrPort
 	err        error
 	registered chan struct{} // closed once registered, replaced when lost
+	reach      learned
 }
 
 func newLink(a *Agent) *link {
@@ -148,6 +149,7 @@ func (l *link) once(ctx context.Context) error {
 	l.observed(client, reg)
 	l.mu.Lock()
 	l.client, l.addr, l.err = client, at, nil
+	l.reach.udp, l.reach.doors = yes, doorsTold(reg.GetDoors())
 	close(l.registered)
 	l.mu.Unlock()
 	l.a.cfg.Log.Info().Stringer("coordinator", at).Dur("rtt", client.RTT()).Msg("registered")

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
-
-	"rendezvous/internal/dgram"
 )
 
 const (
@@ -113,16 +111,13 @@ func (l *link) dialFamily(ctx context.Context, addrs []netip.AddrPort, cert tls.
 		}
 		e := l.a.mainFor(addr)
 		dctx, cancel := context.WithTimeout(ctx, dialWithin)
-		pc := dgram.NewPacketConn(e.conn)
-		if old := e.quic.Swap(pc); old != nil {
-			_ = old.Close()
-		}
+		pc := e.quic.open(e.conn, addr)
 		client, err := l.a.cfg.Connect(dctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
 		cancel()
 		if err == nil {
 			return dialed{client: client, addr: addr}
 		}
-		_ = pc.Close()
+		e.quic.shut(addr, pc)
 		faults = append(faults, fmt.Errorf("dial coordinator %v: %w", addr, err))
 	}
 	return dialed{err: errors.Join(faults...)}
