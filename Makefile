@@ -12,7 +12,7 @@ LAB_PATTERN := /internal/natlab/(netns|programs)(/|$$)
 # GOARCH is the host's where none is named.
 CROSS := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm64
 
-.PHONY: help build demo test unit lab check format vet lint generated cross bench fuzz clean deps
+.PHONY: help build demo test unit lab paths check format vet lint generated cross bench fuzz clean deps
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ unit: ## tests that need no privilege, with the race detector
 	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
 
 lab: ## tests with real programs in network namespaces
-	CGO_ENABLED=1 scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 8m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
+	CGO_ENABLED=1 scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
 
 check: format vet lint generated cross ## all that looks at the code without running it
 
@@ -51,6 +51,9 @@ cross:
 		echo "build $$target"; \
 		GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./... || exit 1; \
 	done
+
+paths: deps ## the table of docs/PATHS.md, made here
+	scripts/as-root.sh $(GO) run ./internal/natlab/paths -o docs/PATHS.md
 
 bench: deps ## the figures of docs/BENCH.md, measured here
 	scripts/as-root.sh $(GO) run ./internal/natlab/bench -o docs/BENCH.md

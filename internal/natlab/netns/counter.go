@@ -15,8 +15,8 @@ type Count struct{ Packets, Bytes uint64 }
 // watchTable counts before defragmentation (priority -400 is conntrack's),
 // else a fragment would never be seen.
 //
-// Resets are counted where a host's own kernel sends them; forwarded ones are
-// of others. (A packet socket's segments pass no hook.)
+// Resets are counted where a host's own kernel sends them on a wire; forwarded
+// ones are of others. (A packet socket's segments pass no hook.)
 const watchTable = `table inet watch {
  counter fragments { }
  counter resets { }
@@ -30,7 +30,7 @@ const watchTable = `table inet watch {
  }
  chain sending {
   type filter hook output priority 450; policy accept;
-  oifname != "lo" tcp flags & rst == rst counter name resets
+  oifname { "wan0", "lan0", "eth0" } tcp flags & rst == rst counter name resets
  }
 }
 `

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -71,23 +72,34 @@ func (h *Host) Sysctl(settings ...string) {
 
 // Command is a command in the host, for those who want its streams.
 func (h *Host) Command(ctx context.Context, args ...string) (*exec.Cmd, error) {
+	return h.commandAs(ctx, Guise{}, args)
+}
+
+func (h *Host) commandAs(ctx context.Context, g Guise, args []string) (*exec.Cmd, error) {
 	file, err := h.lab.program(args[0])
 	if err != nil {
 		return nil, err
 	}
-	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", h.ns, file}, args[1:]...)...), nil
+	cmd := exec.CommandContext(ctx, "ip", g.command(h.ns, file, args[1:])...)
+	cmd.Env = append(os.Environ(), g.Environment...)
+	return cmd, nil
 }
 
 // Try runs a command in the host to its end and gives what it wrote to
 // stdout; the error has stderr in it.
 func (h *Host) Try(args ...string) (string, error) {
-	return h.tryFor(commandLimit, args...)
+	return h.TryAs(Guise{}, args...)
 }
 
-func (h *Host) tryFor(limit time.Duration, args ...string) (string, error) {
+// TryAs is Try in a guise.
+func (h *Host) TryAs(g Guise, args ...string) (string, error) {
+	return h.tryFor(commandLimit, g, args)
+}
+
+func (h *Host) tryFor(limit time.Duration, g Guise, args []string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	cmd, err := h.Command(ctx, args...)
+	cmd, err := h.commandAs(ctx, g, args)
 	if err != nil {
 		return "", err
 	}
@@ -115,7 +127,7 @@ func (h *Host) Run(args ...string) string {
 // to stdout until then.
 func (h *Host) Overhear(limit time.Duration, args ...string) string {
 	h.lab.t.Helper()
-	out, err := h.tryFor(limit, args...)
+	out, err := h.tryFor(limit, Guise{}, args)
 	if out == "" && err != nil {
 		h.lab.t.Fatalf("%v", err)
 	}

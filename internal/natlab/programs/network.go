@@ -4,7 +4,6 @@ package programs
 
 import (
 	"encoding/json"
-	"path/filepath"
 	"time"
 
 	"rendezvous/internal/natlab/netns"
@@ -23,14 +22,7 @@ type Network struct {
 // listens for it ("home/wg=udp://127.0.0.1:51821").
 func Start(t netns.T, o netns.Options, expose, dial string) *Network {
 	t.Helper()
-	s := netns.Standard(t, o)
-	n := &Network{Scene: s}
-	n.Coordinator = Serve(t, s.VPS, filepath.Join(s.Dir(), "coordinator"), []string{netns.VPSAddr, netns.VPSOtherAddr})
-	n.Home = Join(t, s.Home, s.Dir(), "home", n.Coordinator.Invite())
-	n.Home.Up("--expose", expose)
-	n.Laptop = Join(t, s.Laptop, s.Dir(), "laptop", n.Home.Do("invite"))
-	n.Laptop.Up("--dial", dial)
-	return n
+	return Situation{Options: o}.Start(t, expose, dial)
 }
 
 // Load runs the load on a host and reads its result into result.

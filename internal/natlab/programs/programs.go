@@ -19,11 +19,16 @@ import (
 // Packages are what netns.TestMain and netns.Build have to build for the
 // programs here and the load.
 func Packages() []string {
-	return []string{"rendezvous/cmd/...", "rendezvous/internal/natlab/load", "rendezvous/internal/natlab/plainforward"}
+	return []string{"rendezvous/cmd/...", "rendezvous/internal/natlab/load",
+		"rendezvous/internal/natlab/plainforward", "rendezvous/internal/natlab/splitproxy"}
 }
 
 // ready is how long a daemon may take until it answers.
 const ready = 5 * time.Second
+
+// connects is how long an agent may take until it is connected to the
+// coordinator, where most of the ways are blocked.
+const connects = 10 * time.Second
 
 // Coordinator is a running `rendezvous serve`.
 type Coordinator struct {
@@ -69,13 +74,20 @@ type Agent struct {
 	Name           string
 	t              netns.T
 	host           *netns.Host
+	guise          netns.Guise
 	state          string
 }
 
 // Join makes an agent on a host by a join link.
 func Join(t netns.T, h *netns.Host, dir, name, link string) *Agent {
 	t.Helper()
-	a := &Agent{Name: name, t: t, host: h, state: filepath.Join(dir, "agent-"+name)}
+	return JoinAs(t, h, netns.Guise{}, dir, name, link)
+}
+
+// JoinAs is Join for an agent that runs in a guise.
+func JoinAs(t netns.T, h *netns.Host, g netns.Guise, dir, name, link string) *Agent {
+	t.Helper()
+	a := &Agent{Name: name, t: t, host: h, guise: g, state: filepath.Join(dir, "agent-"+name)}
 	a.Do("join", link, "--name", name)
 	return a
 }
@@ -94,15 +106,15 @@ func (a *Agent) Do(args ...string) string {
 // Try is Do for what may fail.
 func (a *Agent) Try(args ...string) (string, error) {
 	full := append([]string{"agent", args[0], "--state", a.state}, args[1:]...)
-	return a.host.Try(full...)
+	return a.host.TryAs(a.guise, full...)
 }
 
 // Up starts the agent's daemon and waits until it is connected to the
 // coordinator.
 func (a *Agent) Up(args ...string) {
 	a.t.Helper()
-	a.Process = a.host.Start("agent", append([]string{"up", "--state", a.state}, args...)...)
-	a.WaitConnected(ready)
+	a.Process = a.host.StartAs(a.guise, "agent", append([]string{"up", "--state", a.state}, args...)...)
+	a.WaitConnected(connects)
 }
 
 // WaitConnected waits until the agent is connected to the coordinator.

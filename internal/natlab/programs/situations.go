@@ -1,0 +1,149 @@
+//go:build linux
+
+package programs
+
+import (
+	"path/filepath"
+	"strings"
+	"time"
+
+	"rendezvous/internal/natlab/hop"
+	"rendezvous/internal/natlab/netns"
+)
+
+// Situation is a network in which two agents have to find a path.
+type Situation struct {
+	Name    string // as docs/PATHS.md calls it
+	Options netns.Options
+	// Arrange adds to the scene what Options can't say, before any agent
+	// starts, and says how the agents run.
+	Arrange func(s *netns.Scene) (home, laptop netns.Guise)
+	Paths   string // that the agents are allowed; "" for all
+	// Best is the path that each side should end on.
+	Home, Laptop string
+}
+
+// Start builds the situation and joins both agents to one network. expose is
+// what home offers ("wg=udp://127.0.0.1:51820"), dial where the laptop listens
+// for it ("home/wg=udp://127.0.0.1:51821").
+func (x Situation) Start(t netns.T, expose, dial string) *Network {
+	t.Helper()
+	n := &Network{Scene: netns.Standard(t, x.Options)}
+	var home, laptop netns.Guise
+	if x.Arrange != nil {
+		home, laptop = x.Arrange(n.Scene)
+	}
+	s, dir := n.Scene, n.Dir()
+	var more []string
+	if x.Paths != "" {
+		more = []string{"--paths", x.Paths}
+	}
+	n.Coordinator = Serve(t, s.VPS, filepath.Join(dir, "coordinator"), []string{netns.VPSAddr, netns.VPSOtherAddr}, morePorts(s)...)
+	n.Home = JoinAs(t, s.Home, home, dir, "home", n.Coordinator.Invite())
+	n.Home.Up(append([]string{"--expose", expose}, more...)...)
+	n.Laptop = JoinAs(t, s.Laptop, laptop, dir, "laptop", n.Home.Do("invite"))
+	n.Laptop.Up(append([]string{"--dial", dial}, more...)...)
+	return n
+}
+
+// Names of paths.
+const (
+	directUDP, directFakeTCP, directTCP = "direct-udp", "direct-faketcp", "direct-tcp"
+	relayUDP, relayFakeTCP, relayTLS    = "relay-udp", "relay-faketcp", "relay-tls"
+)
+
+// Situations are those of docs/PATHS.md, in its order.
+func Situations() []Situation {
+	masquerade, carrier := netns.Masquerade(), netns.CarrierGrade(20000, 20999)
+	return []Situation{
+		{Name: "nothing is blocked", Options: netns.DefaultOptions(), Home: directUDP, Laptop: directUDP},
+		{Name: "UDP dropped at the laptop", Options: laptopNAT(masquerade.DropUDP()), Home: directFakeTCP, Laptop: directFakeTCP},
+		{Name: "UDP dropped at both", Options: noUDP(), Home: directFakeTCP, Laptop: directFakeTCP},
+		{Name: "only TCP 80 and 443 out, at the laptop", Options: laptopNAT(masquerade.OnlyWeb()), Home: relayUDP, Laptop: relayFakeTCP},
+		{Name: "only TCP 80 and 443 out, at both", Options: bothNAT(masquerade.OnlyWeb(), carrier.OnlyWeb()), Home: relayFakeTCP, Laptop: relayFakeTCP},
+		{Name: "sequence numbers rewritten at the laptop, UDP dropped", Options: noUDP(), Arrange: boxes("laptoprouter"), Home: directFakeTCP, Laptop: directFakeTCP},
+		{Name: "sequence numbers rewritten at both, UDP dropped", Options: noUDP(), Arrange: boxes("laptoprouter", "carrier"), Home: directFakeTCP, Laptop: directFakeTCP},
+		{Name: "split-TCP proxy at the laptop, UDP dropped", Options: noUDP(), Arrange: splitTCP, Home: relayFakeTCP, Laptop: relayTLS},
+		{Name: "NATs answer the early SYN by RST, UDP dropped", Options: resetting(), Home: directFakeTCP, Laptop: directFakeTCP},
+		{Name: "NATs drop the early SYN, UDP dropped", Options: dropping(), Home: directFakeTCP, Laptop: directFakeTCP},
+		{Name: "only a CONNECT proxy, at the laptop", Options: laptopNAT(masquerade.OnlyRouter()), Arrange: connectProxy, Home: relayUDP, Laptop: relayTLS},
+		{Name: "agents without CAP_NET_RAW, UDP dropped", Options: dropping(), Arrange: unprivileged, Home: directTCP, Laptop: directTCP},
+		{Name: "agents without CAP_NET_RAW, NATs answer by RST, UDP dropped", Options: resetting(), Arrange: unprivileged, Home: directTCP, Laptop: directTCP},
+	}
+}
+
+// UDPDropped is the situation without UDP at both sides, with a link of one's
+// own.
+func UDPDropped(change func(o *netns.Options)) Situation {
+	o := noUDP()
+	if change != nil {
+		change(&o)
+	}
+	return Situation{Name: "UDP dropped at both", Options: o, Home: directFakeTCP, Laptop: directFakeTCP}
+}
+
+func laptopNAT(n netns.NAT) netns.Options {
+	o := netns.DefaultOptions()
+	o.LaptopNAT = n
+	return o
+}
+
+func bothNAT(laptop, carrier netns.NAT) netns.Options {
+	o := laptopNAT(laptop)
+	o.CarrierNAT = carrier
+	return o
+}
+
+func noUDP() netns.Options {
+	return bothNAT(netns.Masquerade().DropUDP(), netns.CarrierGrade(20000, 20999).DropUDP())
+}
+
+// dropping are two NATs that are silent to a SYN that nobody asked for.
+func dropping() netns.Options {
+	o := laptopNAT(netns.Masquerade().DropUDP())
+	o.HomeNAT, o.NoCarrier = netns.Masquerade().DropUDP(), true
+	return o
+}
+
+// resetting are two NATs that answer it. Unlike distances make one side's SYN
+// come early.
+func resetting() netns.Options {
+	o := laptopNAT(netns.Masquerade().DropUDP().AcceptingInput())
+	o.HomeNAT, o.NoCarrier = netns.Masquerade().DropUDP().AcceptingInput(), true
+	o.VPSHome = 60 * time.Millisecond
+	return o
+}
+
+// boxes puts something at each of these ports that draws other sequence
+// numbers for each flow.
+func boxes(ports ...string) func(s *netns.Scene) (home, laptop netns.Guise) {
+	return func(s *netns.Scene) (home, laptop netns.Guise) {
+		for _, p := range ports {
+			s.SetBoxes(p, &hop.Renumber{})
+		}
+		return home, laptop
+	}
+}
+
+func splitTCP(s *netns.Scene) (home, laptop netns.Guise) {
+	s.LaptopRouter.SplitTCP()
+	return home, laptop
+}
+
+func connectProxy(s *netns.Scene) (home, laptop netns.Guise) {
+	url, _ := s.LaptopRouter.Tinyproxy("192.168.2.1", 8888, 443)
+	laptop.Environment = []string{"HTTPS_PROXY=" + url}
+	return home, laptop
+}
+
+func unprivileged(*netns.Scene) (home, laptop netns.Guise) {
+	return netns.Guise{Unprivileged: true}, netns.Guise{Unprivileged: true}
+}
+
+// morePorts is --ports 80 where the coordinator has it.
+func morePorts(s *netns.Scene) []string {
+	if !strings.Contains(s.VPS.Run("rendezvous", "serve", "--help"), "--ports") {
+		return nil
+	}
+	return []string{"--ports", "80"}
+}
