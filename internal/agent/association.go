@@ -2,12 +2,12 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
-	"rendezvous/internal/relay"
 	"rendezvous/internal/seal"
 	"rendezvous/internal/session"
 	"rendezvous/proto"
@@ -27,7 +27,7 @@ type association struct {
 
 	mu        sync.Mutex
 	endpoints []*endpoint
-	legs      []*relay.Leg
+	legs      []*endpoint   // those with a leg of an allocation
 	direct    chan struct{} // closed while a direct path is best
 	punching  bool
 	attempt   uint32 // of punching; 1 is the first, on the main sockets
@@ -148,10 +148,10 @@ func (as *association) discard(endpoints []*endpoint) {
 // changed, and the spare is about to be needed.
 func (as *association) refreshLegs() {
 	as.mu.Lock()
-	legs := append([]*relay.Leg{}, as.legs...)
+	legs := slices.Clone(as.legs)
 	as.mu.Unlock()
-	for _, l := range legs {
-		_ = l.Refresh()
+	for _, e := range legs {
+		_ = e.leg.Refresh()
 	}
 }
 

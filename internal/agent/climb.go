@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"rendezvous/internal/ladder"
 	"rendezvous/internal/path"
 	"rendezvous/internal/punch"
-	"rendezvous/internal/relay"
 	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
@@ -21,6 +19,7 @@ type climbing struct {
 	mine       gathered
 	theirs     offered
 	allocation *proto.Allocation
+	another    bool        // the allocation is for another kind of leg than those we have
 	endpoints  []*endpoint // to punch from; none: the relay alone
 	fresh      bool        // they were opened for this
 	more       <-chan []netip.AddrPort
@@ -28,23 +27,12 @@ type climbing struct {
 	rtt        time.Duration // to the peer by way of the coordinator
 }
 
-// relayWithin bounds the binding of both legs and the first probe across.
-const relayWithin = 8 * time.Second
-
 // climb tries the relay and the punch side by side and returns when both have
 // ended. Data flows over whichever is first.
 func (as *association) climb(c climbing) {
 	ctx, cancel := context.WithCancel(as.ctx)
 	defer cancel()
-	var steps []ladder.Step
-	switch {
-	case !as.a.relayAllowed():
-		steps = append(steps, ladder.Step{Rung: refused{path.RelayUDP, "this agent"}})
-	case !c.theirs.allows(path.RelayUDP):
-		steps = append(steps, ladder.Step{Rung: refused{path.RelayUDP, "the peer"}})
-	case c.allocation != nil:
-		steps = append(steps, ladder.Step{Rung: &relayRung{as, as.a.ownRelay(c.allocation)}})
-	}
+	steps := as.relaySteps(c)
 	switch {
 	case len(c.endpoints) == 0:
 	case !as.a.allows(path.DirectUDP):
@@ -56,8 +44,6 @@ func (as *association) climb(c climbing) {
 	}
 	ladder.Climb(ctx, steps, as.Try, as.peer.record)
 }
-
-func (a *Agent) relayAllowed() bool { return a.allows(path.RelayUDP) }
 
 func (as *association) punchRung(c climbing) ladder.Rung {
 	conns := make([]dgram.Conn, 0, len(c.endpoints))
@@ -127,88 +113,23 @@ type refused struct {
 func (r refused) Kind() path.Kind { return r.kind }
 
 // Climb says so.
-func (r refused) Climb(context.Context, path.Try) error {
-	return &path.Failure{Reason: "not-allowed", Skipped: true,
-		Evidence: "the config of " + r.by + " leaves it out of `paths`", Advice: "add " + r.kind.String() + " to --paths there"}
+func (r refused) Climb(context.Context, path.Try) error { return notAllowed(r.kind, r.by) }
+
+func notAllowed(k path.Kind, by string) *path.Failure {
+	return skip("not-allowed", "the config of "+by+" leaves it out of `paths`", "add "+k.String()+" to --paths there")
 }
 
-// relayRung binds our leg of an allocation and probes the peer across.
-type relayRung struct {
-	as    *association
-	alloc *proto.Allocation
+// hopeless is a rung that is not climbed, and why.
+type hopeless struct {
+	kind path.Kind
+	why  *path.Failure
 }
 
-// Kind is relay-udp.
-func (r *relayRung) Kind() path.Kind { return path.RelayUDP }
+// Kind is the kind that is not tried.
+func (r hopeless) Kind() path.Kind { return r.kind }
 
-// Climb binds, probes, and leaves a task behind that keeps the leg.
-func (r *relayRung) Climb(ctx context.Context, try path.Try) error {
-	ctx, cancel := context.WithTimeout(ctx, relayWithin)
-	defer cancel()
-	family := netip.IPv4Unspecified()
-	if len(r.alloc.GetRelay()) > 0 && len(r.alloc.GetRelay()[0].GetAddr()) == 16 {
-		family = netip.IPv6Unspecified()
-	}
-	conn, err := r.as.a.cfg.Net.ListenUDP(netip.AddrPortFrom(family, 0))
-	if err != nil {
-		return fmt.Errorf("open a socket for the relay: %w", err)
-	}
-	leg, err := relay.NewLeg(conn, r.alloc)
-	if err != nil {
-		_ = conn.Close()
-		return err
-	}
-	e := newEndpoint(conn, path.RelayUDP, r.as.a.board)
-	e.owner, e.leg = r.as.Session, leg
-	r.as.keep(e)
-	// From now on, so that a NAT that forgets us meanwhile costs no more than
-	// the next doubt: that binds all legs again.
-	r.as.addLeg(leg)
-	if err := leg.Bind(ctx); err != nil {
-		r.as.removeLeg(leg)
-		r.as.discard([]*endpoint{e})
-		return &path.Failure{Reason: "relay-unbound",
-			Evidence: fmt.Sprintf("asked the relay %v for %v; %v", leg.Addr(), relayWithin, err),
-			Advice:   "check that UDP passes to the coordinator's port on both sides"}
-	}
-	if _, err := try(ctx, path.Path{Conn: conn, Addr: leg.Addr()}, path.RelayUDP); err != nil {
-		r.as.removeLeg(leg)
-		r.as.discard([]*endpoint{e})
-		return &path.Failure{Reason: "no-answer", Evidence: err.Error(),
-			Advice: "both legs were bound but nothing crossed: is the peer still running?"}
-	}
-	r.as.a.tasks.start(func(context.Context) { r.as.keepLeg(leg, e) })
-	return nil
-}
-
-func (as *association) addLeg(l *relay.Leg) {
-	as.mu.Lock()
-	as.legs = append(as.legs, l)
-	as.mu.Unlock()
-}
-
-// removeLeg forgets l and says how many are left.
-func (as *association) removeLeg(l *relay.Leg) int {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	as.legs = slices.DeleteFunc(as.legs, func(k *relay.Leg) bool { return k == l })
-	return len(as.legs)
-}
-
-// keepLeg refreshes a leg until it ends; a relay that no longer knows it (the
-// coordinator was restarted) makes us ask for another allocation.
-func (as *association) keepLeg(l *relay.Leg, e *endpoint) {
-	err := l.Keep(as.ctx)
-	left := as.removeLeg(l)
-	if err == nil || as.ctx.Err() != nil {
-		return
-	}
-	as.Drop(path.Path{Conn: e.conn, Addr: l.Addr()})
-	as.discard([]*endpoint{e})
-	if left == 0 {
-		as.needSpare()
-	}
-}
+// Climb says why.
+func (r hopeless) Climb(context.Context, path.Try) error { return r.why }
 
 func (as *association) setTheirs(o offered) {
 	as.mu.Lock()

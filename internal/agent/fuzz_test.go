@@ -73,7 +73,7 @@ func newReceiver(t *testing.T, kind int) *receiver {
 	switch kind {
 	case relayLeg:
 		r.alloc = &proto.Allocation{Id: make([]byte, 8), Key: make([]byte, 32), Relay: []*proto.Endpoint{proto.NewEndpoint(relayAt)}}
-		leg, err := relay.NewLeg(conn, r.alloc)
+		leg, err := relay.NewLeg(conn, relayAt, r.alloc)
 		if err != nil {
 			t.Fatal(err)
 		}

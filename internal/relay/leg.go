@@ -46,20 +46,19 @@ type Leg struct {
 	answered uint64 // the highest counter answered
 	both     bool   // what that answer said
 	gone     bool
-	observed netip.AddrPort
-	bad      uint64
 	changed  chan struct{} // closed and replaced when an answer came
 }
 
-// NewLeg is the leg of alloc on conn. It sends to the first of the relay's
-// addresses that is of the conn's family; its error says what alloc lacks.
-func NewLeg(conn dgram.Conn, alloc *proto.Allocation) (*Leg, error) {
+// NewLeg is the leg of alloc on conn, towards the relay at an address on it:
+// over UDP one that alloc names, over another transport the far end of that.
+// Its error says what alloc lacks.
+func NewLeg(conn dgram.Conn, relay netip.AddrPort, alloc *proto.Allocation) (*Leg, error) {
 	if len(alloc.GetId()) != proto.TokenSize || len(alloc.GetKey()) != 32 || alloc.GetLeg() > 1 {
 		return nil, fmt.Errorf("relay: allocation with %d bytes of id, %d of key, leg %d; want 8, 32, and 0 or 1: is the coordinator of another version?",
 			len(alloc.GetId()), len(alloc.GetKey()), alloc.GetLeg())
 	}
 	l := &Leg{
-		conn: conn,
+		conn: conn, relay: relay,
 		key:  alloc.GetKey(),
 		bind: proto.Bind{Allocation: proto.Token(alloc.GetId()), Leg: uint8(alloc.GetLeg())},
 		// A second Leg of the same allocation must go on rising.
@@ -67,32 +66,11 @@ func NewLeg(conn dgram.Conn, alloc *proto.Allocation) (*Leg, error) {
 		changed: make(chan struct{}),
 	}
 	l.answered = l.counter
-	for _, e := range alloc.GetRelay() {
-		if a, ok := e.AddrPort(); ok && a.Addr().Is4() == conn.LocalAddr().Addr().Unmap().Is4() {
-			l.relay = a
-			return l, nil
-		}
-	}
-	return nil, fmt.Errorf("relay: none of the allocation's %d relay addresses is of the family of %v", len(alloc.GetRelay()), conn.LocalAddr())
+	return l, nil
 }
 
 // Addr is the relay's address: with the conn, it is the path through the relay.
 func (l *Leg) Addr() netip.AddrPort { return l.relay }
-
-// Observed is where the relay last saw this leg, invalid before it answered.
-func (l *Leg) Observed() netip.AddrPort {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.observed
-}
-
-// Bad is how many datagrams from the relay looked like an answer for this leg
-// but had a wrong MAC, or answered nothing that was sent.
-func (l *Leg) Bad() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.bad
-}
 
 // Refresh sends one bind now. Call it when this host's network changed, so that
 // the relay learns the leg's new address without waiting for Keep.
@@ -119,10 +97,21 @@ func (l *Leg) state() state {
 	return state{l.answered, l.both, l.gone, l.changed}
 }
 
+// Claim binds the leg and blocks until the relay has answered, whether the
+// peer's leg is bound or not: of several transports, the one that answers first
+// is the one to Bind over. It repeats the bind until then and ends with ctx.
+func (l *Leg) Claim(ctx context.Context) error {
+	return l.repeat(ctx, func(st state, began uint64) bool { return st.answered > began })
+}
+
 // Bind binds the leg and blocks until both legs are bound. It repeats the bind
 // until then, so a lost answer delays but does not harm; a Write that is
 // refused (an interface that is down) counts as a lost bind. It ends with ctx.
 func (l *Leg) Bind(ctx context.Context) error {
+	return l.repeat(ctx, func(st state, began uint64) bool { return st.both && st.answered > began })
+}
+
+func (l *Leg) repeat(ctx context.Context, done func(st state, began uint64) bool) error {
 	began := l.state().answered
 	wait := bindFirst
 	for {
@@ -131,19 +120,19 @@ func (l *Leg) Bind(ctx context.Context) error {
 			return fmt.Errorf("bind to relay %v: %w", l.relay, writeErr)
 		}
 		timer := time.NewTimer(wait)
-		st, err := l.await(ctx, timer.C, func(st state) bool { return st.gone || st.both && st.answered > began })
+		st, err := l.await(ctx, timer.C, func(st state) bool { return st.gone || done(st, began) })
 		timer.Stop()
 		switch {
 		case st.gone:
 			return fmt.Errorf("bind to relay %v: %w", l.relay, ErrGone)
-		case st.both && st.answered > began:
+		case done(st, began):
 			return nil
 		case err == nil:
 			wait = min(2*wait, bindSlowest)
 		case st.answered > began:
 			return fmt.Errorf("bind to relay %v: it answers, but the peer has not bound its leg: %w", l.relay, err)
 		default:
-			return fmt.Errorf("bind to relay %v: %w (%w); is UDP to that port open?", l.relay, silent(writeErr), err)
+			return fmt.Errorf("bind to relay %v: %w (%w); is that port open?", l.relay, silent(writeErr), err)
 		}
 	}
 }
@@ -157,8 +146,8 @@ func silent(writeErr error) error {
 }
 
 // Keep refreshes the bind until ctx ends, then returns nil. It returns an error
-// once the relay says that the allocation is gone or leaves four tries in a row
-// unanswered, which takes about 15 s from the first.
+// once the relay says that the allocation is gone, leaves four tries in a row
+// unanswered, which takes about 15 s from the first, or the conn is closed.
 func (l *Leg) Keep(ctx context.Context) error {
 	timer := time.NewTimer(refreshEach)
 	defer timer.Stop()
@@ -173,7 +162,9 @@ func (l *Leg) Keep(ctx context.Context) error {
 				return fmt.Errorf("refresh at relay %v: %w in %d tries; ask for a new introduction", l.relay, silent(writeErr), try)
 			}
 			before := st.answered
-			writeErr = l.Refresh()
+			if writeErr = l.Refresh(); errors.Is(writeErr, net.ErrClosed) {
+				return fmt.Errorf("refresh at relay %v: %w", l.relay, writeErr)
+			}
 			timer.Reset(wait)
 			st, err = l.await(ctx, timer.C, func(st state) bool { return st.gone || st.answered > before })
 			if err != nil {
@@ -249,14 +240,13 @@ func (l *Leg) answer(d []byte) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !genuine || b.Counter > l.counter {
-		l.bad++
 		return genuine
 	}
 	if b.Counter < l.answered || b.Counter == l.answered && !b.Both && !b.Gone {
 		return true // it was overtaken: of one counter, what says more came later
 	}
 	// A Both that the relay pushes repeats the counter of the last bind.
-	l.answered, l.both, l.observed = b.Counter, b.Both, b.Observed
+	l.answered, l.both = b.Counter, b.Both
 	l.gone = l.gone || b.Gone
 	close(l.changed)
 	l.changed = make(chan struct{})

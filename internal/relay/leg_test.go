@@ -81,7 +81,7 @@ func newWire(t *testing.T) *wire {
 			b.Addr = w.addr(i)
 			return w.later(b.Buf, func() { w.server.Receive(w.conn, b) })
 		}
-		if w.legs[i], err = NewLeg(conn, w.allocation(i)); err != nil {
+		if w.legs[i], err = NewLeg(conn, relayAddr, w.allocation(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -141,9 +141,6 @@ func TestBindBlocksUntilBoth(t *testing.T) {
 		}
 		if got := time.Since(began); got != 300*time.Millisecond+2*delay {
 			t.Errorf("the first leg heard of it after %v", got)
-		}
-		if got := w.legs[0].Observed(); got != homeAddr {
-			t.Errorf("observed %v", got)
 		}
 		w.send(t, 0, "hello")
 		time.Sleep(3 * delay)
@@ -299,9 +296,6 @@ func TestRefreshRoams(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * delay)
-		if got := w.legs[0].Observed(); got != otherAddr {
-			t.Errorf("observed %v", got)
-		}
 		w.send(t, 1, "there")
 		time.Sleep(3 * delay)
 		if got := w.got(0); len(got) != 1 {
@@ -343,8 +337,8 @@ func TestLegKnowsAnswers(t *testing.T) {
 				t.Errorf("%s: %v", name, got)
 			}
 		}
-		if l.Bad() != 1 || !l.both {
-			t.Errorf("bad: %d, both: %v", l.Bad(), l.both)
+		if !l.both {
+			t.Error("an old answer counted")
 		}
 
 		data := bytes.Repeat([]byte{'d'}, proto.BindSize)
@@ -365,27 +359,63 @@ func TestLegKnowsAnswers(t *testing.T) {
 
 func TestNewLegChecksTheAllocation(t *testing.T) {
 	good := func() *proto.Allocation {
-		return &proto.Allocation{Id: make([]byte, 8), Key: make([]byte, 32), Relay: []*proto.Endpoint{proto.NewEndpoint(relayAddr)}}
+		return &proto.Allocation{Id: make([]byte, 8), Key: make([]byte, 32)}
 	}
-	v4, v6 := &fakeConn{addr: addr("0.0.0.0:1")}, &fakeConn{addr: addr("[::]:1")}
-	if l, err := NewLeg(v4, good()); err != nil || l.Addr() != relayAddr {
+	conn := &fakeConn{addr: addr("0.0.0.0:1")}
+	if l, err := NewLeg(conn, relayAddr, good()); err != nil || l.Addr() != relayAddr {
 		t.Errorf("good: %v", err)
-	}
-	if _, err := NewLeg(v6, good()); err == nil {
-		t.Error("an IPv6 conn got an IPv4 relay")
 	}
 	for name, spoil := range map[string]func(*proto.Allocation){
 		"id": func(a *proto.Allocation) { a.Id = a.Id[1:] }, "key": func(a *proto.Allocation) { a.Key = nil },
-		"leg": func(a *proto.Allocation) { a.Leg = 2 }, "relay": func(a *proto.Allocation) { a.Relay = nil },
-		"port": func(a *proto.Allocation) { a.Relay[0].Port = 0 },
+		"leg": func(a *proto.Allocation) { a.Leg = 2 },
 	} {
 		a := good()
 		spoil(a)
-		if _, err := NewLeg(v4, a); err == nil {
+		if _, err := NewLeg(conn, relayAddr, a); err == nil {
 			t.Errorf("a spoiled %s passed", name)
 		}
 	}
-	if _, err := NewLeg(v4, nil); err == nil {
+	if _, err := NewLeg(conn, relayAddr, nil); err == nil {
 		t.Error("a nil allocation passed")
 	}
+}
+
+// Of several transports the one that the relay answers first is taken, before
+// the peer has bound its leg.
+func TestClaimNeedsTheRelayAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire(t)
+		lost := 0
+		w.losing(func([]byte) bool { lost++; return lost == 1 })
+		began := time.Now()
+		if err := w.legs[0].Claim(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := time.Since(began); got != bindFirst+2*delay {
+			t.Errorf("claimed after %v", got)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := w.legs[0].Bind(ctx); err == nil || !strings.Contains(err.Error(), "has not bound") {
+			t.Errorf("Bind without the other leg: %v", err)
+		}
+		w.losing(func([]byte) bool { return true })
+		silent, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := w.legs[1].Claim(silent); !errors.Is(err, ErrSilent) {
+			t.Errorf("a silent relay: %v", err)
+		}
+	})
+}
+
+func TestKeepEndsWithTheConn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWire(t)
+		bindBothLegs(t, w)
+		w.legs[0].conn.(*fakeConn).deliver = func(dgram.Burst) error { return net.ErrClosed }
+		began := time.Now()
+		if err := w.legs[0].Keep(t.Context()); !errors.Is(err, net.ErrClosed) || time.Since(began) > refreshEach {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
 }

@@ -150,9 +150,7 @@ func FuzzLeg(f *testing.F) {
 	f.Add([]byte{0x84}, uint16(1))
 	f.Add(append(make([]byte, proto.BindSize), 1, 2, 3), uint16(proto.BindSize))
 	f.Fuzz(func(t *testing.T, d []byte, size uint16) {
-		l, err := NewLeg(&fakeConn{addr: homeAddr}, &proto.Allocation{
-			Id: make([]byte, 8), Key: make([]byte, 32), Relay: []*proto.Endpoint{proto.NewEndpoint(relayAddr)},
-		})
+		l, err := NewLeg(&fakeConn{addr: homeAddr}, relayAddr, &proto.Allocation{Id: make([]byte, 8), Key: make([]byte, 32)})
 		if err != nil {
 			t.Fatal(err)
 		}
