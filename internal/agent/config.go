@@ -14,6 +14,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
+	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
 
@@ -26,10 +27,11 @@ type Config struct {
 	Paths     []path.Kind // those allowed; empty allows all
 	Flows     FlowLimits
 	Keepalive time.Duration // between datagrams that hold a NAT's mapping on an idle path
-	Offload   bool          // send and receive bursts in one system call (UDP GSO and GRO)
-	Ignore    []string      // interfaces whose addresses are no candidates; a pattern as in path.Match
-	Metrics   string        // host:port to serve Prometheus metrics on; "" for none
-	LogLevel  string        // one of ops.LogLevels
+	Degraded  session.Thresholds
+	Offload   bool     // send and receive bursts in one system call (UDP GSO and GRO)
+	Ignore    []string // interfaces whose addresses are no candidates; a pattern as in path.Match
+	Metrics   string   // host:port to serve Prometheus metrics on; "" for none
+	LogLevel  string   // one of ops.LogLevels
 
 	State   *State
 	Version string
@@ -59,6 +61,7 @@ func DefaultConfig() Config {
 		Flows: FlowLimits{Unanswered: time.Minute, Answered: 3 * time.Minute, Max: 10_000},
 		// RFC 8445 section 11 wants 15 s or more; a quarter of the NATs forget a
 		// UDP mapping after 30 s.
+		Degraded:  session.DefaultThresholds(),
 		Keepalive: 15 * time.Second,
 		Offload:   true,
 		LogLevel:  "info",
@@ -85,6 +88,9 @@ func (c Config) Check() error {
 	}
 	if c.Keepalive < time.Second || c.Keepalive > 10*time.Minute {
 		add("keepalive", "it is %s and must be from 1s to 10m", c.Keepalive)
+	}
+	if c.Degraded.Loss <= 0 || c.Degraded.Loss >= 1 || c.Degraded.RTT <= 0 {
+		add("degraded", "loss is %v and must be more than 0 and less than 100 percent; rtt is %s and must be more than 0", 100*c.Degraded.Loss, c.Degraded.RTT)
 	}
 	for _, pattern := range c.Ignore {
 		if _, err := filepath.Match(pattern, ""); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
+	"rendezvous/internal/session"
 )
 
 // LoadConfig reads agent.yaml over the defaults. An unknown key is a fault. The
@@ -18,6 +19,7 @@ func LoadConfig(file string) (Config, error) {
 	form := configForm{
 		Flows:     flowsForm{durationForm(c.Flows.Unanswered), durationForm(c.Flows.Answered), c.Flows.Max},
 		Keepalive: durationForm(c.Keepalive),
+		Degraded:  degradedForm{100 * c.Degraded.Loss, durationForm(c.Degraded.RTT)},
 		Offload:   c.Offload,
 		Log:       c.LogLevel,
 	}
@@ -26,6 +28,7 @@ func LoadConfig(file string) (Config, error) {
 	c.Expose, c.Dial, c.Paths = form.Expose, form.Dial, form.Paths
 	c.Flows = FlowLimits{time.Duration(form.Flows.Unanswered), time.Duration(form.Flows.Answered), form.Flows.Max}
 	c.Keepalive = time.Duration(form.Keepalive)
+	c.Degraded = session.Thresholds{Loss: form.Degraded.Loss / 100, RTT: time.Duration(form.Degraded.RTT)}
 	c.Offload, c.Ignore = form.Offload, form.Interfaces.Ignore
 	c.LogLevel = form.Log
 	if err = errors.Join(err, located(file, c.Check())); err != nil {
@@ -42,6 +45,7 @@ type configForm struct {
 	Paths      pathsForm      `yaml:"paths"`
 	Flows      flowsForm      `yaml:"flows"`
 	Keepalive  durationForm   `yaml:"keepalive"`
+	Degraded   degradedForm   `yaml:"degraded"`
 	Offload    bool           `yaml:"offload"`
 	Interfaces interfacesForm `yaml:"interfaces"`
 	Metrics    string         `yaml:"metrics"`
@@ -52,6 +56,12 @@ type flowsForm struct {
 	Unanswered durationForm `yaml:"unanswered"`
 	Answered   durationForm `yaml:"answered"`
 	Max        int          `yaml:"max"`
+}
+
+// degradedForm says from when on a path is bad.
+type degradedForm struct {
+	Loss float64      `yaml:"loss"` // percent
+	RTT  durationForm `yaml:"rtt"`
 }
 
 type interfacesForm struct {

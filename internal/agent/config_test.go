@@ -11,6 +11,7 @@ import (
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
+	"rendezvous/internal/session"
 )
 
 func loadText(t *testing.T, text string) (Config, error) {
@@ -39,6 +40,7 @@ dial:
 paths: [direct-udp, relay-udp]
 flows: {unanswered: 30s, answered: 5m, max: 200}
 keepalive: 20s
+degraded: {loss: 20, rtt: 1s}
 offload: false
 interfaces: {ignore: ["docker*", virbr0]}
 metrics: 127.0.0.1:9464
@@ -60,6 +62,7 @@ log: debug
 		Paths:     []path.Kind{path.DirectUDP, path.RelayUDP},
 		Flows:     FlowLimits{Unanswered: 30 * time.Second, Answered: 5 * time.Minute, Max: 200},
 		Keepalive: 20 * time.Second,
+		Degraded:  session.Thresholds{Loss: 0.2, RTT: time.Second},
 		Ignore:    []string{"docker*", "virbr0"},
 		Metrics:   "127.0.0.1:9464",
 		LogLevel:  "debug",
@@ -114,6 +117,7 @@ func TestConfigFaults(t *testing.T) {
 		{"name", "name: My_Home\n", `agent.yaml:1: name: the agent's name "My_Home" may hold only a-z, 0-9 and -, and neither begin nor end with -`},
 		{"duration", "keepalive: 15\nflows: {unanswered: 0s}\n", `agent.yaml:1: "15" is not a duration like 60s or 3m`},
 		{"keepalive", "keepalive: 1h\n", "agent.yaml:1: keepalive: it is 1h0m0s and must be from 1s to 10m"},
+		{"degraded", "degraded: {loss: 120}\n", "agent.yaml:1: degraded: loss is 120 and must be more than 0 and less than 100 percent; rtt is 700ms and must be more than 0"},
 		{"level", "log: loud\n", `agent.yaml:1: log: there is no log level "loud"; there are [debug info warn error]`},
 		{"metrics", "metrics: 9464\n", `agent.yaml:1: metrics: "9464" is not HOST:PORT, as in 127.0.0.1:9464`},
 		{"pattern", "interfaces:\n  ignore: ['[']\n", `agent.yaml:1: interfaces: ignore: "[" is not a pattern like docker*`},
