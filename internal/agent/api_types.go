@@ -22,7 +22,9 @@ type Status struct {
 // CoordinatorStatus is the agent's side of its control connection.
 type CoordinatorStatus struct {
 	Connected bool    `json:"connected"`
-	Transport string  `json:"transport"` // "quic" or "tls", "" while not connected
+	Transport string  `json:"transport"`      // "quic" or "tls", "" while not connected
+	Over      string  `json:"over,omitempty"` // what carries that: "udp", "faketcp" or "tcp"
+	Via       string  `json:"via,omitempty"`  // the proxy that it goes through
 	Addr      string  `json:"addr"`
 	RTT       float64 `json:"rtt_ms"`
 	Error     string  `json:"error,omitempty"` // why it is not connected

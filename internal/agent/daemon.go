@@ -47,7 +47,14 @@ func (l *link) status() CoordinatorStatus {
 	defer l.mu.Unlock()
 	c := CoordinatorStatus{Addr: l.a.cfg.State.Coordinator().Addr}
 	if l.client != nil {
-		c.Connected, c.Transport, c.Addr, c.RTT = true, "quic", l.addr.String(), Millis(l.client.RTT())
+		c.Connected, c.Transport, c.Addr, c.RTT = true, "quic", l.client.Addr.String(), Millis(l.client.RTT())
+		c.Over, c.Via = overWord(l.how.over), l.client.Via
+		if l.how.over == proto.Transport_TRANSPORT_TLS {
+			c.Transport = "tls"
+		}
+		if !l.client.Addr.IsValid() {
+			c.Addr = l.how.at // a proxy hides the address
+		}
 	} else if l.err != nil {
 		c.Error = l.err.Error()
 	}

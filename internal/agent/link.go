@@ -60,18 +60,27 @@ type RelayTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certif
 type link struct {
 	a       *Agent
 	answers answerBook
-	urgent  chan struct{}
+	urgent  chan struct{} // look whether the connection still works
+	again   chan struct{} // look for a better one
+
+	// Those of the goroutine that dials.
+	sweeps   sweeps
+	troubles troubles
+	dialedIn string // the network
 
 	mu         sync.Mutex
 	client     *Connection
-	addr       netip.AddrPort
+	how        attempt        // how it was made, or the last one was
+	addr       netip.AddrPort // where the coordinator has proven its key
 	err        error
 	registered chan struct{} // closed once registered, replaced when lost
+	network    string        // fingerprint of the one here
 	reach      learned
 }
 
 func newLink(a *Agent) *link {
-	return &link{a: a, urgent: make(chan struct{}, 1), registered: make(chan struct{}), err: errors.New("not tried yet")}
+	return &link{a: a, urgent: make(chan struct{}, 1), again: make(chan struct{}, 1), troubles: make(troubles),
+		registered: make(chan struct{}), err: errors.New("not tried yet"), reach: learned{doors: a.cfg.State.Coordinator().Doors}}
 }
 
 const (
@@ -129,42 +138,97 @@ func (l *link) lost(err error) {
 	}
 }
 
-// once dials, registers and serves one connection until it is lost.
+// once dials, registers and serves one connection, and those that replace it,
+// until none is left.
 func (l *link) once(ctx context.Context) error {
-	client, at, err := l.dial(ctx)
+	d, err := l.dial(ctx)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = client.Close() })
-	defer func() {
-		stop()
-		_ = client.Close()
-	}()
-	reg, err := l.register(ctx, client)
+	reg, err := l.register(ctx, d.Connection)
 	if err != nil {
+		_ = d.Close()
 		return err
 	}
-	l.observed(client, reg)
-	l.mu.Lock()
-	l.client, l.addr, l.err = client, at, nil
-	l.reach.udp, l.reach.doors = yes, doorsTold(reg.GetDoors())
-	close(l.registered)
-	l.mu.Unlock()
-	l.a.cfg.Log.Info().Stringer("coordinator", at).Dur("rtt", client.RTT()).Msg("registered")
-	var tasks sync.WaitGroup
-	tasks.Go(func() { l.ping(ctx, client) })
-	tasks.Go(func() { l.publish(ctx, client) })
+	l.adopt(d, reg)
 	for _, p := range l.a.peers.all() {
 		p.linkIsBack(ctx)
 	}
-	for m := range client.Events() {
-		l.event(ctx, m)
+	for d != nil {
+		d, err = l.hold(ctx, d)
 	}
+	return err
+}
+
+// adopt makes d the agent's connection.
+func (l *link) adopt(d *reached, reg *proto.Registered) {
+	if d.how.over == proto.Transport_TRANSPORT_UDP {
+		l.observed(d.Connection, reg)
+	}
+	doors := doorsTold(reg.GetDoors())
+	l.mu.Lock()
+	l.client, l.how, l.err = d.Connection, d.how, nil
+	if d.Addr.IsValid() {
+		l.addr = d.Addr
+	}
+	l.reach.doors = doors
+	l.reach.took(d.how)
+	select {
+	case <-l.registered:
+	default:
+		close(l.registered)
+	}
+	network := Network{ID: l.network, Over: d.how.over, Port: d.how.port()}
+	l.mu.Unlock()
+	l.a.cfg.Log.Info().Stringer("coordinator", d.Addr).Str("over", overName(d.how.over)).Str("via", d.Via).Dur("rtt", d.RTT()).Msg("registered")
+	if err := errors.Join(l.a.cfg.State.SawWorking(network), l.a.cfg.State.SawDoors(doors)); err != nil {
+		l.a.refusals.note(l.a, "state", err)
+	}
+}
+
+// hold serves a connection until it is lost, or another has replaced it, which
+// it returns.
+func (l *link) hold(ctx context.Context, d *reached) (next *reached, err error) {
+	parent := ctx
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	moved := make(chan struct{})
+	var tasks sync.WaitGroup
+	tasks.Go(func() { l.ping(ctx, d.Connection) })
+	tasks.Go(func() { l.publish(ctx, d.Connection) })
+	if d.how.over != proto.Transport_TRANSPORT_UDP {
+		tasks.Go(func() {
+			if next = l.better(ctx, parent, d); next != nil {
+				close(moved)
+			}
+		})
+	}
+	stop := context.AfterFunc(parent, func() { _ = d.Close() })
+	defer stop()
+	l.serve(parent, d, moved)
 	cancel()
 	tasks.Wait()
-	return client.Why()
+	if next == nil {
+		_ = d.Close()
+		return nil, d.Why()
+	}
+	l.a.tasks.start(func(ctx context.Context) { l.leave(ctx, d) })
+	return next, nil
+}
+
+// serve takes in events until the connection ends, or another is there.
+func (l *link) serve(ctx context.Context, d *reached, moved <-chan struct{}) {
+	for {
+		select {
+		case m, ok := <-d.Events():
+			if !ok {
+				return
+			}
+			l.event(ctx, m)
+		case <-moved:
+			return
+		}
+	}
 }
 
 // register says that we are here, and takes in what the coordinator tells.
@@ -257,11 +321,15 @@ func (a *Agent) inUse() bool {
 	return false
 }
 
-// check makes the link look at once whether it still works.
+// check makes the link look at once whether it still works, and for a better
+// way.
 func (l *link) check() {
-	select {
-	case l.urgent <- struct{}{}:
-	default:
+	l.look()
+	for _, c := range []chan struct{}{l.urgent, l.again} {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }
 

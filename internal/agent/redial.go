@@ -3,124 +3,214 @@ package agent
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
+
+	"rendezvous/proto"
 )
+
+// maxAtOnce bounds the attempts that are under way.
+const maxAtOnce = 32
 
 const (
-	dialWithin  = 5 * time.Second
-	dialStagger = 250 * time.Millisecond // RFC 8305 section 8: Connection Attempt Delay
+	sweepFirst = 4 * time.Second
+	sweepMost  = 30 * time.Second
 )
 
-// dialed is what came of dialing one family of addresses.
-type dialed struct {
-	client *Connection
-	addr   netip.AddrPort
-	err    error
+// sweeps says when all ports are tried again: after a while that grows, since
+// what is likely is tried in every race.
+type sweeps struct {
+	last time.Time
+	wait time.Duration
 }
 
-// dial tries the coordinator's addresses: those of one family in turn, for
-// they share a socket, and both families side by side, the second after a
-// moment, since a family that leads nowhere costs seconds (RFC 8305).
-func (l *link) dial(ctx context.Context) (*Connection, netip.AddrPort, error) {
-	addrs, err := l.a.cfg.State.Coordinator().Addrs(ctx)
-	if err != nil {
-		return nil, netip.AddrPort{}, err
+// due says whether this race is to try everything.
+func (s *sweeps) due(now time.Time) bool {
+	if !s.last.IsZero() && now.Sub(s.last) < s.wait {
+		return false
 	}
+	s.last, s.wait = now, min(max(sweepFirst, 2*s.wait), sweepMost)
+	return true
+}
+
+// dial tries all that may reach the coordinator side by side. Its name is
+// looked up anew each time, and what needs no address does not wait for that.
+func (l *link) dial(ctx context.Context) (*reached, error) {
+	c := l.a.cfg.State.Coordinator()
 	cert, err := l.a.id.Certificate()
 	if err != nil {
-		return nil, netip.AddrPort{}, err
+		return nil, err
 	}
-	lists := l.families(addrs)
-	if len(lists) == 0 {
-		return nil, netip.AddrPort{}, fmt.Errorf("no address of the coordinator is of a family that this host has: %v", addrs)
+	if network := l.look(); network != l.dialedIn {
+		l.dialedIn, l.sweeps = network, sweeps{}
+		clear(l.troubles)
 	}
+	wide := l.sweeps.due(time.Now())
+	race := race{
+		cert: cert, began: time.Now(), results: make(chan outcome),
+		try:  l.try,
+		lost: func(t attempt, err error) { l.troubles.note(t, err) },
+	}
+	p := l.newPlan(c)
+	p.byName(wide)
+	race.waiting = p.sorted()
+	found := make(chan resolution, 1)
+	rctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		addrs, err := c.Addrs(rctx)
+		found <- resolution{addrs, err}
+	}()
+	plans := func(r resolution) []attempt {
+		addrs := l.reachable(r.addrs)
+		switch {
+		case r.err != nil:
+			err = r.err
+		case len(addrs) == 0:
+			err = fmt.Errorf("no address of the coordinator is of a family that this host has: %v", r.addrs)
+		}
+		p := l.newPlan(c)
+		p.byAddr(addrs, wide)
+		return p.sorted()
+	}
+	if won := race.run(ctx, found, plans); won != nil {
+		clear(l.troubles)
+		l.sweeps = sweeps{}
+		return won, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	switch {
+	case err == nil:
+		return nil, l.troubles.sum(c.Addr, l.a.cfg.NoFakeTCP)
+	case len(l.troubles) == 0:
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w; %w", err, l.troubles.sum(c.Addr, l.a.cfg.NoFakeTCP))
+}
+
+// newPlan is an empty one, for what this agent is able to do.
+func (l *link) newPlan(c Coordinator) *plan {
+	p := &plan{c: c, tls: l.a.cfg.ConnectTLS != nil, faked: l.a.cfg.FakeTCP != nil}
+	if n, ok := l.a.cfg.State.Worked(l.dialedIn); ok && (n.Over != proto.Transport_TRANSPORT_TLS || p.tls) && (n.Over != proto.Transport_TRANSPORT_FAKE_TCP || p.faked) {
+		p.worked = n
+	}
+	return p
+}
+
+// reachable leaves out the addresses that no socket of ours can reach.
+func (l *link) reachable(addrs []netip.AddrPort) []netip.AddrPort {
+	return slices.DeleteFunc(slices.Clone(addrs), func(addr netip.AddrPort) bool {
+		e := l.a.mainFor(addr)
+		return e == nil || !l.a.hasFamily(e.is4()) && !addr.Addr().IsLoopback()
+	})
+}
+
+// resolution is what came of looking up the coordinator's name.
+type resolution struct {
+	addrs []netip.AddrPort
+	err   error
+}
+
+// outcome is what came of one attempt.
+type outcome struct {
+	attempt
+	won *reached
+	err error
+}
+
+// race runs attempts side by side until one succeeds. Each begins at its time,
+// or as soon as an earlier one has failed (RFC 8305 section 5).
+type race struct {
+	cert    tls.Certificate
+	try     func(ctx context.Context, t attempt, cert tls.Certificate) (*reached, error)
+	lost    func(t attempt, err error)
+	began   time.Time
+	skipped time.Duration // of the time that attempts were to wait
+	waiting []attempt
+	running int
+	results chan outcome
+}
+
+// run returns the first that succeeds, or nil. more brings attempts that were
+// not known when the race began, or is nil. None is left behind.
+func (r *race) run(ctx context.Context, more <-chan resolution, plans func(resolution) []attempt) *reached {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	results := make(chan dialed, len(lists))
-	failed := make(chan struct{})
-	for i, list := range lists {
-		go func() {
-			if i > 0 {
-				headStart(ctx, failed)
+	for {
+		next := r.start(ctx)
+		if r.running == 0 && len(r.waiting) == 0 && more == nil {
+			return nil
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			r.end(cancel)
+			return nil
+		case found := <-more:
+			more = nil
+			r.merge(plans(found))
+		case o := <-r.results:
+			r.running--
+			if o.won != nil {
+				r.end(cancel)
+				return o.won
 			}
-			results <- l.dialFamily(ctx, list, cert)
+			r.lost(o.attempt, o.err)
+			r.hurry()
+		}
+		timer.Stop()
+	}
+}
+
+// start begins what is due and says how long nothing else will be.
+func (r *race) start(ctx context.Context) (next time.Duration) {
+	elapsed := time.Since(r.began) + r.skipped
+	for len(r.waiting) > 0 && r.running < maxAtOnce && r.waiting[0].after <= elapsed {
+		t := r.waiting[0]
+		r.waiting = r.waiting[1:]
+		r.running++
+		go func() {
+			won, err := r.try(ctx, t, r.cert)
+			r.results <- outcome{t, won, err}
 		}()
 	}
-	var won dialed
-	var faults []error
-	for range lists {
-		switch d := <-results; {
-		case d.err != nil:
-			if faults = append(faults, d.err); len(faults) == 1 {
-				close(failed)
-			}
-		case won.client == nil:
-			won = d
-			cancel()
-		default: // a moment too late
-			_ = d.client.Close()
-		}
+	if len(r.waiting) == 0 || r.running >= maxAtOnce {
+		return time.Hour // a result comes before
 	}
-	if won.client == nil {
-		return nil, netip.AddrPort{}, errors.Join(faults...)
-	}
-	return won.client, won.addr, nil
+	return r.waiting[0].after - elapsed
 }
 
-// headStart lets the first family go ahead, unless it fails sooner.
-func headStart(ctx context.Context, failed <-chan struct{}) {
-	timer := time.NewTimer(dialStagger)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-failed:
-	case <-ctx.Done():
+// hurry makes the next attempt due now.
+func (r *race) hurry() {
+	if len(r.waiting) > 0 {
+		r.skipped += max(0, r.waiting[0].after-time.Since(r.began)-r.skipped)
 	}
 }
 
-// families sorts addresses by the socket that reaches them, in the order of
-// the first of each, and leaves out those that no socket of ours can reach.
-func (l *link) families(addrs []netip.AddrPort) (lists [][]netip.AddrPort) {
-	at := make(map[*endpoint]int)
-	for _, addr := range addrs {
-		e := l.a.mainFor(addr)
-		if e == nil || !l.a.hasFamily(e.is4()) && !addr.Addr().IsLoopback() {
-			continue
-		}
-		i, known := at[e]
-		if !known {
-			i = len(lists)
-			at[e] = i
-			lists = append(lists, nil)
-		}
-		lists[i] = append(lists[i], addr)
+// merge puts attempts in whose times count from now.
+func (r *race) merge(list []attempt) {
+	elapsed := time.Since(r.began) + r.skipped
+	p := plan{list: r.waiting}
+	for _, t := range list {
+		t.after += elapsed
+		p.add(t)
 	}
-	return lists
+	r.waiting = p.sorted()
 }
 
-// dialFamily tries addresses that one socket reaches.
-func (l *link) dialFamily(ctx context.Context, addrs []netip.AddrPort, cert tls.Certificate) dialed {
-	var faults []error
-	for _, addr := range addrs {
-		if ctx.Err() != nil {
-			faults = append(faults, ctx.Err())
-			break
+// end stops all that still run, and closes those that were a moment too late.
+func (r *race) end(cancel context.CancelFunc) {
+	cancel()
+	for ; r.running > 0; r.running-- {
+		if o := <-r.results; o.won != nil {
+			_ = o.won.Close()
 		}
-		e := l.a.mainFor(addr)
-		dctx, cancel := context.WithTimeout(ctx, dialWithin)
-		pc := e.quic.open(e.conn, addr)
-		client, err := l.a.cfg.Connect(dctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
-		cancel()
-		if err == nil {
-			return dialed{client: client, addr: addr}
-		}
-		e.quic.shut(addr, pc)
-		faults = append(faults, fmt.Errorf("dial coordinator %v: %w", addr, err))
 	}
-	return dialed{err: errors.Join(faults...)}
 }
 
 func (a *Agent) mainFor(addr netip.AddrPort) *endpoint {

@@ -56,6 +56,7 @@ type kept struct {
 	Handshakes  map[string]int64      `json:"handshakes,omitempty"`     // newest timestamp, by the peer's key in base64
 	LastSent    int64                 `json:"last_handshake,omitempty"` // timestamp of our own newest handshake
 	Revocations map[string]Revocation `json:"revocations,omitempty"`
+	Networks    []Network             `json:"networks,omitempty"` // the last used first
 	Services    []string              `json:"services,omitempty"` // NAME=URL, added while the agent ran
 	Dials       []string              `json:"dials,omitempty"`    // PEER/NAME=URL
 }
@@ -68,6 +69,8 @@ type Coordinator struct {
 	// does not resolve. The first one's port is the last that worked.
 	Seen []netip.AddrPort `json:"seen,omitempty"`
 	STUN []netip.AddrPort `json:"stun,omitempty"` // where it answers STUN, best first
+	// Doors are the ports on which it said that it is open.
+	Doors []Door `json:"doors,omitempty"`
 }
 
 // MarshalJSON writes the pin in base64, as the join link has it.
@@ -259,11 +262,14 @@ func (s *State) SetSecret(secret seal.Secret) error {
 // maxSeen bounds the coordinator's remembered addresses: a host has few.
 const maxSeen = 8
 
-// SawCoordinator remembers where the coordinator answered, and where it answers
-// STUN. It writes only what is news.
+// SawCoordinator remembers where the coordinator answered, not valid where a
+// proxy hid that, and where it answers STUN. It writes only what is news.
 func (s *State) SawCoordinator(at netip.AddrPort, stun []netip.AddrPort) error {
 	old := s.Coordinator()
-	seen := []netip.AddrPort{at}
+	var seen []netip.AddrPort
+	if at.IsValid() {
+		seen = append(seen, at)
+	}
 	for _, a := range old.Seen {
 		if a != at && len(seen) < maxSeen {
 			seen = append(seen, a)

@@ -14,7 +14,7 @@ import (
 type ways struct {
 	udp     bool             // datagrams pass to it over UDP, or nothing is known yet
 	udpDead bool             // it was asked over UDP for seconds, and silent; neither: that is being found out
-	udpAt   []netip.AddrPort // doors over UDP at the proven address, the one that answered first
+	udpAt   []netip.AddrPort // doors over UDP at the proven address, best first
 	fakeTCP []netip.AddrPort // doors over fake TCP at the proven address, best first
 	tls     []string         // HOST:PORT of doors over TLS, best first; through a proxy by name
 }
@@ -24,6 +24,24 @@ type learned struct {
 	udp   passes
 	doors []Door   // told at register, or of an earlier run
 	tls   []string // HOST:PORT where TLS answered in this network, newest first
+}
+
+// maxTLS bounds the ways over TLS that are remembered.
+const maxTLS = 4
+
+// took notes how the coordinator was reached.
+func (r *learned) took(how attempt) {
+	switch how.over {
+	case proto.Transport_TRANSPORT_UDP:
+		r.udp = yes
+		return
+	case proto.Transport_TRANSPORT_TLS:
+		old := slices.DeleteFunc(slices.Clone(r.tls), func(at string) bool { return at == how.at })
+		r.tls = append([]string{how.at}, old[:min(len(old), maxTLS-1)]...)
+	}
+	if r.udp != no {
+		r.udp = doubtful
+	}
 }
 
 // passes says whether something gets through.
@@ -66,11 +84,33 @@ func portsOf(doors []Door, t proto.Transport) (ports []uint16) {
 	return ports
 }
 
+// order is the ports of a transport: that of the control connection first, if
+// it takes this transport, then those where another transport over TCP passed,
+// and those that networks let pass rather than others.
+func (r *learned) order(t proto.Transport, how attempt) []uint16 {
+	ports := portsOf(r.doors, t)
+	if how.over == t && how.port() != 0 && !slices.Contains(ports, how.port()) {
+		ports = append(ports, how.port())
+	}
+	rank := func(port uint16) int {
+		i := slices.Index(wellKnown[:], port)
+		switch {
+		case port == how.port() && (how.over == t || how.over != proto.Transport_TRANSPORT_UDP && t != proto.Transport_TRANSPORT_UDP):
+			return -1
+		case i < 0:
+			return len(wellKnown)
+		}
+		return i
+	}
+	slices.SortStableFunc(ports, func(a, b uint16) int { return rank(a) - rank(b) })
+	return ports
+}
+
 // ways tells what reaches the coordinator.
 func (l *link) ways() ways {
 	c := l.a.cfg.State.Coordinator()
 	l.mu.Lock()
-	r, at := l.reach, netip.AddrPortFrom(l.addr.Addr().Unmap(), l.addr.Port())
+	r, at, how := l.reach, l.addr.Addr().Unmap(), l.how
 	l.mu.Unlock()
 	w := ways{udp: r.udp == unknown || r.udp == yes, udpDead: r.udp == no}
 	if l.a.cfg.RelayTLS != nil {
@@ -79,34 +119,23 @@ func (l *link) ways() ways {
 	if !at.IsValid() {
 		return w
 	}
-	w.udpAt = append(w.udpAt, at)
-	for _, port := range portsOf(r.doors, proto.Transport_TRANSPORT_UDP) {
-		if port != at.Port() {
-			w.udpAt = append(w.udpAt, netip.AddrPortFrom(at.Addr(), port))
-		}
+	for _, port := range r.order(proto.Transport_TRANSPORT_UDP, how) {
+		w.udpAt = append(w.udpAt, netip.AddrPortFrom(at, port))
 	}
 	if l.a.cfg.FakeTCP != nil {
-		for _, port := range portsOf(r.doors, proto.Transport_TRANSPORT_FAKE_TCP) {
-			w.fakeTCP = append(w.fakeTCP, netip.AddrPortFrom(at.Addr(), port))
+		for _, port := range r.order(proto.Transport_TRANSPORT_FAKE_TCP, how) {
+			w.fakeTCP = append(w.fakeTCP, netip.AddrPortFrom(at, port))
 		}
 	}
 	if l.a.cfg.RelayTLS == nil {
 		return w
 	}
-	for _, port := range portsOf(r.doors, proto.Transport_TRANSPORT_TLS) {
-		for _, host := range []string{at.Addr().String(), hostOf(c.Addr)} {
+	for _, port := range r.order(proto.Transport_TRANSPORT_TLS, how) {
+		for _, host := range []string{at.String(), hostOf(c.Addr)} {
 			if s := net.JoinHostPort(host, strconv.Itoa(int(port))); host != "" && !slices.Contains(w.tls, s) {
 				w.tls = append(w.tls, s)
 			}
 		}
 	}
 	return w
-}
-
-func hostOf(addr string) string {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return ""
-	}
-	return host
 }

@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"rendezvous/proto"
+)
+
+const (
+	// betterEvery is how often UDP is asked again while something else carries
+	// the control connection.
+	betterEvery = time.Minute
+	// askUDP is how long UDP is listened to, besides some round trips.
+	askUDP = time.Second
+	// quietWithin bounds the wait for calls to end before a connection is left.
+	quietWithin = 2 * time.Second
+)
+
+// better looks for a way over UDP while the control connection takes another,
+// at once and then every minute, and returns a registered connection, or nil
+// when ctx ends. To register may outlast ctx: the coordinator has left the
+// old connection by then.
+func (l *link) better(ctx, parent context.Context, now *reached) *reached {
+	for first := true; ; first = false {
+		at := l.askUDP(ctx, now.RTT())
+		if at.IsValid() || first {
+			if d := l.moveToUDP(ctx, parent, now, at); d != nil {
+				return d
+			}
+		}
+		timer := time.NewTimer(betterEvery*3/4 + rand.N(betterEvery/2))
+		select {
+		case <-timer.C:
+		case <-l.again:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// askUDP asks all the coordinator's likely ports for a STUN answer, which is
+// cheap, and notes whether any came. It returns where the first came from.
+func (l *link) askUDP(ctx context.Context, rtt time.Duration) (first netip.AddrPort) {
+	ctx, cancel := context.WithTimeout(ctx, min(askUDP+3*rtt, dialWithin))
+	defer cancel()
+	var wait sync.WaitGroup
+	var once sync.Once
+	for _, t := range l.overUDP(ctx) {
+		wait.Go(func() {
+			if _, err := l.a.mainFor(t.addr).stun.Bind(ctx, t.addr); err == nil {
+				once.Do(func() { first = t.addr })
+				cancel()
+			}
+		})
+	}
+	wait.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case first.IsValid():
+		l.reach.udp = yes
+	case context.Cause(ctx) == context.DeadlineExceeded:
+		l.reach.udp = no
+	}
+	return first
+}
+
+// overUDP are all attempts over UDP.
+func (l *link) overUDP(ctx context.Context) (list []attempt) {
+	c := l.a.cfg.State.Coordinator()
+	addrs, err := c.Addrs(ctx)
+	if err != nil {
+		return nil
+	}
+	p := l.newPlan(c)
+	p.tls, p.faked, p.worked = false, false, Network{}
+	p.byAddr(l.reachable(addrs), true)
+	return p.sorted()
+}
+
+// moveToUDP dials, first where an answer came from, and registers.
+func (l *link) moveToUDP(ctx, parent context.Context, now *reached, first netip.AddrPort) *reached {
+	cert, err := l.a.id.Certificate()
+	if err != nil {
+		return nil
+	}
+	p := plan{list: l.overUDP(ctx)}
+	if first.IsValid() {
+		p.add(attempt{over: proto.Transport_TRANSPORT_UDP, addr: first})
+	}
+	r := race{cert: cert, try: l.try, lost: func(attempt, error) {}, began: time.Now(), waiting: p.sorted(), results: make(chan outcome)}
+	d := r.run(ctx, nil, nil)
+	if d == nil {
+		return nil
+	}
+	now.quiet(ctx)
+	reg, err := l.register(parent, d.Connection)
+	if err != nil {
+		_ = d.Close()
+		return nil
+	}
+	l.adopt(d, reg)
+	return d
+}
+
+// quiet waits until nobody waits for an answer on the connection, or not much
+// longer.
+func (d *reached) quiet(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, quietWithin)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for d.line.calls.Load() > 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// leave takes in what the coordinator still says on a connection that another
+// has replaced, and closes it.
+func (l *link) leave(ctx context.Context, d *reached) {
+	timer := time.NewTimer(quietWithin)
+	defer timer.Stop()
+	defer func() { _ = d.Close() }()
+	for {
+		select {
+		case m, ok := <-d.Events():
+			if !ok {
+				return
+			}
+			l.event(ctx, m)
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}

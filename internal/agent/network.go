@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+	"slices"
+)
+
+// fingerprint tells this network from others, as far as the host's own
+// prefixes do: those of its interfaces that lead anywhere. Two networks with
+// one fingerprint cost each other a moment, no more.
+func (a *Agent) fingerprint() string {
+	addrs, err := a.cfg.Net.Addrs()
+	if err != nil {
+		return ""
+	}
+	var prefixes []string
+	for _, h := range addrs {
+		ip := h.Addr.Addr().Unmap()
+		if !h.Up || ignored(h.Interface, a.cfg.Ignore) || ip.IsLoopback() || ip.IsLinkLocalUnicast() {
+			continue
+		}
+		bits := h.Addr.Bits()
+		if ip.Is6() {
+			bits = min(bits, 64) // the rest changes by the day (RFC 8981)
+		}
+		prefixes = append(prefixes, netip.PrefixFrom(ip, bits).Masked().String())
+	}
+	if len(prefixes) == 0 {
+		return ""
+	}
+	slices.Sort(prefixes)
+	hash := sha256.New()
+	for _, p := range slices.Compact(prefixes) {
+		hash.Write([]byte(p + " "))
+	}
+	return hex.EncodeToString(hash.Sum(nil)[:8])
+}
+
+// look forgets what was learned in another network than this one.
+func (l *link) look() (network string) {
+	now := l.a.fingerprint()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now != l.network {
+		l.network = now
+		l.reach.udp, l.reach.tls = unknown, nil
+	}
+	return now
+}
