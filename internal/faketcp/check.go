@@ -1,0 +1,523 @@
+package faketcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"time"
+
+	"rendezvous/internal/dgram"
+)
+
+// Verdict is what a check found out about the boxes on the way.
+type Verdict struct {
+	// SplitTCP: a box ends the TCP connection and begins another, as
+	// performance enhancing proxies do. It waits for what is missing, so
+	// datagrams stall: such a path is of use to real TCP only.
+	SplitTCP bool
+	// Coalesced: segments are merged or cut anew on the way, so datagrams lose
+	// their boundaries.
+	Coalesced bool
+	// SeqRewritten: a box shifts sequence numbers, each flow's by a constant.
+	SeqRewritten bool
+	// WindowClamped: a box rewrites the window.
+	WindowClamped bool
+	// OptionsStripped: a box takes away or rewrites options of the SYN other
+	// than the MSS.
+	OptionsStripped bool
+	// Packed: the fields that packed mode uses arrive as they left, both ways.
+	Packed bool
+	// MSS is the smaller one of those that either side saw in the other's SYN,
+	// and MSSClamped says that it was another when it left; 0: unknown.
+	MSS        int
+	MSSClamped bool
+	// RTT is the shortest round trip of a datagram. Handshake is how long the
+	// first SYN waited for its SYN/ACK, 0 where it met the peer's: much less
+	// than RTT means that somebody else answered it.
+	RTT, Handshake time.Duration
+	// Evidence says what was seen, for users.
+	Evidence []string
+}
+
+// Usable says whether datagrams cross whole and without waiting for another.
+func (v Verdict) Usable() bool { return !v.SplitTCP && !v.Coalesced }
+
+// Text is the verdict in a line.
+func (v Verdict) Text() string {
+	var words []string
+	for _, w := range []struct {
+		is   bool
+		word string
+	}{
+		{v.SplitTCP, "split TCP"}, {v.Coalesced, "segments cut anew"}, {v.SeqRewritten, "sequence numbers shifted"},
+		{v.WindowClamped, "window rewritten"}, {v.OptionsStripped, "options of the SYN rewritten"},
+		{v.MSSClamped, fmt.Sprintf("MSS clamped to %d", v.MSS)}, {v.Packed, "packed mode works"},
+	} {
+		if w.is {
+			words = append(words, w.word)
+		}
+	}
+	if len(words) == 0 {
+		words = []string{"nothing is rewritten"}
+	}
+	return fmt.Sprintf("%s; round trip %v", strings.Join(words, ", "), v.RTT.Round(100*time.Microsecond))
+}
+
+// errSilent: the handshake was made, but no question was answered.
+var errSilent = errors.New("the handshake was answered, but no datagram was")
+
+// conversation is a check that is under way.
+type conversation struct {
+	conn    *Conn
+	to      netip.AddrPort
+	nonce   uint64
+	answers chan heard
+	asked   []question
+	hole    int           // the number of the first one left out
+	rtt     time.Duration // shortest
+	slowest time.Duration
+	verdict Verdict
+}
+
+// heard is an answer as it came.
+type heard struct {
+	message
+	at time.Duration
+}
+
+// question is one datagram asked; its index is its number.
+type question struct {
+	seq      uint32
+	length   int
+	at       time.Duration
+	answered bool
+	packed   bool
+}
+
+// Bounds of a check.
+const (
+	mostQuestions = 200
+	// leastPatience: nothing is given up sooner, whatever the round trip seems
+	// to be.
+	leastPatience = 5 * time.Second
+	gapRounds     = 4
+)
+
+// runSizes are those of a run's questions, in bytes: all different, and mixed,
+// so that whatever is cut anew shows.
+var runSizes = []int{checkSize, 600, 88, 1100, 131, 420, 260}
+
+// Check talks with the Conn at to, to which a flow is open, and finds out what
+// the boxes between do to the segments: what each side sent against what the
+// other saw, whether runs keep their boundaries, and whether segments behind a
+// hole in the sequence numbers arrive. It takes one round trip where all is
+// well. The error is that nobody answered for 5 s or 10 round trips, or ctx'.
+// Two checks of one flow at a time disturb each other.
+func (c *Conn) Check(ctx context.Context, to netip.AddrPort) (Verdict, error) {
+	v := &conversation{conn: c, to: key(to), nonce: rand.Uint64(), answers: make(chan heard, mostQuestions)}
+	c.mu.Lock()
+	f := c.table.flows[v.to]
+	if c.closed || f == nil || f.state != established {
+		c.mu.Unlock()
+		return Verdict{}, fmt.Errorf("check the path to %v: %w", to, ErrNotOpen)
+	}
+	v.verdict.Handshake = f.handshakeRTT
+	c.checks[v.nonce] = v
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.checks, v.nonce)
+		c.mu.Unlock()
+	}()
+	if err := v.run(ctx); err != nil {
+		return v.verdict, fmt.Errorf("check the path to %v: %w", to, err)
+	}
+	return v.verdict, nil
+}
+
+func (v *conversation) run(ctx context.Context) error {
+	if err := v.begin(ctx); err != nil {
+		return err
+	}
+	if err := v.gaps(ctx); err != nil {
+		return err
+	}
+	if v.verdict.Usable() && v.conn.mayPack() {
+		v.provePacked(ctx)
+	}
+	v.conclude()
+	return ctx.Err()
+}
+
+// begin sends a run and repeats it until something is answered.
+func (v *conversation) begin(ctx context.Context) error {
+	began := v.conn.now()
+	wait := max(250*time.Millisecond, 2*v.verdict.Handshake)
+	for {
+		for _, n := range runSizes {
+			v.ask(n, false)
+		}
+		if v.hole == 0 {
+			v.hole = len(v.asked)
+			v.askBehindHole()
+		}
+		if v.listen(ctx, wait, v.anyAnswered) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if v.conn.now()-began > max(leastPatience, 10*v.verdict.Handshake) || len(v.asked) > mostQuestions/2 {
+			return errSilent
+		}
+		wait = min(2*wait, time.Second+v.verdict.Handshake)
+	}
+}
+
+// anyAnswered says whether some question from the i-th on was answered.
+func (v *conversation) anyAnswered() bool {
+	for i := range v.asked {
+		if v.asked[i].answered {
+			return true
+		}
+	}
+	return false
+}
+
+// askBehindHole leaves a hole in the sequence numbers and asks from behind it.
+func (v *conversation) askBehindHole() {
+	v.skip()
+	v.ask(checkSize, false)
+	v.ask(checkSize+32, false)
+}
+
+// behind says whether a question from behind a hole was answered, and filled
+// whether one was that fills a hole.
+func (v *conversation) behind() bool {
+	return v.answeredSince(func(q question) bool { return q.length != holeSize })
+}
+func (v *conversation) filled() bool {
+	return v.answeredSince(func(q question) bool { return q.length == holeSize })
+}
+
+func (v *conversation) answeredSince(is func(question) bool) bool {
+	for _, q := range v.asked[v.hole:] {
+		if q.answered && is(q) {
+			return true
+		}
+	}
+	return false
+}
+
+// gaps goes on where begin left the first hole. Where nothing from behind one
+// is answered in several rounds, though what was before is, all since the first
+// hole is sent again, in order, and the holes with it: what is answered only
+// then was waiting for them.
+func (v *conversation) gaps(ctx context.Context) error {
+	for round := range gapRounds {
+		if round > 0 {
+			v.askBehindHole()
+		}
+		wait := 2*v.slowest + time.Duration(round+1)*50*time.Millisecond
+		if v.behind() || v.listen(ctx, wait, v.behind) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	for range 3 {
+		for i := v.hole; i < len(v.asked); i++ {
+			v.again(i)
+		}
+		if v.listen(ctx, 3*v.slowest+200*time.Millisecond, v.behind) {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if !v.behind() && !v.filled() {
+		return errSilent // it died under way, whatever it is
+	}
+	v.verdict.SplitTCP = true
+	v.saw("segments behind a hole in the sequence numbers waited until it was filled (%d rounds, round trip %v)", gapRounds, v.rtt.Round(time.Millisecond))
+	return nil
+}
+
+// provePacked asks in packed form; and finds out how long a datagram crosses
+// plain.
+func (v *conversation) provePacked(ctx context.Context) {
+	first := len(v.asked)
+	sizes := []int{1232, 1280, 1360, 1400, 1440, 1452, 1460}
+	for range 3 {
+		for _, n := range sizes {
+			v.ask(n, false)
+		}
+		for range 3 {
+			v.ask(leastPacked, true)
+		}
+		if v.listen(ctx, 2*v.slowest+50*time.Millisecond, func() bool {
+			for _, q := range v.asked[first:] {
+				if !q.answered {
+					return false
+				}
+			}
+			return true
+		}) {
+			break
+		}
+	}
+	plain, proofs := 0, 0
+	for _, q := range v.asked[first:] {
+		switch {
+		case q.packed && q.answered:
+			proofs++
+		case q.answered:
+			plain = max(plain, q.length)
+		}
+	}
+	if proofs < 2 || plain == 0 || v.verdict.SeqRewritten || v.verdict.WindowClamped {
+		return
+	}
+	c := v.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.table.flows[v.to]; f != nil && f.packed.state != packGivenUp {
+		f.packed = packing{state: packProven, plain: plain, next: c.now() + proofEvery}
+		v.verdict.Packed = true
+	}
+}
+
+// conclude weighs the handshake against the round trip.
+func (v *conversation) conclude() {
+	d := &v.verdict
+	d.RTT = v.rtt
+	if h := d.Handshake; h > 0 && h < v.rtt/3 && v.rtt-h > 50*time.Millisecond {
+		v.saw("the SYN was answered after %v, datagrams after %v: somebody on the way answered it", h.Round(time.Millisecond), v.rtt.Round(time.Millisecond))
+	}
+}
+
+func (v *conversation) saw(format string, args ...any) {
+	v.verdict.Evidence = append(v.verdict.Evidence, fmt.Sprintf(format, args...))
+}
+
+// listen takes answers for d, or until enough says so, which it returns.
+func (v *conversation) listen(ctx context.Context, d time.Duration, enough func() bool) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for {
+		select {
+		case h := <-v.answers:
+			v.weigh(h)
+			if enough() {
+				return true
+			}
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		case <-v.conn.done:
+			return false
+		}
+	}
+}
+
+// weigh compares what was sent with what was seen, in both directions.
+func (v *conversation) weigh(h heard) {
+	if int(h.number) >= len(v.asked) {
+		return
+	}
+	q := &v.asked[h.number]
+	if q.packed {
+		q.answered = q.answered || h.flags&flagPacked != 0
+		return
+	}
+	if !q.answered {
+		trip := h.at - q.at
+		if v.rtt == 0 || trip < v.rtt {
+			v.rtt = trip
+		}
+		v.slowest = max(v.slowest, trip)
+	}
+	q.answered = true
+	d := &v.verdict
+	if (int(h.came) != q.length || h.recut()) && !d.Coalesced {
+		d.Coalesced = true
+		v.saw("a datagram of %d bytes arrived as one of %d", q.length, h.came)
+	}
+	if !d.SeqRewritten && (h.saw.seq != q.seq || h.arrived.seq != h.sent.seq) {
+		d.SeqRewritten = true
+		v.saw("sequence numbers are shifted, ours by %d, the peer's by %d", h.saw.seq-q.seq, h.arrived.seq-h.sent.seq)
+	}
+	if window := v.conn.table.window; !d.WindowClamped && (h.saw.window != window || h.arrived.window != h.sent.window) {
+		d.WindowClamped = true
+		v.saw("the window left as %#x and arrived as %#x, the peer's as %#x and %#x", window, h.saw.window, h.sent.window, h.arrived.window)
+	}
+	v.weighSYN(h)
+}
+
+// weighSYN compares what both sides saw of the other's SYN.
+func (v *conversation) weighSYN(h heard) {
+	d := &v.verdict
+	c := v.conn
+	c.mu.Lock()
+	f := c.table.flows[v.to]
+	if f == nil {
+		c.mu.Unlock()
+		return
+	}
+	knows, saw, mss := f.knows, f.saw, f.mss
+	c.mu.Unlock()
+	if !d.OptionsStripped && (h.look&sawOptions == 0 || saw&sawOptions == 0) {
+		d.OptionsStripped = true
+		v.saw("options of the SYN did not arrive as they left")
+	}
+	if !d.WindowClamped && (h.look&sawWindow == 0 || saw&sawWindow == 0) {
+		d.WindowClamped = true
+		v.saw("the window of the SYN did not arrive as it left")
+	}
+	note := func(came, left uint16) {
+		if came == 0 {
+			return
+		}
+		if d.MSS == 0 || int(came) < d.MSS {
+			d.MSS = int(came)
+		}
+		d.MSSClamped = d.MSSClamped || came != left
+	}
+	if knows {
+		note(mss, h.ownMSS)
+	}
+	if h.flags&flagKnows != 0 {
+		note(h.itsMSS, c.table.opts.MSS)
+	}
+}
+
+// holeSize is how many bytes a gap leaves out: a question's, so that it can be
+// filled with one.
+const holeSize = 120
+
+// skip leaves a hole that again fills.
+func (v *conversation) skip() {
+	c := v.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.table.flows[v.to]; f != nil {
+		v.asked = append(v.asked, question{seq: f.nxt, length: holeSize, at: c.now()})
+		f.nxt += holeSize
+	}
+}
+
+// ask sends the next question, of n bytes.
+func (v *conversation) ask(n int, packed bool) {
+	c := v.conn
+	now := c.now()
+	c.mu.Lock()
+	f := c.table.flows[v.to]
+	if f == nil || len(v.asked) >= mostQuestions {
+		c.mu.Unlock()
+		return
+	}
+	v.asked = append(v.asked, question{seq: f.nxt, length: n, at: now, packed: packed})
+	s, body := c.question(f, v.nonce, len(v.asked)-1, v.asked[len(v.asked)-1])
+	if !packed {
+		f.nxt += uint32(n)
+	}
+	f.owed, f.lastAck, f.lastOut = 0, now, now
+	c.wind(now, fastTick)
+	c.mu.Unlock()
+	_ = c.dev.send(&s, dgram.One(v.to, body)) // one that does not leave is not answered
+}
+
+// again sends a question with the numbers that it had, or fills a hole.
+func (v *conversation) again(i int) {
+	c := v.conn
+	c.mu.Lock()
+	f := c.table.flows[v.to]
+	if f == nil {
+		c.mu.Unlock()
+		return
+	}
+	s, body := c.question(f, v.nonce, i, v.asked[i])
+	c.mu.Unlock()
+	_ = c.dev.send(&s, dgram.One(v.to, body))
+}
+
+// question makes a question's segment. Called under mu.
+func (c *Conn) question(f *flow, nonce uint64, number int, q question) (segment, []byte) {
+	m := c.told(f)
+	m.kind, m.nonce, m.number, m.length = kindAsk, nonce, uint8(number), uint16(q.length)
+	s := f.segment(flagPSH|flagACK, c.table.window)
+	s.seq = q.seq
+	body := make([]byte, q.length)
+	if q.packed {
+		m.flags |= flagPacked
+		m.put(body)
+		return f.pack(body)
+	}
+	m.sent = fields{s.seq, s.ack, s.window}
+	m.put(body)
+	return s, body
+}
+
+// told is what every message says of its sender. Called under mu.
+func (c *Conn) told(f *flow) message {
+	m := message{ownISN: f.iss, ownMSS: c.table.opts.MSS, look: f.saw}
+	if f.knows {
+		m.flags, m.itsISN, m.itsMSS = flagKnows, f.irs, f.mss
+	}
+	return m
+}
+
+// checked takes a check's datagram: a question is answered, by one that is
+// never longer. Called under mu.
+func (c *Conn) checked(f *flow, s *segment, d []byte) {
+	t := c.table
+	t.counts.Checks++
+	var m message
+	m.parse(d)
+	m.arrived = fields{s.seq, s.ack, s.window}
+	if m.recut() {
+		t.counts.Recut++
+	}
+	packed := s.flags&flagURG != 0
+	if m.kind == kindAnswer {
+		v := c.checks[m.nonce]
+		switch {
+		case v != nil && v.to == f.remote:
+			if m.flags&flagPacked != 0 && !packed {
+				m.flags &^= flagPacked // a box cleared URG, or the peer lies
+			}
+			select {
+			case v.answers <- heard{m, c.reading.now}:
+			default:
+			}
+		case !packed || !f.proofCame(c.reading.now, m.nonce):
+			t.counts.BadCheck++
+		}
+		return
+	}
+	if len(t.out) >= mostAnswers {
+		t.counts.Crowded++
+		return
+	}
+	a := c.told(f)
+	a.kind, a.nonce, a.number, a.length, a.came, a.saw = kindAnswer, m.nonce, m.number, checkSize, uint16(m.asCame), m.arrived
+	body := make([]byte, checkSize)
+	head := f.segment(flagPSH|flagACK, t.window)
+	if packed {
+		a.flags |= flagPacked
+		a.put(body)
+		head, body = f.pack(body)
+	} else {
+		a.sent = fields{head.seq, head.ack, head.window}
+		a.put(body)
+		f.nxt += checkSize
+	}
+	f.owed, f.lastAck = 0, c.reading.now
+	t.out = append(t.out, outgoing{segment: head, body: body})
+}

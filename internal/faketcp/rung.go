@@ -1,0 +1,233 @@
+package faketcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
+)
+
+// The numbers of a climb.
+const (
+	// ta is the wait between the first SYNs to two candidates (RFC 8445 section
+	// 14.2 allows 5 ms).
+	ta = 5 * time.Millisecond
+	// trips is how many round trips a handshake may take, and what follows it
+	// again; never less than leastPatience.
+	trips = 8
+	// linger is how long the others may go on after the first success.
+	linger = 20 * time.Millisecond
+)
+
+// Rung is hole punching with TCP segments, prepared for one introduction: both
+// agents send SYNs to each other's candidates at the same instant, and repeat
+// them, at once where a router answers with RST, until both NATs let them
+// through. A Conn must be read by its owner meanwhile.
+type Rung struct {
+	Conns         []dgram.Opener   // ours, one a family
+	Candidates    []netip.AddrPort // the peer's, best first, signed by it
+	SharedOutside bool             // both agents are seen at one address: private candidates are allowed
+	FireAt        time.Time
+	RTT           time.Duration // to the peer, an estimate; 0 unknown
+	// PrimeTTL is the hop limit of a SYN sent ahead of FireAt, which opens our
+	// NAT and dies before it draws a RST from the peer's; 0 sends none.
+	PrimeTTL int
+}
+
+// What a *Conn can besides opening; a conn in memory may lack it.
+type (
+	primer interface {
+		Prime(netip.AddrPort, int) error
+	}
+	patient interface {
+		OpenRTT(context.Context, netip.AddrPort, time.Duration) error
+	}
+	checker interface {
+		Check(context.Context, netip.AddrPort) (Verdict, error)
+	}
+)
+
+// Kind is direct-faketcp.
+func (r *Rung) Kind() path.Kind { return path.DirectFakeTCP }
+
+// pair is one of our conns and a candidate.
+type pair struct {
+	conn dgram.Opener
+	to   netip.AddrPort
+}
+
+// outcome is what a pair came to.
+type outcome struct {
+	pair
+	stage string // how far it came
+	err   error
+}
+
+// Climb opens all candidates side by side, checks what the boxes on the way do
+// to segments, and tries the paths. It returns at the first that works, and
+// ends with ctx. The error is a *path.Failure with the reason "no-candidates",
+// "no-answer", "refused" or "split-tcp".
+func (r *Rung) Climb(ctx context.Context, try path.Try) error {
+	allowed, refused := path.Permitted(r.Candidates, r.SharedOutside, path.DefaultBudget)
+	pairs := r.pairs(allowed)
+	if len(pairs) == 0 {
+		return noCandidates(refused)
+	}
+	for _, p := range pairs {
+		r.prime(p)
+	}
+	if !path.Wait(ctx, time.Until(r.FireAt)) {
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan outcome, len(pairs))
+	for i, p := range pairs {
+		go func() {
+			o := outcome{pair: p, stage: "open"}
+			if path.Wait(ctx, time.Duration(i)*ta) {
+				o.stage, o.err = r.climb(ctx, p, try)
+			} else {
+				o.err = ctx.Err()
+			}
+			results <- o
+		}()
+	}
+	return r.gather(ctx, results, len(pairs))
+}
+
+func (r *Rung) gather(ctx context.Context, results <-chan outcome, n int) error {
+	var lost []outcome
+	for range n {
+		o := <-results
+		if o.err != nil {
+			lost = append(lost, o)
+			continue
+		}
+		timer := time.NewTimer(linger)
+		defer timer.Stop()
+		for range n - len(lost) - 1 {
+			select {
+			case <-results:
+			case <-timer.C:
+				return nil
+			}
+		}
+		return nil
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return explain(lost)
+}
+
+func (r *Rung) pairs(allowed []netip.AddrPort) (pairs []pair) {
+	for _, to := range allowed {
+		for _, c := range r.Conns {
+			if c.LocalAddr().Addr().Unmap().Is4() == to.Addr().Is4() {
+				pairs = append(pairs, pair{c, to})
+			}
+		}
+	}
+	return pairs
+}
+
+func (r *Rung) prime(p pair) {
+	if c, ok := p.conn.(primer); ok && r.PrimeTTL > 0 && !path.Private(p.to.Addr()) {
+		_ = c.Prime(p.to, r.PrimeTTL) // it may die of anything: the SYNs follow
+	}
+}
+
+// patience bounds each stage.
+func (r *Rung) patience() time.Duration { return max(leastPatience, trips*r.RTT) }
+
+// climb brings one pair as far as it goes.
+func (r *Rung) climb(ctx context.Context, p pair, try path.Try) (stage string, err error) {
+	open, cancel := context.WithTimeout(ctx, r.patience())
+	defer cancel()
+	if c, ok := p.conn.(patient); ok {
+		err = c.OpenRTT(open, p.to, r.RTT)
+	} else {
+		err = p.conn.Open(open, p.to)
+	}
+	if err != nil {
+		return "open", err
+	}
+	if c, ok := p.conn.(checker); ok {
+		verdict, err := c.Check(ctx, p.to)
+		if err != nil {
+			return "check", err
+		}
+		if f := verdict.failure(p.to); f != nil {
+			return "split", f
+		}
+	}
+	tried, cancelTry := context.WithTimeout(ctx, r.patience())
+	defer cancelTry()
+	_, err = try(tried, path.Path{Conn: p.conn, Addr: p.to}, path.DirectFakeTCP)
+	return "try", err
+}
+
+// failure is why datagrams can't go this way, nil if they can.
+func (v Verdict) failure(to netip.AddrPort) *path.Failure {
+	if v.Usable() {
+		return nil
+	}
+	return &path.Failure{
+		Reason:   "split-tcp",
+		Evidence: fmt.Sprintf("a box on the way to %v ends the TCP connection and makes its own (an accelerator, a transparent proxy): %s", to, strings.Join(v.Evidence, "; ")),
+		Advice:   "nothing to do: real TCP and the relay over TLS cross such a box, and are tried",
+	}
+}
+
+// Failure is the *path.Failure "split-tcp" of a path on which datagrams would
+// stall or lose their boundaries, nil of any other. A relay's leg over fake TCP
+// wants to be checked by it as well.
+func (v Verdict) Failure(to netip.AddrPort) error {
+	if f := v.failure(to); f != nil {
+		return f
+	}
+	return nil
+}
+
+func noCandidates(refused []string) error {
+	f := &path.Failure{Reason: "no-candidates", Evidence: "the peer offered no address for fake TCP that this host can send to",
+		Advice: "check with `agent doctor` on the peer that fake TCP works there"}
+	if len(refused) > 0 {
+		f.Evidence = "none of the peer's addresses may be sent to: " + strings.Join(refused, ", ")
+	}
+	return f
+}
+
+// explain makes one failure of all: the one that says most.
+func explain(lost []outcome) error {
+	var texts []string
+	refused, heard := false, false
+	for _, o := range lost {
+		var f *path.Failure
+		if errors.As(o.err, &f) && o.stage == "split" {
+			return f
+		}
+		var e *openError
+		if errors.As(o.err, &e) {
+			refused = refused || e.refused > 0
+			heard = heard || e.heard
+		}
+		if o.stage != "open" {
+			heard = true
+		}
+		texts = append(texts, fmt.Sprintf("%v: %v", o.to, o.err))
+	}
+	f := &path.Failure{Reason: "no-answer", Evidence: strings.Join(texts, "; "),
+		Advice: "if a firewall of yours drops incoming TCP that answers outgoing TCP, allow it; otherwise the relay is all there is"}
+	if refused && !heard {
+		f.Reason = "refused"
+		f.Advice = "a router before the peer answers every SYN with RST and none got through; the peer must send at the same time, so check that both clocks of the attempt agree (`agent explain`)"
+	}
+	return f
+}
