@@ -14,7 +14,9 @@ import (
 type Network struct {
 	*netns.Scene
 	Coordinator  *Coordinator
-	Home, Laptop *Agent
+	Home, Laptop *Agent      // nil after Open
+	Pairs        [][2]*Agent // those of Pair
+	guises       [2]netns.Guise
 }
 
 // Start builds the standard scene and joins both agents to one network. expose
@@ -23,6 +25,17 @@ type Network struct {
 func Start(t netns.T, o netns.Options, expose, dial string) *Network {
 	t.Helper()
 	return Situation{Options: o}.Start(t, expose, dial)
+}
+
+// Reach starts a sink at home and sends datagrams to it until both agents are
+// on a path of that kind.
+func (n *Network) Reach(t netns.T, sink, to, kind string) {
+	t.Helper()
+	Sink(n.Scene.Home, sink)
+	load := StartLoad(t, n.Scene.Laptop, "ping", "-to", to, "-size", "100", "-n", "3000", "-interval", "10ms")
+	n.Laptop.WaitPath("home", kind, patience)
+	n.Home.WaitPath("laptop", kind, patience)
+	load.Kill()
 }
 
 // Load runs the load on a host and reads its result into result.
@@ -42,6 +55,7 @@ type Pings struct {
 	Duplicates   int     `json:"duplicates"`
 	P50          float64 `json:"p50_us"`
 	P99          float64 `json:"p99_us"`
+	Max          float64 `json:"max_us"`
 	FirstArrival float64 `json:"first_arrival_ms"`
 	FirstAnswer  float64 `json:"first_answer_ms"`
 	LongestGap   float64 `json:"longest_gap_ms"`
