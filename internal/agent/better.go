@@ -75,7 +75,7 @@ func (l *link) askUDP(ctx context.Context, rtt time.Duration) (first netip.AddrP
 // overUDP are all attempts over UDP.
 func (l *link) overUDP(ctx context.Context) (list []attempt) {
 	c := l.a.cfg.State.Coordinator()
-	addrs, err := c.Addrs(ctx)
+	addrs, err := l.resolve(ctx, c)
 	if err != nil {
 		return nil
 	}

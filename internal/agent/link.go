@@ -63,6 +63,8 @@ type link struct {
 	urgent  chan struct{} // look whether the connection still works
 	again   chan struct{} // look for a better one
 
+	resolve func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error)
+
 	// Those of the goroutine that dials.
 	sweeps   sweeps
 	troubles troubles
@@ -79,7 +81,7 @@ type link struct {
 }
 
 func newLink(a *Agent) *link {
-	return &link{a: a, urgent: make(chan struct{}, 1), again: make(chan struct{}, 1), troubles: make(troubles),
+	return &link{a: a, urgent: make(chan struct{}, 1), again: make(chan struct{}, 1), troubles: make(troubles), resolve: func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error) { return c.Addrs(ctx) },
 		registered: make(chan struct{}), err: errors.New("not tried yet"), reach: learned{doors: a.cfg.State.Coordinator().Doors}}
 }
 

@@ -60,7 +60,7 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 	rctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
-		addrs, err := c.Addrs(rctx)
+		addrs, err := l.resolve(rctx, c)
 		found <- resolution{addrs, err}
 	}()
 	plans := func(r resolution) []attempt {
