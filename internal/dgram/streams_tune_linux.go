@@ -36,3 +36,14 @@ func backlog(raw syscall.RawConn, n int) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, n)
 	})
 }
+
+// crossed says whether the peer's SYN met ours (SYN-RECEIVED): the connection
+// is as good as made.
+func crossed(c syscall.RawConn) bool {
+	received := false
+	_ = c.Control(func(fd uintptr) { // closed: not any more
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		received = err == nil && info.State == unix.BPF_TCP_SYN_RECV
+	})
+	return received
+}

@@ -13,3 +13,6 @@ func prepareStream(c *net.TCPConn) { _ = c.SetNoDelay(true) }
 
 // backlog is only to be had on Linux.
 func backlog(syscall.RawConn, int) {}
+
+// crossed can't be asked.
+func crossed(syscall.RawConn) bool { return false }

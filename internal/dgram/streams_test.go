@@ -1,0 +1,81 @@
+package dgram
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func addrOf(l net.Listener) netip.AddrPort { return l.Addr().(*net.TCPAddr).AddrPort() }
+
+// S4-03: a listener and connections to several places leave from one port.
+func TestPortIsShared(t *testing.T) {
+	streams := SystemStreams()
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		any := netip.AddrPortFrom(netip.MustParseAddr(ip), 0)
+		mine, err := streams.ListenTCP(any)
+		if err != nil {
+			t.Skipf("no TCP on %s: %v", ip, err)
+		}
+		defer mine.Close()
+		for range 3 {
+			far, err := streams.ListenTCP(any)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer far.Close()
+			conn, err := streams.DialTCP(t.Context(), addrOf(mine), addrOf(far))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if at := conn.LocalAddr().(*net.TCPAddr).AddrPort(); at != addrOf(mine) {
+				t.Errorf("connected from %v, not from %v", at, addrOf(mine))
+			}
+		}
+		back, err := streams.DialTCP(t.Context(), netip.AddrPort{}, addrOf(mine))
+		if err != nil {
+			t.Fatalf("the listener on the shared port: %v", err)
+		}
+		_ = back.Close()
+	}
+}
+
+func TestDialErrorsAreRecognised(t *testing.T) {
+	streams := SystemStreams()
+	any := netip.MustParseAddrPort("127.0.0.1:0")
+	gone, err := streams.ListenTCP(any)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = gone.Close()
+	if _, err := streams.DialTCP(t.Context(), any, addrOf(gone)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	live, err := streams.ListenTCP(any)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Close()
+	first, err := streams.DialTCP(t.Context(), any, addrOf(live))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	from := first.LocalAddr().(*net.TCPAddr).AddrPort()
+	if _, err := streams.DialTCP(t.Context(), from, addrOf(live)); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Errorf("the same two addresses: %v", err)
+	}
+	over, cancel := context.WithTimeout(t.Context(), -time.Second)
+	defer cancel()
+	if _, err := streams.DialTCP(over, any, addrOf(live)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("no time left: %v", err)
+	}
+	if _, err := streams.DialTCP(t.Context(), netip.MustParseAddrPort("[::1]:0"), addrOf(live)); !errors.Is(err, errFamily) {
+		t.Errorf("two families: %v", err)
+	}
+}
