@@ -1,17 +1,138 @@
 package faketcp
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"rendezvous/internal/path"
 )
 
+// link is the device of Linux.
+//
+// Bursts leave by the packet socket: one super-segment each, which the kernel
+// or the network card cuts, past the host's own firewall and connection
+// tracking. Segments without payload leave by the raw IP socket: the kernel
+// routes them, resolves and keeps alive the neighbour, and the host's
+// connection tracking learns of the conversation, so that a firewall that
+// rejects what it does not know leaves the answers alone. Everything arrives by
+// the packet socket.
+type link struct {
+	at      netip.AddrPort
+	guard   *guard
+	packets *socket
+	kernel  *socket
+	routes  *routes
+	ids     atomic.Uint32 // IPv4's identification
+	whole   atomic.Bool   // no super-segments: a device refused one
+	rx      receiver
+	tallies
+}
+
 // available says why no segment can be sent from this host: a *path.Failure.
-func available() error { return nil }
+func available() error {
+	s, err := newSocket(unix.AF_PACKET, unix.SOCK_RAW, 0, "packet socket")
+	if err != nil {
+		return refused(err)
+	}
+	return s.close()
+}
+
+// refused makes a failure of what the kernel said to a first socket.
+func refused(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		program, unknown := os.Executable()
+		if unknown != nil {
+			program = "PROGRAM"
+		}
+		return &path.Failure{
+			Reason:   "unprivileged",
+			Evidence: err.Error(),
+			Advice: "fake TCP needs CAP_NET_RAW: sudo setcap cap_net_raw+ep " + program +
+				", or in its systemd unit AmbientCapabilities=CAP_NET_RAW",
+			Skipped: true,
+		}
+	case errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ENOPROTOOPT), errors.Is(err, unix.EPROTONOSUPPORT):
+		return &path.Failure{
+			Reason:   "unsupported",
+			Evidence: err.Error(),
+			Advice:   "fake TCP needs a kernel with packet sockets (CONFIG_PACKET); sandboxes often have none",
+			Skipped:  true,
+		}
+	}
+	return err
+}
 
 // openDevice listens on addr, whose port may be 0. beside is nil, or the
-// kernel's own listener on that port.
+// kernel's own listener on that port: then only what looks like ours is taken,
+// and that listener no longer sees it. The error is a *path.Failure where this
+// host does not let us.
 func openDevice(addr netip.AddrPort, beside net.Listener) (device, error) {
-	return nil, &path.Failure{Reason: "unsupported", Evidence: "not built yet", Skipped: true}
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	if !addr.Addr().IsValid() {
+		return nil, errors.New("listen on fake TCP: no address given; 0.0.0.0:0 or [::]:0 takes any")
+	}
+	if err := available(); err != nil {
+		return nil, err
+	}
+	l := new(link)
+	if err := l.open(addr, beside); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on fake TCP %v: %w", addr, err), l.close())
+	}
+	return l, nil
+}
+
+// open makes the guard first: it says which port, and from then on the kernel
+// is silent there.
+func (l *link) open(addr netip.AddrPort, beside net.Listener) (err error) {
+	if l.guard, err = newGuard(addr, beside); err != nil {
+		return err
+	}
+	l.at = l.guard.at
+	if l.routes, err = newRoutes(addr.Addr().WithZone("")); err != nil {
+		return err
+	}
+	if l.kernel, err = openKernelWay(addr.Addr()); err != nil {
+		return err
+	}
+	l.packets, err = openPackets(l.at, beside != nil)
+	l.rx.ready = l.readable
+	return err
+}
+
+func (l *link) local() netip.AddrPort { return l.at }
+
+func (l *link) setReadDeadline(t time.Time) error { return closedAs(l.packets.file.SetReadDeadline(t)) }
+
+// close takes the guard away last.
+func (l *link) close() error {
+	var errs []error
+	if l.packets != nil {
+		errs = append(errs, closedAs(l.packets.close()))
+	}
+	if l.kernel != nil {
+		errs = append(errs, closedAs(l.kernel.close()))
+	}
+	if l.routes != nil {
+		l.routes.close()
+	}
+	if l.guard != nil {
+		errs = append(errs, l.guard.close())
+	}
+	return errors.Join(errs...)
+}
+
+// closedAs says net.ErrClosed for what package os calls a closed file.
+func closedAs(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return net.ErrClosed
+	}
+	return err
 }
