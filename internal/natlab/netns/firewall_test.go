@@ -244,6 +244,9 @@ func TestTinyproxyGrantsConnectAlone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := answer.Body.Close(); err != nil {
+			t.Error(err)
+		}
 		if answer.StatusCode != want {
 			t.Errorf("CONNECT to port %s: %s", port, answer.Status)
 		}

@@ -25,12 +25,11 @@ const dialLimit = 10 * time.Second
 func main() {
 	listen := flag.String("listen", "0.0.0.0:3129", "`address:port` that connections are redirected to")
 	flag.Parse()
-	if err := serve(*listen); err != nil {
-		fmt.Fprintln(os.Stderr, "splitproxy:", err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, "splitproxy:", serve(*listen))
+	os.Exit(1)
 }
 
+// serve splits connections until the listener fails.
 func serve(addr string) error {
 	l, err := net.Listen("tcp4", addr)
 	if err != nil {
