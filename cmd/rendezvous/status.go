@@ -51,7 +51,7 @@ func newStatus(t *terminal) *cobra.Command {
 func render(st rendezvous.Status, now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "coordinator %s, pid %d, up %v, at %s\n", st.Version, st.PID, age(now, st.Since), st.Host)
-	fmt.Fprintf(&b, "listening on %s\n\n", strings.Join(st.Listen, ", "))
+	renderDoors(&b, st.Doors)
 	if len(st.Members) == 0 {
 		b.WriteString("no members yet; `rendezvous invite` prints a join link for the first\n")
 	}
@@ -63,6 +63,27 @@ func render(st rendezvous.Status, now time.Time) string {
 		st.Relay.Allocations, st.Relay.Sessions, size(st.Relay.Bytes), st.Relay.Datagrams)
 	fmt.Fprintf(&b, "stun: %s\ndropped: %s\n", counts(st.STUN), counts(st.Drops))
 	return b.String()
+}
+
+// renderDoors says on what is listened, a line a transport, and what is not to
+// be had.
+func renderDoors(b *strings.Builder, doors []rendezvous.DoorStatus) {
+	open := map[string][]string{}
+	var problems []string
+	for _, d := range doors {
+		if d.Problem == "" {
+			open[d.Transport] = append(open[d.Transport], d.Addr)
+		} else {
+			problems = append(problems, d.Transport+": "+d.Problem)
+		}
+	}
+	for _, transport := range slices.Sorted(maps.Keys(open)) {
+		fmt.Fprintf(b, "listening over %s on %s\n", transport, strings.Join(open[transport], ", "))
+	}
+	for _, p := range problems {
+		fmt.Fprintf(b, "not listening over %s\n", p)
+	}
+	b.WriteString("\n")
 }
 
 func renderMembers(b *strings.Builder, members []rendezvous.MemberStatus, now time.Time) {

@@ -12,6 +12,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -141,6 +142,24 @@ func (s *Server) Expire(now time.Time) {
 			s.end(a, now)
 		}
 	}
+}
+
+// Gone says that nothing comes from addr on conn any more, nor goes there: a
+// stream has ended. A leg that was bound there is not bound now, and binds
+// again from where it is next. It says whether there was one.
+func (s *Server) Gone(conn dgram.Conn, addr netip.AddrPort) bool {
+	from := source{conn, addr}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.sources.find(from)
+	if l == nil {
+		return false
+	}
+	s.sources.remove(from)
+	if at := l.at.Load(); at != nil && *at == from {
+		l.at.Store(nil)
+	}
+	return true
 }
 
 // lapse forgets the leg's address when it was not refreshed in time, and what

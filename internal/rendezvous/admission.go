@@ -57,7 +57,7 @@ func (s *Server) register(now time.Time, a *agentConn, r *proto.Register) (messa
 			Msg("two agents run with one key and replace each other: stop one of them, and let it join with a state folder of its own")
 	}
 	a.known = true
-	s.seen.note(way{a.socket.conn.LocalAddr(), a.remote}, true)
+	s.noteSeen(a, true)
 	s.log.Debug().Str("agent", m.Name).Stringer("from", a.remote).Str("version", ops.Plain(r.GetVersion())).Msg("registered")
 	return s.welcome(a, m, r)
 }
@@ -82,12 +82,13 @@ func (s *Server) welcome(a *agentConn, m member, r *proto.Register) (messages, e
 		return nil, err
 	}
 	first := min(len(revoked), maxRevoked)
-	here := a.address()
+	here := a.look().remote // its NAT may have given it another port since it came
 	out := messages{{Body: &proto.ToAgent_Registered{Registered: &proto.Registered{
 		Name:         m.Name,
 		ObservedAddr: here.Addr().AsSlice(),
 		ObservedPort: uint32(here.Port()),
-		Stun:         s.endpoints(a.socket, here.Addr()),
+		Stun:         s.endpoints(a.spot, here.Addr()),
+		Doors:        s.doors(),
 		Founder:      m.Founder,
 		Revocations:  revoked[:first],
 		KeepaliveS:   uint32(keepAlive / time.Second),
@@ -197,6 +198,7 @@ func (s *Server) revoke(now time.Time, signer Key, by member, r *proto.Revoke) (
 	s.log.Info().Str("agent", body.GetName()).Str("by", by.Name).Msg("revoked")
 	s.relay.Remove(now, body.GetName())
 	gone, _ := keyOf(body.GetKey())
+	s.front.expel(gone)
 	for key, each := range s.present.all() {
 		if key == gone {
 			each.conn.expel(refusef(proto.Code_CODE_REVOKED, "%q was removed from the network by %q", body.GetName(), by.Name))

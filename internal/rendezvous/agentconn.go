@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 	"sync"
 	"time"
@@ -23,13 +24,14 @@ const (
 // agentConn is a control connection, seen from the coordinator.
 type agentConn struct {
 	server *Server
-	conn   *quic.Conn
-	socket *socket // that it came in on
-	key    Key     // of the client's certificate
-	remote netip.AddrPort
-	since  time.Time
+	carrier
+	open   func(context.Context) (controlStream, error) // waits for the agent to do so
+	spot   *spot                                        // where it came in
+	wakes  *socket                                      // that a wake may leave from; nil: none would arrive
+	key    Key                                          // of the client's certificate
+	remote netip.AddrPort                               // where it came from
 
-	stream   *quic.Stream
+	stream   controlStream
 	requests meter // used by the reader alone
 	flood    meter
 	known    bool   // enrolled or registered; used by the reader alone
@@ -49,7 +51,7 @@ func (a *agentConn) run(ctx context.Context) {
 
 func (a *agentConn) converse(ctx context.Context) error {
 	knock, cancel := context.WithTimeout(ctx, knockWithin)
-	stream, err := a.conn.AcceptStream(knock)
+	stream, err := a.open(knock)
 	cancel()
 	if err != nil {
 		return a.close(closeSilent, "no control stream was opened", err)
@@ -64,8 +66,7 @@ func (a *agentConn) converse(ctx context.Context) error {
 	for {
 		var m proto.ToCoordinator
 		if err := proto.ReadMessage(r, &m); err != nil {
-			var idle *quic.IdleTimeoutError
-			if a.conn.Context().Err() == nil && !errors.As(err, &idle) {
+			if a.ended().Err() == nil && !isTimeout(err) && !errors.Is(err, io.EOF) {
 				a.server.drops.badMessage.Add(1)
 			}
 			return a.close(closeProtocol, "what came is no control message", err)
@@ -125,7 +126,7 @@ func (a *agentConn) send(m *proto.ToAgent) {
 	case len(a.outbox) >= maxOutbox:
 		a.closed = true
 		a.server.drops.slow.Add(1)
-		a.server.tasks.Go(func() { _ = a.conn.CloseWithError(closeSlow, "the agent does not read") })
+		a.server.tasks.Go(func() { _ = a.end(closeSlow, "the agent does not read") })
 		return
 	}
 	a.outbox = append(a.outbox, m)
@@ -162,7 +163,7 @@ func (a *agentConn) close(code quic.ApplicationErrorCode, text string, why error
 	a.mu.Lock()
 	a.closed = true
 	a.mu.Unlock()
-	return errors.Join(why, a.conn.CloseWithError(code, text))
+	return errors.Join(why, a.end(code, text))
 }
 
 // expel tells the agent why it must go, and closes its connection.
@@ -170,11 +171,5 @@ func (a *agentConn) expel(why *CodeError) {
 	_ = a.close(closeCode+quic.ApplicationErrorCode(why.Code), why.Text, why)
 }
 
-// transport is the word for status.
-func (a *agentConn) transport() string { return "quic" }
-
-func (a *agentConn) roundTrip() time.Duration { return roundTrip(a.conn.ConnectionStats()) }
-
-// address is where the agent is now: its NAT may have given it another port
-// since it came.
-func (a *agentConn) address() netip.AddrPort { return addrOf(a.conn.RemoteAddr()) }
+// roundTrip is the estimate that introductions are timed by.
+func (a *agentConn) roundTrip() time.Duration { return a.look().roundTrip }

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -31,7 +32,7 @@ type Dialer struct {
 	transport *quic.Transport
 
 	mu      sync.Mutex
-	clients map[*Client]struct{}
+	clients map[*Client]netip.AddrPort // where each leads
 	done    chan struct{}
 	once    sync.Once
 	tasks   sync.WaitGroup
@@ -43,7 +44,7 @@ func NewDialer(pc net.PacketConn) *Dialer {
 	d := &Dialer{
 		conn:      conn,
 		transport: &quic.Transport{Conn: conn, ConnectionIDLength: idLength},
-		clients:   map[*Client]struct{}{},
+		clients:   map[*Client]netip.AddrPort{},
 		done:      make(chan struct{}),
 	}
 	d.tasks.Go(d.wake)
@@ -58,8 +59,8 @@ func (d *Dialer) wake() {
 			return
 		case from := <-d.conn.woken:
 			d.mu.Lock()
-			for c := range d.clients {
-				if c.addr == from {
+			for c, addr := range d.clients {
+				if addr == from {
 					select {
 					case c.woken <- struct{}{}:
 					default:
@@ -90,11 +91,11 @@ func (d *Dialer) Close() error {
 
 // Client is a control connection, seen from an agent.
 type Client struct {
-	addr   netip.AddrPort
-	dialer *Dialer
-	owned  bool // the dialer is this client's own
-	conn   *quic.Conn
-	stream *quic.Stream
+	carrier
+	name   string // of the coordinator, for errors
+	via    string // the proxy
+	stream controlStream
+	closed func() error // lets go of what the carrier stood on
 	events chan *proto.ToAgent
 	woken  chan struct{}
 	write  chan struct{} // holds one token: who has it may write
@@ -103,8 +104,29 @@ type Client struct {
 	mu    sync.Mutex
 	calls map[uint64]chan *proto.ToAgent
 	next  uint64
+	bye   bool // the coordinator said goodbye
 	err   error
 	once  sync.Once
+}
+
+// newClient serves a control stream that was opened.
+func newClient(over carrier, stream controlStream, name string) *Client {
+	return &Client{
+		carrier: over,
+		name:    name,
+		stream:  stream,
+		closed:  func() error { return nil },
+		events:  make(chan *proto.ToAgent, eventBuffer),
+		woken:   make(chan struct{}, 1),
+		write:   make(chan struct{}, 1),
+		calls:   map[uint64]chan *proto.ToAgent{},
+		next:    firstID,
+	}
+}
+
+func (c *Client) start() {
+	c.tasks.Go(c.read)
+	c.tasks.Go(c.heartbeat)
 }
 
 // Dial makes a control connection to the coordinator at addr over pc, which
@@ -116,7 +138,8 @@ func Dial(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]b
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	c.owned = true
+	inner := c.closed
+	c.closed = func() error { return errors.Join(inner(), d.Close()) }
 	return c, nil
 }
 
@@ -146,22 +169,17 @@ func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, ce
 	if err != nil {
 		return nil, errors.Join(explainDial(ctx, addr, err), conn.CloseWithError(closeDone, ""))
 	}
-	c := &Client{
-		addr:   addr,
-		dialer: d,
-		conn:   conn,
-		stream: stream,
-		events: make(chan *proto.ToAgent, eventBuffer),
-		woken:  make(chan struct{}, 1),
-		write:  make(chan struct{}, 1),
-		calls:  map[uint64]chan *proto.ToAgent{},
-		next:   firstID,
+	c := newClient(overQUIC{conn, "quic"}, stream, addr.String())
+	c.closed = func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.clients, c)
+		return nil
 	}
 	d.mu.Lock()
-	d.clients[c] = struct{}{}
+	d.clients[c] = addr
 	d.mu.Unlock()
-	c.tasks.Go(c.read)
-	c.tasks.Go(c.heartbeat)
+	c.start()
 	return c, nil
 }
 
@@ -187,7 +205,7 @@ func (c *Client) Events() <-chan *proto.ToAgent { return c.events }
 
 // Err is why the connection was lost, nil as long as it is not: a *CodeError
 // (CODE_REPLACED, CODE_REVOKED), ErrStopping, net.ErrClosed after Close, or
-// what QUIC says.
+// what QUIC or TLS say.
 func (c *Client) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,31 +213,31 @@ func (c *Client) Err() error {
 }
 
 // RTT is the round trip to the coordinator.
-func (c *Client) RTT() time.Duration { return roundTrip(c.conn.ConnectionStats()) }
+func (c *Client) RTT() time.Duration { return c.look().roundTrip }
 
-// Addr is the coordinator's address.
-func (c *Client) Addr() netip.AddrPort { return c.addr }
+// Addr is the coordinator's address, the zero AddrPort behind a proxy.
+func (c *Client) Addr() netip.AddrPort { return c.look().remote }
+
+// Transport is "quic" or "tls".
+func (c *Client) Transport() string { return c.look().transport }
+
+// Via is the HOST:PORT of the proxy that the connection goes through, empty
+// where there is none.
+func (c *Client) Via() string { return c.via }
 
 // Close ends the connection and waits until nothing of it runs any more.
 func (c *Client) Close() error {
 	c.fail(net.ErrClosed)
 	c.tasks.Wait()
 	var err error
-	c.once.Do(func() {
-		c.dialer.mu.Lock()
-		delete(c.dialer.clients, c)
-		c.dialer.mu.Unlock()
-		if c.owned {
-			err = c.dialer.Close()
-		}
-	})
+	c.once.Do(func() { err = c.closed() })
 	return err
 }
 
 // fail ends the connection for a reason, of which the first is kept: what QUIC
 // says when it has ended already.
 func (c *Client) fail(why error) {
-	if cause := context.Cause(c.conn.Context()); cause != nil {
+	if cause := context.Cause(c.ended()); cause != nil && !errors.Is(cause, errCut) {
 		why = closeReason(cause)
 	}
 	c.mu.Lock()
@@ -227,16 +245,16 @@ func (c *Client) fail(why error) {
 		c.err = why
 	}
 	c.mu.Unlock()
-	_ = c.conn.CloseWithError(closeDone, "")
+	_ = c.end(closeDone, "")
 }
 
 // lost is the error of everything that the lost connection ended.
 func (c *Client) lost() error {
 	err := c.Err()
 	if err == nil {
-		err = closeReason(context.Cause(c.conn.Context()))
+		err = closeReason(context.Cause(c.ended()))
 	}
-	return fmt.Errorf("control connection to %v: %w", c.addr, err)
+	return fmt.Errorf("control connection to %s: %w", c.name, err)
 }
 
 // read takes messages apart into answers and events.
@@ -246,13 +264,18 @@ func (c *Client) read() {
 	for {
 		m := new(proto.ToAgent)
 		if err := proto.ReadMessage(r, m); err != nil {
-			c.fail(closeReason(err))
+			c.fail(c.streamReason(err))
 			return
 		}
 		if m.GetId() == 0 {
+			if e := m.GetError(); e != nil { // last words
+				c.fail(lastReason(e))
+				return
+			}
+			c.bye = c.bye || m.GetGoodbye() != nil
 			select {
 			case c.events <- m:
-			case <-c.conn.Context().Done():
+			case <-c.ended().Done():
 			}
 			continue
 		}
@@ -266,6 +289,20 @@ func (c *Client) read() {
 	}
 }
 
+// streamReason is why the control stream could not be read. QUIC says why; a
+// stream of TLS just ends, and what came before it tells. It is the reader's.
+func (c *Client) streamReason(err error) error {
+	switch {
+	case c.Transport() != wordTLS:
+		return closeReason(err)
+	case c.bye:
+		return ErrStopping
+	case errors.Is(err, io.EOF):
+		return errCut
+	}
+	return err
+}
+
 // Send sends a message that asks for no answer; its id is set to 0.
 func (c *Client) Send(m *proto.ToCoordinator) error {
 	m.Id = 0
@@ -277,7 +314,7 @@ func (c *Client) put(ctx context.Context, m *proto.ToCoordinator) error {
 	case c.write <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-c.conn.Context().Done():
+	case <-c.ended().Done():
 		return c.lost()
 	}
 	defer func() { <-c.write }()
@@ -285,6 +322,12 @@ func (c *Client) put(ctx context.Context, m *proto.ToCoordinator) error {
 	err := c.stream.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err == nil {
 		err = proto.WriteMessage(c.stream, m)
+	}
+	if err != nil && c.Transport() == wordTLS {
+		// The reader finds out more: last words may be there to read.
+		time.AfterFunc(farewellWithin, func() { c.fail(closeReason(err)) })
+		<-c.ended().Done()
+		return c.lost()
 	}
 	if err != nil {
 		c.fail(closeReason(err))
@@ -317,8 +360,8 @@ func (c *Client) Call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAge
 		}
 		return a, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("coordinator %v has not answered: %w", c.addr, ctx.Err())
-	case <-c.conn.Context().Done():
+		return nil, fmt.Errorf("coordinator %s has not answered: %w", c.name, ctx.Err())
+	case <-c.ended().Done():
 		return nil, c.lost()
 	}
 }
@@ -329,7 +372,7 @@ func (c *Client) Call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAge
 // PING is too short to be answered with a stateless reset (RFC 9000 section
 // 10.3), so a coordinator that was restarted would stay silent.
 func (c *Client) heartbeat() {
-	ctx := c.conn.Context()
+	ctx := c.ended()
 	timer := time.NewTimer(keepAlive)
 	defer timer.Stop()
 	var last time.Time

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/rs/zerolog"
 
@@ -31,6 +32,14 @@ type Config struct {
 	// Alternate is the second port for STUN, relay and control; 0 takes a free
 	// one, NoAlternate takes none.
 	Alternate int
+	// Ports are more ports that agents may come to, for networks that let
+	// neither of those two pass. A port that is not to be had is left out.
+	Ports []uint16
+	// Streams listens on all these ports over TCP too: TLS for agents, STUN,
+	// and a short answer to browsers. nil: no TCP.
+	Streams dgram.Streams
+	// FakeTCP listens on them dressed as TCP, beside Streams. nil: none.
+	FakeTCP dgram.FakeTCP
 	// Public are the outside addresses. Those that are this host's own get
 	// sockets of their own; two of one family make RFC 5780 complete.
 	Public []netip.Addr
@@ -53,6 +62,9 @@ func (c *Config) Check() error {
 	}
 	if c.Alternate > 0 && c.Alternate == int(c.Listen.Port()) {
 		faults = append(faults, fmt.Errorf("the alternate port %d is the main port; choose another for one of them", c.Alternate))
+	}
+	if slices.Contains(c.Ports, 0) {
+		faults = append(faults, errors.New("port 0 is not 1 to 65535"))
 	}
 	families := map[bool]int{}
 	for _, a := range c.Public {

@@ -103,7 +103,7 @@ func (s *Server) allocate(now time.Time, a, b attendance) (forA, forB *proto.All
 			Id:    alloc.ID[:],
 			Leg:   uint32(i),
 			Key:   alloc.Keys[i][:],
-			Relay: s.endpoints(to.conn.socket, to.conn.remote.Addr()),
+			Relay: s.endpoints(to.conn.spot, to.conn.remote.Addr()),
 		}
 	}
 	return leg(0, a), leg(1, b)

@@ -19,6 +19,9 @@ import (
 type Limits struct {
 	// Connections that are open at once, of agents and strangers.
 	Connections int
+	// ConnectionsPerSource that are open at once over TCP, of an IPv4 address
+	// or a /64 of IPv6.
+	ConnectionsPerSource int
 	// Introductions that wait for an answer at once.
 	Introductions int
 	Relay         relay.Limits
@@ -28,12 +31,16 @@ type Limits struct {
 // (resident memory with 1,000 idle agents, 2026-11).
 const (
 	defaultConnections   = 16384
+	defaultPerSource     = 512 // a carrier's NAT may hide many agents
 	defaultIntroductions = 65536
 )
 
 func (l Limits) withDefaults() Limits {
 	if l.Connections <= 0 {
 		l.Connections = defaultConnections
+	}
+	if l.ConnectionsPerSource <= 0 {
+		l.ConnectionsPerSource = defaultPerSource
 	}
 	if l.Introductions <= 0 {
 		l.Introductions = defaultIntroductions
@@ -85,12 +92,8 @@ type meters struct {
 }
 
 func (m *meters) take(now time.Time, source netip.Addr, r rate) bool {
-	bits := 32
-	if source.Is6() {
-		bits = 64 // one host may have that many addresses
-	}
-	prefix, err := source.Prefix(bits)
-	if err != nil {
+	prefix := sourceOf(source)
+	if !prefix.IsValid() {
 		return false
 	}
 	return m.table[maphash.Comparable(m.seed, prefix)%uint64(len(m.table))].take(now, r)
@@ -152,11 +155,12 @@ func (d *door) enter(ctx context.Context, info *quic.ClientInfo) (context.Contex
 	return ctx, nil
 }
 
-// addrOf is a net.Addr of UDP as a value, the zero one when it is no such.
+// addrOf is a net.Addr of UDP or TCP as a value, the zero one when it is no such.
 func addrOf(a net.Addr) netip.AddrPort {
-	if u, ok := a.(*net.UDPAddr); ok {
-		p := u.AddrPort()
-		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	with, ok := a.(interface{ AddrPort() netip.AddrPort })
+	if !ok {
+		return netip.AddrPort{}
 	}
-	return netip.AddrPort{}
+	p := with.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }

@@ -12,7 +12,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 type descriptions struct {
 	online, connections, introductions, waiting   *prometheus.Desc
 	allocations, relayBytes, relayDatagrams, stun *prometheus.Desc
-	drops                                         *prometheus.Desc
+	drops, doors, tlsLegs                         *prometheus.Desc
 }
 
 // collector gives a Server's counters to Prometheus when it asks.
@@ -32,6 +32,8 @@ func (s *Server) Collector() prometheus.Collector {
 		relayBytes:     describe("relay_bytes_total", "Bytes of payload that the relay forwarded."),
 		relayDatagrams: describe("relay_datagrams_total", "Datagrams that the relay forwarded."),
 		stun:           describe("stun_total", "STUN datagrams by what became of them.", "result"),
+		doors:          describe("listening", "1 for an address that is listened on over a transport, 0 where that was not to be had.", "transport", "addr"),
+		tlsLegs:        describe("relay_tls_legs", "Relay legs over TLS that are open now."),
 		drops:          describe("drops_total", "What was not served, by reason.", "reason"),
 	}}
 }
@@ -41,8 +43,8 @@ func (c *collector) Describe(out chan<- *prometheus.Desc) { prometheus.DescribeB
 
 // Collect is prometheus.Collector's.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	count := func(d *prometheus.Desc, v uint64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
@@ -58,6 +60,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		count(c.d.introductions, n, result)
 	}
 	gauge(c.d.allocations, float64(relay.Allocations))
+	gauge(c.d.tlsLegs, float64(c.server.front.legs.Load()))
+	for _, d := range c.server.doorStatus() {
+		open := 1.0
+		if d.Problem != "" {
+			open = 0
+		}
+		gauge(c.d.doors, open, d.Transport, d.Addr)
+	}
 	count(c.d.relayBytes, relay.Bytes)
 	count(c.d.relayDatagrams, relay.Datagrams)
 	for result, n := range stun {

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/proto"
 )
 
 // How a coordinator that was killed calls its agents back; see wake.
@@ -55,6 +56,14 @@ func (s *seen) note(w way, here bool) {
 		s.dirty = map[way]bool{}
 	}
 	s.dirty[w] = here
+}
+
+// noteSeen notes that an agent came or went, if a wake would reach it: the
+// agents on a stream learn from their kernel that the coordinator is gone.
+func (s *Server) noteSeen(a *agentConn, here bool) {
+	if a.wakes != nil {
+		s.seen.note(way{a.wakes.conn.LocalAddr(), a.remote}, here)
+	}
 }
 
 func (s *seen) take() map[way]bool {
@@ -125,7 +134,9 @@ func (s *Server) callBack(ctx context.Context) {
 	s.log.Info().Int("agents", len(ways)).Msg("calling back agents that were connected before")
 	bySocket := map[netip.AddrPort]*socket{}
 	for _, each := range s.sockets {
-		bySocket[each.conn.LocalAddr()] = each
+		if each.transport == proto.Transport_TRANSPORT_UDP {
+			bySocket[each.conn.LocalAddr()] = each
+		}
 	}
 	pace := time.NewTicker(wakePace)
 	defer pace.Stop()

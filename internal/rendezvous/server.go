@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -45,13 +46,16 @@ type Server struct {
 	log      zerolog.Logger
 	registry *Registry
 	relay    *relay.Server
-	sockets  []*socket
+	sockets  []*socket     // main and alternate port over UDP first
+	streams  []*streamDoor // TCP
+	shut     []shutDoor
 	guess    map[bool]netip.Addr // by "is IPv4": see OutsideAddr
 	started  time.Time
 
 	present       *presence
 	introductions *introductions
 	door          *door
+	front         *front
 	seen          seen
 	drops         drops
 
@@ -95,23 +99,29 @@ func New(c Config) (*Server, error) {
 			s.guess[v4] = a
 		}
 	}
-	sockets, err := openSockets(&c)
+	opened, err := openDoors(&c)
 	if err != nil {
 		return nil, err
 	}
-	s.sockets = sockets
-	group(sockets)
-	if err := s.listen(); err != nil {
+	logShut(s.log, opened.shut)
+	s.sockets, s.streams, s.shut = opened.sockets, opened.streams, opened.shut
+	if s.front, err = newFront(s); err == nil {
+		err = s.listen()
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.closeSockets())
 	}
 	return s, nil
 }
 
-// Addrs are where the coordinator listens, the main port of each address first.
+// Addrs are where the coordinator listens over UDP, the main port of each
+// address before its others.
 func (s *Server) Addrs() []netip.AddrPort {
-	out := make([]netip.AddrPort, len(s.sockets))
-	for i, each := range s.sockets {
-		out[i] = each.conn.LocalAddr()
+	var out []netip.AddrPort
+	for _, each := range s.sockets {
+		if each.transport == proto.Transport_TRANSPORT_UDP {
+			out = append(out, each.local)
+		}
 	}
 	return out
 }
@@ -129,7 +139,7 @@ func (s *Server) listen() error {
 	token := quic.TokenGeneratorKey(derive(s.registry.key, "retry token"))
 	for _, each := range s.sockets {
 		each.packets = dgram.NewPacketConn(each.conn)
-		each.transport = &quic.Transport{
+		each.quic = &quic.Transport{
 			Conn:                             each.packets,
 			ConnectionIDLength:               idLength,
 			StatelessResetKey:                &reset,
@@ -138,9 +148,9 @@ func (s *Server) listen() error {
 			VerifySourceAddress:              s.door.unproven,
 			ConnContext:                      s.door.enter,
 		}
-		each.listener, err = each.transport.Listen(tlsConfig.Clone(), quicConfig())
+		each.listener, err = each.quic.Listen(tlsConfig.Clone(), quicConfig())
 		if err != nil {
-			return fmt.Errorf("serve QUIC on %v: %w", each.conn.LocalAddr(), err)
+			return fmt.Errorf("serve QUIC on %v over %s: %w", each.local, transportWord(each.transport), err)
 		}
 	}
 	return nil
@@ -172,10 +182,19 @@ func (s *Server) Run(ctx context.Context) error {
 	failed := make(chan error, 2*len(s.sockets))
 	for _, each := range s.sockets {
 		workers.Go(func() {
-			failed <- path.Read(each.conn, func(b dgram.Burst) { s.route(each, b) })
+			err := path.Read(each.conn, func(b dgram.Burst) { s.route(each, b) })
+			if each.transport == proto.Transport_TRANSPORT_UDP {
+				failed <- err
+			} else if serving.Err() == nil {
+				s.log.Error().Err(err).Stringer("at", each.local).Msg("fake TCP has ended there; going on without")
+			}
 		})
 		workers.Go(func() { s.accept(serving, each) })
 	}
+	for _, each := range s.streams {
+		workers.Go(func() { s.front.accept(serving, each) })
+	}
+	workers.Go(func() { s.front.serveStrangers() })
 	workers.Go(func() { s.expire(serving) })
 	workers.Go(func() {
 		s.callBack(serving)
@@ -192,6 +211,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.goodbye()
 	cancel()
+	s.front.close()
 	err = errors.Join(err, s.closeSockets())
 	s.tasks.Wait()
 	workers.Wait()
@@ -229,12 +249,25 @@ func (s *Server) accept(ctx context.Context, in *socket) {
 			_ = conn.CloseWithError(closeProtocol, err.Error())
 			continue
 		}
-		a := &agentConn{server: s, conn: conn, socket: in, key: key, remote: addrOf(conn.RemoteAddr()), since: time.Now()}
-		s.mu.Lock()
-		s.conns[a] = struct{}{}
-		s.mu.Unlock()
-		s.tasks.Go(func() { a.run(ctx) })
+		a := &agentConn{
+			server: s, carrier: overQUIC{conn, "quic"}, spot: &in.spot, key: key, remote: addrOf(conn.RemoteAddr()),
+			open: func(ctx context.Context) (controlStream, error) { return conn.AcceptStream(ctx) },
+		}
+		if in.transport == proto.Transport_TRANSPORT_UDP {
+			a.wakes = in
+		} else {
+			a.carrier = overQUIC{conn, "quic over " + transportWord(in.transport)}
+		}
+		s.arrived(ctx, a)
 	}
+}
+
+// arrived serves a new control connection.
+func (s *Server) arrived(ctx context.Context, a *agentConn) {
+	s.mu.Lock()
+	s.conns[a] = struct{}{}
+	s.mu.Unlock()
+	s.tasks.Go(func() { a.run(ctx) })
 }
 
 // departed takes a connection off every table, once it is gone.
@@ -245,7 +278,7 @@ func (s *Server) departed(a *agentConn, why error) {
 	if !s.present.leave(a.key, a) {
 		return
 	}
-	s.seen.note(way{a.socket.conn.LocalAddr(), a.remote}, false)
+	s.noteSeen(a, false)
 	s.log.Debug().Stringer("from", a.remote).AnErr("why", why).Msg("an agent left")
 	s.unanswered(s.introductions.left(a.key), "it lost its connection to the coordinator")
 }
@@ -298,14 +331,25 @@ func (s *Server) goodbye() {
 // closeSockets ends QUIC on each socket, then the socket.
 func (s *Server) closeSockets() error {
 	var err error
+	for _, each := range s.streams {
+		err = errors.Join(err, ignoreClosed(each.listener.Close()))
+	}
 	for _, each := range s.sockets {
 		if each.listener != nil {
 			err = errors.Join(err, each.listener.Close())
 		}
-		if each.transport != nil {
-			err = errors.Join(err, each.transport.Close(), each.packets.Close())
+		if each.quic != nil {
+			err = errors.Join(err, each.quic.Close(), each.packets.Close())
 		}
 		err = errors.Join(err, each.conn.Close())
+	}
+	return err
+}
+
+// ignoreClosed lets a second Close pass.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
 	}
 	return err
 }

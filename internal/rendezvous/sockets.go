@@ -1,11 +1,9 @@
 package rendezvous
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -15,22 +13,32 @@ import (
 	"rendezvous/proto"
 )
 
-// socket is one of the coordinator's UDP sockets. Control, STUN and relay share
-// each of them, so that one open port is enough.
-type socket struct {
-	conn      dgram.Conn
+// spot is an address, port and transport that the coordinator is open on.
+type spot struct {
+	transport proto.Transport
+	local     netip.AddrPort
 	public    netip.Addr // what agents are told; the zero Addr: what Route says
 	at        stun.Socket
+	extra     bool // neither the main port nor the alternate
 	group     *stunGroup
-	packets   *dgram.PacketConn
-	transport *quic.Transport
-	listener  *quic.Listener
 }
 
-// stunGroup is the sockets of one family, which answer for one another.
+// socket is one of the coordinator's sockets for datagrams, over UDP or
+// dressed as TCP. Control, STUN and relay share each of them, so that one open
+// port is enough.
+type socket struct {
+	spot
+	conn     dgram.Conn
+	packets  *dgram.PacketConn
+	quic     *quic.Transport
+	listener *quic.Listener
+}
+
+// stunGroup is the sockets of one family and transport, which answer for one
+// another.
 type stunGroup struct {
 	responder *stun.Responder
-	conns     [2][2]dgram.Conn
+	conns     [2][2]dgram.Conn // empty for TCP, where an answer takes the connection
 }
 
 // place is where a socket is to be.
@@ -71,60 +79,6 @@ func plan(listen netip.Addr, public, local []netip.Addr) []place {
 	return out
 }
 
-// openSockets opens what plan says, the main port and then the alternate.
-func openSockets(c *Config) (all []*socket, err error) {
-	defer func() {
-		if err != nil {
-			for _, s := range all {
-				err = errors.Join(err, s.conn.Close())
-			}
-			all = nil
-		}
-	}()
-	local, err := localAddrs(c.Network)
-	if err != nil {
-		return nil, err
-	}
-	ports := []int{int(c.Listen.Port()), c.Alternate}
-	for _, p := range plan(c.Listen.Addr(), c.Public, local) {
-		for i := range ports {
-			if ports[i] == NoAlternate {
-				continue
-			}
-			conn, err := c.Network.ListenUDP(netip.AddrPortFrom(p.addr, uint16(ports[i])))
-			if errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) && p.addr.IsUnspecified() {
-				continue // the host has no such family
-			}
-			if err != nil {
-				return all, explainListen(err, p.addr, ports[i], i == 1)
-			}
-			all = append(all, &socket{conn: conn, public: p.public, at: stun.Socket{Address: p.index, Port: uint8(i)}})
-			ports[i] = int(conn.LocalAddr().Port()) // the other addresses take the same port
-		}
-	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("listen on %v: this host has neither IPv4 nor IPv6", c.Listen)
-	}
-	return all, nil
-}
-
-func explainListen(err error, addr netip.Addr, port int, alternate bool) error {
-	at := netip.AddrPortFrom(addr, uint16(port))
-	key := "--listen"
-	if alternate {
-		key = "`alternate_port:` in the configuration"
-	}
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("listen on UDP %v: the port is in use; `ss -ulpn sport = :%d` shows by whom; stop that, or choose another port with %s", at, port, key)
-	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return fmt.Errorf("listen on UDP %v: permission denied; ports below 1024 want root or CAP_NET_BIND_SERVICE, or choose another port with %s", at, key)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("listen on UDP %v: this host has no such address; `ip address` shows those it has", at)
-	}
-	return fmt.Errorf("listen on UDP %v: %w", at, err)
-}
-
 func localAddrs(n dgram.Network) ([]netip.Addr, error) {
 	hosts, err := n.Addrs()
 	if err != nil {
@@ -137,45 +91,57 @@ func localAddrs(n dgram.Network) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// group lets the sockets of each family answer STUN together.
-func group(all []*socket) {
-	for _, v4 := range []bool{true, false} {
-		g := new(stunGroup)
-		var outside stun.Sockets
-		for _, s := range all {
-			local := s.conn.LocalAddr()
-			if local.Addr().Is4() != v4 {
-				continue
-			}
-			known := local.Addr()
-			if s.public.IsValid() {
-				known = s.public
-			}
-			outside[s.at.Address][s.at.Port] = netip.AddrPortFrom(known, local.Port())
-			g.conns[s.at.Address][s.at.Port] = s.conn
-			s.group = g
+// group lets the spots of each family and transport answer STUN together; the
+// extra ports answer for themselves.
+func group(all []*spot) {
+	type kind struct {
+		transport proto.Transport
+		v4        bool
+	}
+	outside := map[*stunGroup]*stun.Sockets{}
+	groups := map[kind]*stunGroup{}
+	for _, s := range all {
+		of := kind{s.transport, s.local.Addr().Is4()}
+		g := groups[of]
+		if g == nil || s.extra {
+			g = new(stunGroup)
+			outside[g] = new(stun.Sockets)
 		}
-		g.responder = stun.NewResponder(outside)
+		if !s.extra {
+			groups[of] = g
+		}
+		known := s.local.Addr()
+		if s.public.IsValid() {
+			known = s.public
+		}
+		outside[g][s.at.Address&1][s.at.Port&1] = netip.AddrPortFrom(known, s.local.Port())
+		s.group = g
+	}
+	for g, sockets := range outside {
+		g.responder = stun.NewResponder(*sockets)
 	}
 }
 
-// answer answers a STUN request that came in on s.
+// answer answers a STUN request that came in on s. Only over UDP another
+// socket can answer for it: over TCP nobody would have opened to that one.
 func (s *socket) answer(now time.Time, from netip.AddrPort, request []byte) error {
 	a, ok := s.group.responder.Answer(now, s.at, from, request)
 	if !ok {
 		return nil // counted by the responder
 	}
 	out := s.group.conns[a.From.Address&1][a.From.Port&1]
-	if out == nil {
+	if out == nil || s.transport != proto.Transport_TRANSPORT_UDP && (out != s.conn || a.To != from) {
 		return nil
 	}
 	return out.Write(dgram.One(a.To, a.Message))
 }
 
-// endpoints are where an agent that came in on socket in reaches all sockets,
-// for STUN and for the relay, best first: the one that it came in on, which
-// surely passes its firewall, then others of its family, then the rest.
-func (s *Server) endpoints(in *socket, agent netip.Addr) []*proto.Endpoint {
+// endpoints are where an agent that came in at a spot reaches the sockets over
+// UDP, for STUN and for the relay, best first: the port that it came in on,
+// which surely passes its firewall, then others of its family, then the rest.
+// The extra ports are told as doors alone: all answer alike, and two ports are
+// enough to see how a NAT maps.
+func (s *Server) endpoints(in *spot, agent netip.Addr) []*proto.Endpoint {
 	var routed netip.Addr
 	if s.config.Route != nil {
 		if a, ok := s.config.Route(agent); ok {
@@ -184,7 +150,10 @@ func (s *Server) endpoints(in *socket, agent netip.Addr) []*proto.Endpoint {
 	}
 	var out, others []*proto.Endpoint
 	for _, each := range s.sockets {
-		local, public := each.conn.LocalAddr(), each.public
+		local, public := each.local, each.public
+		if each.transport != proto.Transport_TRANSPORT_UDP || each.extra && local != in.local {
+			continue
+		}
 		near := local.Addr().Is4() == agent.Is4()
 		if !public.IsValid() && near {
 			public = routed
@@ -197,7 +166,7 @@ func (s *Server) endpoints(in *socket, agent netip.Addr) []*proto.Endpoint {
 		}
 		e := proto.NewEndpoint(netip.AddrPortFrom(public, local.Port()))
 		switch {
-		case each == in:
+		case local == in.local:
 			out = slices.Insert(out, 0, e)
 		case near:
 			out = append(out, e)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"rendezvous/internal/seal"
@@ -14,14 +15,24 @@ type Status struct {
 	PID           int                `json:"pid"`
 	Version       string             `json:"version"`
 	Since         time.Time          `json:"since"`
-	Listen        []string           `json:"listen"`
+	Listen        []string           `json:"listen"` // over UDP
+	Doors         []DoorStatus       `json:"doors"`
 	Host          string             `json:"host"` // HOST:PORT of join links
 	Members       []MemberStatus     `json:"members"`
-	Connections   int                `json:"connections"` // open, of agents and strangers
+	Connections   int                `json:"connections"` // open, of agents and strangers, over UDP and TCP
 	Introductions IntroductionCounts `json:"introductions"`
 	Relay         RelayStatus        `json:"relay"`
+	TLSLegs       int                `json:"tls_legs"` // relay legs over TLS that are open
 	STUN          map[string]uint64  `json:"stun"`
 	Drops         map[string]uint64  `json:"drops"` // by reason
+}
+
+// DoorStatus is an address and transport that the coordinator listens on, or
+// would but for the Problem.
+type DoorStatus struct {
+	Transport string `json:"transport"` // udp, tcp or faketcp
+	Addr      string `json:"addr,omitempty"`
+	Problem   string `json:"problem,omitempty"`
 }
 
 // MemberStatus is one agent in Status.
@@ -59,6 +70,7 @@ func (s *Server) Status() (Status, error) {
 	for _, a := range s.Addrs() {
 		st.Listen = append(st.Listen, a.String())
 	}
+	st.Doors, st.TLSLegs = s.doorStatus(), int(s.front.legs.Load())
 	members, err := s.registry.Members()
 	if err != nil {
 		return st, err
@@ -76,6 +88,25 @@ func (s *Server) Status() (Status, error) {
 	return st, nil
 }
 
+func (s *Server) doorStatus() []DoorStatus {
+	var out []DoorStatus
+	for _, each := range s.sockets {
+		out = append(out, DoorStatus{Transport: transportWord(each.transport), Addr: each.local.String()})
+	}
+	for _, each := range s.streams {
+		out = append(out, DoorStatus{Transport: transportWord(each.transport), Addr: each.local.String()})
+	}
+	for _, each := range s.shut {
+		d := DoorStatus{Transport: transportWord(each.transport), Problem: each.err.Error()}
+		if each.at.IsValid() {
+			d.Addr = each.at.String()
+		}
+		out = append(out, d)
+	}
+	slices.SortStableFunc(out, func(a, b DoorStatus) int { return cmp.Compare(a.Transport, b.Transport) })
+	return out
+}
+
 func memberStatus(m member, here attendance) MemberStatus {
 	out := MemberStatus{
 		Name: m.Name, Fingerprint: seal.Fingerprint(m.Key), Admitted: m.Admitted, Enrolled: m.Enrolled,
@@ -85,21 +116,17 @@ func memberStatus(m member, here attendance) MemberStatus {
 	}
 	since := here.since.UTC()
 	out.Online, out.Since, out.Version = true, &since, here.version
-	out.Addr, out.Transport = here.conn.address().String(), here.conn.transport()
-	out.RTT = float64(here.conn.roundTrip().Microseconds()) / 1000
+	now := here.conn.look()
+	out.Addr, out.Transport = now.remote.String(), now.transport
+	out.RTT = float64(now.roundTrip.Microseconds()) / 1000
 	return out
 }
 
 // counters are the figures that need no look into the registry.
 func (s *Server) counters() (connections int, r RelayStatus, stunCounts, dropCounts map[string]uint64) {
 	stunCounts = map[string]uint64{"answered": 0, "refused": 0, "limited": 0, "malformed": 0, "other": 0}
-	done := map[*stunGroup]bool{}
-	for _, each := range s.sockets {
-		if done[each.group] {
-			continue
-		}
-		done[each.group] = true
-		st := each.group.responder.Stats()
+	for _, g := range s.groups() {
+		st := g.responder.Stats()
 		stunCounts["answered"] += st.Answered
 		stunCounts["refused"] += st.Refused
 		stunCounts["limited"] += st.Limited
@@ -125,10 +152,50 @@ func (s *Server) counters() (connections int, r RelayStatus, stunCounts, dropCou
 		quicDrops += each.packets.Dropped()
 	}
 	dropCounts["quic-queue"] = quicDrops
+	s.front.count(dropCounts)
 	s.door.mu.Lock()
 	connections = s.door.open
 	dropCounts["connection-refused"] = s.door.refused
 	dropCounts["connection-retried"] = s.door.retried
 	s.door.mu.Unlock()
+	streams, refused := s.front.gate.counts()
+	connections += streams
+	dropCounts["connection-refused"] += refused
 	return connections, r, stunCounts, dropCounts
+}
+
+// groups are all that answer STUN.
+func (s *Server) groups() []*stunGroup {
+	var out []*stunGroup
+	add := func(g *stunGroup) {
+		if !slices.Contains(out, g) {
+			out = append(out, g)
+		}
+	}
+	for _, each := range s.sockets {
+		add(each.group)
+	}
+	for _, each := range s.streams {
+		add(each.group)
+	}
+	return out
+}
+
+// count adds what was not served over TCP.
+func (f *front) count(drops map[string]uint64) {
+	d := &f.drops
+	for reason, n := range map[string]*atomic.Uint64{
+		"tcp-unknown":     &d.unknown,
+		"tcp-silent":      &d.silent,
+		"tcp-handshake":   &d.handshake,
+		"tcp-stun":        &d.stun,
+		"tcp-accept":      &d.accept,
+		"tls-streams":     &d.streams,
+		"tls-no-member":   &d.legs,
+		"relay-malformed": &d.malformed,
+		"relay-slow-leg":  &d.queue,
+		"unknown-kind":    &d.datagrams,
+	} {
+		drops[reason] += n.Load()
+	}
 }
