@@ -82,7 +82,14 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 func coordinatorLine(c agent.CoordinatorStatus) string {
 	switch {
 	case c.Connected:
-		return strings.TrimSuffix(fmt.Sprintf("%s over %s, %s", c.Addr, c.Transport, millis(c.RTT)), ", -")
+		over := c.Transport
+		if c.Over == "faketcp" {
+			over += " in fake TCP"
+		}
+		if c.Via != "" {
+			over += " via proxy " + c.Via
+		}
+		return strings.TrimSuffix(fmt.Sprintf("%s over %s, %s", c.Addr, over, millis(c.RTT)), ", -")
 	case c.Error != "":
 		return fmt.Sprintf("%s: not connected: %s", c.Addr, c.Error)
 	}

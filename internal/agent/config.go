@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/faketcp"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/session"
@@ -28,10 +29,11 @@ type Config struct {
 	Flows     FlowLimits
 	Keepalive time.Duration // between datagrams that hold a NAT's mapping on an idle path
 	Degraded  session.Thresholds
-	Offload   bool     // send and receive bursts in one system call (UDP GSO and GRO)
-	Ignore    []string // interfaces whose addresses are no candidates; a pattern as in path.Match
-	Metrics   string   // host:port to serve Prometheus metrics on; "" for none
-	LogLevel  string   // one of ops.LogLevels
+	Disguise  faketcp.Options // how fake TCP looks
+	Offload   bool            // send and receive bursts in one system call (UDP GSO and GRO)
+	Ignore    []string        // interfaces whose addresses are no candidates; a pattern as in path.Match
+	Metrics   string          // host:port to serve Prometheus metrics on; "" for none
+	LogLevel  string          // one of ops.LogLevels
 
 	State   *State
 	Version string
@@ -62,6 +64,7 @@ func DefaultConfig() Config {
 		// RFC 8445 section 11 wants 15 s or more; a quarter of the NATs forget a
 		// UDP mapping after 30 s.
 		Degraded:  session.DefaultThresholds(),
+		Disguise:  faketcp.Options{Packed: true},
 		Keepalive: 15 * time.Second,
 		Offload:   true,
 		LogLevel:  "info",
@@ -91,6 +94,9 @@ func (c Config) Check() error {
 	}
 	if c.Degraded.Loss <= 0 || c.Degraded.Loss >= 1 || c.Degraded.RTT <= 0 {
 		add("degraded", "loss is %v and must be more than 0 and less than 100 percent; rtt is %s and must be more than 0", 100*c.Degraded.Loss, c.Degraded.RTT)
+	}
+	if err := c.Disguise.Check(); err != nil {
+		add("faketcp", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	for _, pattern := range c.Ignore {
 		if _, err := filepath.Match(pattern, ""); err != nil {

@@ -20,6 +20,7 @@ func LoadConfig(file string) (Config, error) {
 		Flows:     flowsForm{durationForm(c.Flows.Unanswered), durationForm(c.Flows.Answered), c.Flows.Max},
 		Keepalive: durationForm(c.Keepalive),
 		Degraded:  degradedForm{100 * c.Degraded.Loss, durationForm(c.Degraded.RTT)},
+		FakeTCP:   fakeTCPForm{c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer},
 		Offload:   c.Offload,
 		Log:       c.LogLevel,
 	}
@@ -29,6 +30,7 @@ func LoadConfig(file string) (Config, error) {
 	c.Flows = FlowLimits{time.Duration(form.Flows.Unanswered), time.Duration(form.Flows.Answered), form.Flows.Max}
 	c.Keepalive = time.Duration(form.Keepalive)
 	c.Degraded = session.Thresholds{Loss: form.Degraded.Loss / 100, RTT: time.Duration(form.Degraded.RTT)}
+	c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer = form.FakeTCP.Window, form.FakeTCP.Packed, form.FakeTCP.MaxPerPeer
 	c.Offload, c.Ignore = form.Offload, form.Interfaces.Ignore
 	c.LogLevel = form.Log
 	if err = errors.Join(err, located(file, c.Check())); err != nil {
@@ -46,6 +48,7 @@ type configForm struct {
 	Flows      flowsForm      `yaml:"flows"`
 	Keepalive  durationForm   `yaml:"keepalive"`
 	Degraded   degradedForm   `yaml:"degraded"`
+	FakeTCP    fakeTCPForm    `yaml:"faketcp"`
 	Offload    bool           `yaml:"offload"`
 	Interfaces interfacesForm `yaml:"interfaces"`
 	Metrics    string         `yaml:"metrics"`
@@ -62,6 +65,13 @@ type flowsForm struct {
 type degradedForm struct {
 	Loss float64      `yaml:"loss"` // percent
 	RTT  durationForm `yaml:"rtt"`
+}
+
+// fakeTCPForm says how fake TCP looks; 0 is the default of each.
+type fakeTCPForm struct {
+	Window     uint16 `yaml:"window"`       // of every segment, before scaling
+	Packed     bool   `yaml:"packed"`       // datagrams may begin in fields of the header
+	MaxPerPeer int    `yaml:"max_per_peer"` // flows with one address
 }
 
 type interfacesForm struct {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"rendezvous/internal/faketcp"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/session"
@@ -41,6 +42,7 @@ paths: [direct-udp, relay-udp]
 flows: {unanswered: 30s, answered: 5m, max: 200}
 keepalive: 20s
 degraded: {loss: 20, rtt: 1s}
+faketcp: {window: 0xff00, packed: false, max_per_peer: 8}
 offload: false
 interfaces: {ignore: ["docker*", virbr0]}
 metrics: 127.0.0.1:9464
@@ -63,6 +65,7 @@ log: debug
 		Flows:     FlowLimits{Unanswered: 30 * time.Second, Answered: 5 * time.Minute, Max: 200},
 		Keepalive: 20 * time.Second,
 		Degraded:  session.Thresholds{Loss: 0.2, RTT: time.Second},
+		Disguise:  faketcp.Options{Window: 0xff00, PerPeer: 8},
 		Ignore:    []string{"docker*", "virbr0"},
 		Metrics:   "127.0.0.1:9464",
 		LogLevel:  "debug",
@@ -98,7 +101,7 @@ func TestConfigDefaults(t *testing.T) {
 
 func TestConfigFaults(t *testing.T) {
 	tests := []struct{ name, text, want string }{
-		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: unknown key "expsoe"; known here: dial, expose, flows, interfaces, keepalive, log, metrics, name, offload, paths`},
+		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: unknown key "expsoe"; known here: degraded, dial, expose, faketcp, flows, interfaces, keepalive, log, metrics, name, offload, paths`},
 		{"unknown key within", "flows:\n  max: 5\n  idle: 3s\n", `agent.yaml:3: unknown key "idle"; known here: answered, max, unanswered`},
 		{"unknown key in a service", "expose:\n- name: wg\n  url: udp://h:1\n  raw: true\n", `agent.yaml:4: unknown key "raw"; known here: name, url`},
 		{"key twice", "expose:\n  wg: udp://h:1\n  wg: udp://h:2\n", `agent.yaml:3: "wg" stands here a second time, first in line 2`},
@@ -118,6 +121,7 @@ func TestConfigFaults(t *testing.T) {
 		{"duration", "keepalive: 15\nflows: {unanswered: 0s}\n", `agent.yaml:1: "15" is not a duration like 60s or 3m`},
 		{"keepalive", "keepalive: 1h\n", "agent.yaml:1: keepalive: it is 1h0m0s and must be from 1s to 10m"},
 		{"degraded", "degraded: {loss: 120}\n", "agent.yaml:1: degraded: loss is 120 and must be more than 0 and less than 100 percent; rtt is 700ms and must be more than 0"},
+		{"faketcp", "faketcp: {window: 5}\n", "agent.yaml:1: faketcp: window 0x5: it must be 0xfe00 to 0xfffe, or 0 to draw one"},
 		{"level", "log: loud\n", `agent.yaml:1: log: there is no log level "loud"; there are [debug info warn error]`},
 		{"metrics", "metrics: 9464\n", `agent.yaml:1: metrics: "9464" is not HOST:PORT, as in 127.0.0.1:9464`},
 		{"pattern", "interfaces:\n  ignore: ['[']\n", `agent.yaml:1: interfaces: ignore: "[" is not a pattern like docker*`},

@@ -44,6 +44,9 @@ var (
 	ErrRevoked  = errors.New("this agent was revoked")
 )
 
+// ErrWrongKey is the reason where whoever answers is not the coordinator.
+var ErrWrongKey = errors.New("whoever answers there has another key than the coordinator")
+
 // Connect dials a coordinator over pc and checks its pinned key.
 type Connect func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error)
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -28,6 +29,11 @@ const maxReasons = 3
 // sum is all troubles in one line: the ports of each transport, by reason.
 func (t troubles) sum(addr string, without *path.Failure) error {
 	var parts []string
+	for _, a := range slices.SortedFunc(maps.Keys(t), func(a, b attempt) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) }) {
+		if errors.Is(t[a], ErrWrongKey) {
+			return t[a] // says more than any silence
+		}
+	}
 	for _, over := range []proto.Transport{proto.Transport_TRANSPORT_UDP, proto.Transport_TRANSPORT_TLS, proto.Transport_TRANSPORT_FAKE_TCP} {
 		parts = append(parts, t.ofTransport(over)...)
 	}
