@@ -1,0 +1,283 @@
+package simopen
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
+)
+
+// climb is the state of one Climb.
+type climb struct {
+	rung    *Rung
+	try     path.Try
+	allowed []netip.AddrPort
+	won     chan struct{} // closed when the first connection is proven
+	ended   chan struct{} // closed when connections that aren't proven must go
+	proofs  sync.WaitGroup
+	pace    pace
+
+	mu    sync.Mutex
+	done  bool // won is closed
+	count counts
+	live  int // accepted, and not proven yet
+}
+
+// counts are what a failure is explained with.
+type counts struct {
+	tries       int // connects begun, each a SYN at least
+	refused     int // answered by RST
+	silent      int // not answered in time
+	busy        int // the 4-tuple was still in use
+	unreachable int // answered by ICMP, or no route
+	connected   int // by us
+	accepted    int // by our listener, from a candidate's address
+	strangers   int // others that the listener turned away
+	last        error
+}
+
+// mostUnproven bounds how many accepted connections may await their proof:
+// whoever shares an address with the peer can make some.
+const mostUnproven = 8
+
+// mostUnprovenDials is how many connections to one candidate may come to
+// nothing: somebody else answers there.
+const mostUnprovenDials = 3
+
+// The rest after an error that another try at once would only repeat. It is
+// jittered, since two sides with one fixed gap can miss each other for ever.
+const (
+	shortRest = 30 * time.Millisecond
+	longRest  = 200 * time.Millisecond
+)
+
+func newClimb(r *Rung, try path.Try, allowed []netip.AddrPort) *climb {
+	return &climb{rung: r, try: try, allowed: allowed, won: make(chan struct{}), ended: make(chan struct{})}
+}
+
+// run tries until one connection is proven or ctx ends; then the others have a
+// little longer.
+func (c *climb) run(ctx context.Context) {
+	defer close(c.ended)
+	if !c.wait(ctx, time.Until(c.rung.FireAt)) {
+		c.drain(ctx)
+		return
+	}
+	dials, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var dialling sync.WaitGroup
+	for _, p := range c.rung.pairs(c.allowed) {
+		dialling.Go(func() { c.dial(dials, p) })
+	}
+	select {
+	case <-c.won:
+	case <-ctx.Done():
+	}
+	cancel()
+	dialling.Wait()
+	c.drain(ctx)
+}
+
+// wait is false when the climb is decided before d has passed.
+func (c *climb) wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err() == nil
+	case <-c.won:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// drain lets the proofs under way come to an end, once there is a winner.
+func (c *climb) drain(ctx context.Context) {
+	if !c.proven() {
+		return
+	}
+	all := make(chan struct{})
+	go func() {
+		c.proofs.Wait()
+		close(all)
+	}()
+	timer := time.NewTimer(max(agree, 3*c.rung.rtt()))
+	defer timer.Stop()
+	select {
+	case <-all:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (c *climb) proven() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
+
+// note counts.
+func (c *climb) note(f func(n *counts)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f(&c.count)
+}
+
+// dial connects to one candidate again and again. A RST is answered by the next
+// SYN at once: a mapping that the peer's SYN can pass lives only until that RST
+// is back, so any gap may be where the peer's SYN falls, and a fixed one where
+// it falls each time.
+func (c *climb) dial(ctx context.Context, p pair) {
+	unproven := 0
+	for c.pace.wait(ctx) {
+		c.note(func(n *counts) { n.tries++ })
+		patience := jitter(max(fresh, 5*c.rung.rtt()/2))
+		once, cancel := context.WithTimeout(ctx, patience)
+		conn, err := c.rung.Net.DialTCP(once, p.local, p.remote)
+		cancel()
+		if err == nil {
+			c.note(func(n *counts) { n.connected++ })
+			c.proofs.Add(1)
+			unproven++
+			if c.prove(conn, p.remote) || unproven == mostUnprovenDials {
+				return
+			}
+			err = syscall.EADDRNOTAVAIL // as what was closed will say for a while
+		}
+		if rest := c.judge(err); rest > 0 && !path.Wait(ctx, jitter(rest)) {
+			return
+		}
+	}
+}
+
+// judge counts an error and says how long to rest after it.
+func (c *climb) judge(err error) time.Duration {
+	var rest time.Duration
+	c.note(func(n *counts) {
+		switch {
+		case errors.Is(err, context.Canceled):
+		case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET):
+			n.refused++
+		case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT):
+			n.silent++
+		case errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EADDRINUSE):
+			n.busy++
+			rest = shortRest
+		default:
+			n.unreachable++
+			n.last = err
+			rest = longRest
+		}
+	})
+	return rest
+}
+
+// jitter is d, shorter or longer by up to a fifth.
+func jitter(d time.Duration) time.Duration {
+	return d*4/5 + rand.N(d*2/5+1)
+}
+
+// accept takes connections from the candidates' addresses. Their port is free:
+// a NAT may show the peer by another than it told.
+func (c *climb) accept(ctx context.Context, l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || !path.Wait(ctx, shortRest) {
+				return
+			}
+			continue
+		}
+		from, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+		from = netip.AddrPortFrom(from.Addr().Unmap().WithZone(""), from.Port())
+		if err != nil || !c.admit(from) {
+			_ = conn.Close()
+			continue
+		}
+		go func() {
+			c.prove(conn, from)
+			c.note(func(*counts) { c.live-- })
+		}()
+	}
+}
+
+// admit says whether a connection that came in may prove itself.
+func (c *climb) admit(from netip.AddrPort) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := false
+	for _, a := range c.allowed {
+		known = known || a.Addr() == from.Addr()
+	}
+	if !known || c.live >= mostUnproven {
+		c.count.strangers++
+		return false
+	}
+	c.count.accepted++
+	c.live++
+	c.proofs.Add(1)
+	return true
+}
+
+// prove has the peer prove itself on a new connection, and ends a proof that
+// c.proofs was told of.
+func (c *climb) prove(conn net.Conn, far netip.AddrPort) bool {
+	defer c.proofs.Done()
+	s := dgram.NewStream(conn, far, dgram.StreamOptions{})
+	c.rung.Attach(s, far)
+	ctx, cancel := context.WithTimeout(context.Background(), max(proof, 4*c.rung.rtt()))
+	defer cancel()
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		select {
+		case <-s.Done():
+		case <-c.ended:
+		case <-over:
+		}
+		cancel()
+	}()
+	if _, err := c.try(ctx, path.Path{Conn: s, Addr: s.RemoteAddr()}, path.DirectTCP); err != nil {
+		c.rung.Release(s)
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.done {
+		c.done = true
+		close(c.won)
+	}
+	return true
+}
+
+// pace bounds the SYNs of all candidates together, to 1000/s: a refusal from
+// nearby comes back in no time.
+type pace struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+const spacing = time.Millisecond
+
+// wait is false when ctx ended.
+func (p *pace) wait(ctx context.Context) bool {
+	p.mu.Lock()
+	now := time.Now()
+	at := p.next
+	if at.Before(now) {
+		at = now
+	}
+	p.next = at.Add(spacing)
+	p.mu.Unlock()
+	if d := at.Sub(now); d > 0 {
+		return path.Wait(ctx, d)
+	}
+	return ctx.Err() == nil
+}
