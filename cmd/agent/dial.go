@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"rendezvous/internal/agent"
+	"rendezvous/internal/path"
 	"rendezvous/internal/rendezvous"
 )
 
@@ -18,18 +19,144 @@ import (
 // beside it (RFC 8305 section 5).
 const stagger = 250 * time.Millisecond
 
-// control is a control connection with the socket that it stands on.
+// control is a control connection with the socket that it stands on, nil over
+// TLS.
 type control struct {
 	client *rendezvous.Client
 	socket *net.UDPConn
 }
 
-func (c *control) close() error { return errors.Join(c.client.Close(), c.socket.Close()) }
+func (c *control) close() error {
+	err := c.client.Close()
+	if c.socket != nil {
+		err = errors.Join(err, c.socket.Close())
+	}
+	return err
+}
 
-// dialCoordinator connects to the address of the coordinator that answers
-// first: its own port or STUN's, where it listens too, as some networks let
-// only one of them pass.
+// tlsBegins is the head start of UDP, which most networks let pass.
+const tlsBegins = 500 * time.Millisecond
+
+// tlsPorts are those where a coordinator may be behind TLS, besides its own.
+var tlsPorts = []string{"443", "8443", "80"}
+
+// dialCoordinator connects by whatever answers first: UDP, or a moment later
+// TLS, which passes where the web does, also through a proxy.
 func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) {
+	certificate, err := state.Identity().Certificate()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type end struct {
+		control *control
+		err     error
+	}
+	udp, over := make(chan end, 1), make(chan end, 1)
+	failed := make(chan struct{})
+	go func() {
+		c, err := dialUDP(ctx, state, certificate)
+		if err != nil {
+			close(failed)
+		}
+		udp <- end{c, err}
+	}()
+	go func() {
+		c, err := dialTLS(ctx, state, certificate, failed)
+		over <- end{c, err}
+	}()
+	var won *control
+	faults := make([]error, 2)
+	for range faults {
+		var e end
+		which := 0
+		select {
+		case e = <-udp:
+		case e = <-over:
+			which = 1
+		}
+		faults[which] = e.err
+		switch {
+		case e.control != nil && won == nil:
+			won = e.control
+			cancel()
+		case e.control != nil:
+			_ = e.control.close() // it came second; nothing was said on it
+		}
+	}
+	var wrongKey *rendezvous.PinError
+	switch {
+	case won != nil:
+		return won, nil
+	case faults[1] == nil, errors.As(faults[0], &wrongKey):
+		return nil, faults[0]
+	}
+	return nil, fmt.Errorf("%w; %w", faults[0], faults[1])
+}
+
+// dialTLS tries the likely ports one beside the other, once UDP has had its
+// head start or failed; nil and nil where ctx ends before.
+func dialTLS(ctx context.Context, state *agent.State, certificate tls.Certificate, failed <-chan struct{}) (*control, error) {
+	c := state.Coordinator()
+	host, own, err := net.SplitHostPort(c.Addr)
+	if err != nil {
+		return nil, err
+	}
+	wait := time.NewTimer(tlsBegins)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-failed:
+	case <-ctx.Done():
+		return nil, nil
+	}
+	ports := []string{own}
+	for _, port := range tlsPorts {
+		if port != own {
+			ports = append(ports, port)
+		}
+	}
+	results := make(chan dialed)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for i, port := range ports {
+		go func() {
+			if !path.Wait(ctx, time.Duration(i)*stagger) {
+				results <- dialed{i, nil, ctx.Err()}
+				return
+			}
+			client, err := rendezvous.DialTLS(ctx, net.JoinHostPort(host, port), c.Pin, certificate)
+			if err != nil {
+				results <- dialed{i, nil, err}
+				return
+			}
+			results <- dialed{i, &control{client: client}, nil}
+		}()
+	}
+	var won *control
+	faults := make([]error, len(ports))
+	for range ports {
+		r := <-results
+		faults[r.which] = r.err
+		switch {
+		case r.control != nil && won == nil:
+			won = r.control
+			cancel()
+		case r.control != nil:
+			_ = r.control.close()
+		}
+	}
+	if won != nil {
+		return won, nil
+	}
+	return nil, faults[0]
+}
+
+// dialUDP connects to the address of the coordinator that answers first: its
+// own port or STUN's, where it listens too, as some networks let only one of
+// them pass.
+func dialUDP(ctx context.Context, state *agent.State, certificate tls.Certificate) (*control, error) {
 	addrs, err := state.Coordinator().Addrs(ctx)
 	if err != nil {
 		return nil, err
@@ -39,10 +166,6 @@ func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) 
 		if a.Port() != stunPort {
 			addrs = append(addrs, netip.AddrPortFrom(a.Addr(), stunPort))
 		}
-	}
-	certificate, err := state.Identity().Certificate()
-	if err != nil {
-		return nil, err
 	}
 	first, faults := race(ctx, addrs, own, func(ctx context.Context, at netip.AddrPort) (*control, error) {
 		return dialAt(ctx, at, state.Coordinator().Pin, certificate)

@@ -112,7 +112,11 @@ func join(ctx context.Context, out io.Writer, dir, name string, link proto.Link)
 
 func tellJoined(out io.Writer, state *agent.State, at netip.AddrPort, founder, admitted bool) {
 	rows := newTable()
-	rows.add("joined", fmt.Sprintf("as %s, at %s (%s)", state.Name(), state.Coordinator().Addr, at))
+	where := state.Coordinator().Addr
+	if at.IsValid() { // else a proxy hides it
+		where += fmt.Sprintf(" (%s)", at)
+	}
+	rows.add("joined", fmt.Sprintf("as %s, at %s", state.Name(), where))
 	rows.add("fingerprint", seal.Fingerprint(state.Identity().Key()))
 	rows.add("state", state.Dir())
 	switch {

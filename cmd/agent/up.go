@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rendezvous/internal/agent"
-	"rendezvous/internal/dgram"
 	"rendezvous/internal/ops"
 )
 
@@ -93,10 +92,11 @@ func up(ctx context.Context, dir string, cfg agent.Config) error {
 	if err := forgetReplaced(cfg, log); err != nil {
 		return err
 	}
-	options := dgram.DefaultOptions()
-	options.Offload = cfg.Offload
-	cfg.Net, cfg.Connect, cfg.Log, cfg.Version = dgram.System(options), connect, log, ops.Version()
-	cfg.Connect = connect
+	cfg.Log, cfg.Version = log, ops.Version()
+	equip(&cfg)
+	if why := cfg.NoFakeTCP; why != nil {
+		log.Info().Str("reason", why.Reason).Str("advice", why.Advice).Msg("no fake TCP on this host; all other paths work")
+	}
 	daemon, err := agent.New(cfg)
 	if err != nil {
 		return err
