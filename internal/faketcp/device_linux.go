@@ -31,6 +31,7 @@ type link struct {
 	routes  *routes
 	ids     atomic.Uint32 // IPv4's identification
 	whole   atomic.Bool   // no super-segments: a device refused one
+	ended   atomic.Bool   // closed
 	rx      receiver
 	tallies
 }
@@ -109,16 +110,19 @@ func (l *link) open(addr netip.AddrPort, beside net.Listener) (err error) {
 
 func (l *link) local() netip.AddrPort { return l.at }
 
-func (l *link) setReadDeadline(t time.Time) error { return closedAs(l.packets.file.SetReadDeadline(t)) }
+func (l *link) setReadDeadline(t time.Time) error { return l.closedAs(l.packets.file.SetReadDeadline(t)) }
 
 // close takes the guard away last.
 func (l *link) close() error {
+	if l.ended.Swap(true) {
+		return net.ErrClosed
+	}
 	var errs []error
 	if l.packets != nil {
-		errs = append(errs, closedAs(l.packets.close()))
+		errs = append(errs, l.packets.close())
 	}
 	if l.kernel != nil {
-		errs = append(errs, closedAs(l.kernel.close()))
+		errs = append(errs, l.kernel.close())
 	}
 	if l.routes != nil {
 		l.routes.close()
@@ -129,9 +133,10 @@ func (l *link) close() error {
 	return errors.Join(errs...)
 }
 
-// closedAs says net.ErrClosed for what package os calls a closed file.
-func closedAs(err error) error {
-	if errors.Is(err, os.ErrClosed) {
+// closedAs says net.ErrClosed for whatever goes wrong when the device is
+// closed: a file's raw descriptor has an error of its own for it.
+func (l *link) closedAs(err error) error {
+	if err != nil && l.ended.Load() {
 		return net.ErrClosed
 	}
 	return err

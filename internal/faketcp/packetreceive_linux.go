@@ -82,7 +82,7 @@ func (l *link) receive(a *dgram.Arena, visit func(s *segment, b dgram.Burst)) er
 // broken is the error of a visit that the netpoller ended, or the kernel did.
 func (l *link) broken(err error) error {
 	switch {
-	case errors.Is(err, os.ErrClosed):
+	case l.ended.Load():
 		return net.ErrClosed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return os.ErrDeadlineExceeded

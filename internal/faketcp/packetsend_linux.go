@@ -78,7 +78,7 @@ func (w *sender) burst(b dgram.Burst) error {
 	for again := false; ; again = true {
 		hop, err := w.l.routes.to(to)
 		if err != nil {
-			return closedAs(err)
+			return w.l.closedAs(err)
 		}
 		w.hop = hop
 		if asked.local.Addr().IsValid() && !asked.local.Addr().IsUnspecified() {
@@ -88,7 +88,7 @@ func (w *sender) burst(b dgram.Burst) error {
 		}
 		n, err := w.pieces(b, sent)
 		if err == nil || again || !gone(err) {
-			return closedAs(err)
+			return w.l.closedAs(err)
 		}
 		sent = n
 		w.l.retried.Add(1)
