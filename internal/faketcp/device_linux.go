@@ -110,7 +110,9 @@ func (l *link) open(addr netip.AddrPort, beside net.Listener) (err error) {
 
 func (l *link) local() netip.AddrPort { return l.at }
 
-func (l *link) setReadDeadline(t time.Time) error { return l.closedAs(l.packets.file.SetReadDeadline(t)) }
+func (l *link) setReadDeadline(t time.Time) error {
+	return l.closedAs(l.packets.file.SetReadDeadline(t))
+}
 
 // close takes the guard away last.
 func (l *link) close() error {
