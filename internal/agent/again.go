@@ -24,12 +24,12 @@ const (
 	againMost  = time.Hour
 )
 
-// punchAgain looks for a direct path, from new ports each time, until there is
-// one. Only the session's initiator does, so that two never cross. A direct
-// path that died is reason to begin anew.
+// punchAgain looks for a better direct path, from new ports each time, until
+// there is none. Only the session's initiator does, so that two never cross. A
+// direct path that died is reason to begin anew.
 func (as *association) punchAgain(why string) {
 	switch {
-	case !as.initiator || !as.a.allows(path.DirectUDP):
+	case !as.initiator:
 	case as.raw == nil:
 		as.punchOn(why != "")
 	case why != "":
@@ -38,30 +38,28 @@ func (as *association) punchAgain(why string) {
 }
 
 func (as *association) punchOn(anew bool) {
-	as.mu.Lock()
-	if anew {
-		as.attempt = 1
-	}
-	busy := as.punching
-	as.punching = true
-	as.mu.Unlock()
-	if busy {
+	if !as.punches(anew) {
 		return
 	}
-	defer func() {
-		as.mu.Lock()
-		as.punching = false
-		as.mu.Unlock()
-	}()
-	for as.Best() != path.DirectUDP && as.ctx.Err() == nil {
+	defer as.punched()
+	for as.ctx.Err() == nil {
+		best := as.Best()
+		kinds := as.betterThan(best)
+		if len(kinds) == 0 {
+			return
+		}
 		as.mu.Lock()
 		as.attempt++
 		n := as.attempt
 		as.mu.Unlock()
-		if n > attempts && !path.Wait(as.ctx, min(againFirst<<min(n-attempts-1, 10), againMost)) {
-			return
+		if n > attempts || best != path.None && !best.Relayed() {
+			as.tried.give()
+			if !as.pause(min(againFirst<<min(max(int(n)-attempts-1, 0), 10), againMost)) {
+				continue
+			}
+			kinds = as.betterThan(as.Best())
 		}
-		if err := as.again(as.ctx, n); err != nil && as.ctx.Err() == nil {
+		if err := as.again(as.ctx, n, kinds, false); err != nil && as.ctx.Err() == nil {
 			as.peer.record(failedAttempt(err))
 			if !path.Wait(as.ctx, time.Second) {
 				return
@@ -70,21 +68,96 @@ func (as *association) punchOn(anew bool) {
 	}
 }
 
+// pause waits between punches; it is cut short, with false, where there is
+// reason to begin anew.
+func (as *association) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-as.anew:
+	case <-as.ctx.Done():
+	}
+	return false
+}
+
+// punches says whether the caller is the one to punch; then it ends with
+// punched.
+func (as *association) punches(anew bool) bool {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if anew {
+		as.attempt = 1
+	}
+	busy := as.punching
+	as.punching = true
+	if busy && anew {
+		select {
+		case as.anew <- struct{}{}:
+		default:
+		}
+	}
+	return !busy
+}
+
+func (as *association) punched() {
+	as.tried.give()
+	as.mu.Lock()
+	as.punching = false
+	as.mu.Unlock()
+}
+
+// betterThan is the kinds of direct path that both sides allow, that we are
+// able to, and that are better than best.
+func (as *association) betterThan(best path.Kind) []path.Kind {
+	as.mu.Lock()
+	theirs := as.theirs
+	as.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(directKinds), func(k path.Kind) bool {
+		return best != path.None && k >= best || as.a.unable(k) != nil || !theirs.allows(k)
+	})
+}
+
+// beyondUDP says whether other kinds of direct path may work where the first
+// punch and the relay did not.
+func (as *association) beyondUDP() bool {
+	return as.raw == nil && slices.ContainsFunc(as.betterThan(path.None), func(k path.Kind) bool { return k != path.DirectUDP })
+}
+
 func failedAttempt(err error) ladder.Attempt {
 	return ladder.Attempt{Kind: path.DirectUDP, Result: ladder.Failed, Reason: "not-introduced", Evidence: err.Error(),
 		Advice: "a punch needs the coordinator for its timing; `agent status` says whether it is connected", Started: time.Now()}
 }
 
-// again is one fresh introduction within the session: new sockets on both
-// sides, their addresses exchanged sealed, and one instant to fire.
-func (as *association) again(ctx context.Context, attempt uint32) error {
-	endpoints, err := as.open()
+// again is one fresh introduction within the session: new ports on both
+// sides, their addresses exchanged sealed, and one instant to fire. another
+// asks for a relay leg of another kind besides.
+func (as *association) again(ctx context.Context, attempt uint32, kinds []path.Kind, another bool) error {
+	o, err := as.openKinds(kinds)
 	if err != nil {
 		return err
 	}
-	defer as.discard(endpoints)
-	mine := as.a.gather(ctx, endpoints)
-	return as.fresh(ctx, &proto.Again{Attempt: attempt}, mine, endpoints, as)
+	defer o.close()
+	wanted := append(slices.Clone(kinds), as.lacking(as.Best())...)
+	f := freshening{mine: o.gather(ctx), ports: &freshPorts{openings: o, wanted: wanted}, another: another, target: as}
+	return as.fresh(ctx, &proto.Again{Attempt: attempt, Paths: o.names(kinds)}, f)
+}
+
+// lacking is the kinds that would be better than best and that this agent is
+// not able to climb: the record says why.
+func (as *association) lacking(best path.Kind) []path.Kind {
+	return slices.DeleteFunc(slices.Clone(directKinds), func(k path.Kind) bool {
+		return as.a.unable(k) == nil || best != path.None && k >= best
+	})
+}
+
+// freshening is our side of a fresh introduction.
+type freshening struct {
+	mine    gathered
+	ports   *freshPorts // nil: the relay alone
+	another bool        // a relay leg of another kind than those there are
+	target  *association
 }
 
 // Waits before a session without a relay leg asks for one again.
@@ -122,7 +195,7 @@ func (as *association) fetchSpare(ctx context.Context) {
 		return
 	}
 	// Why not is in the log of attempts, or comes again.
-	_ = as.fresh(ctx, &proto.Again{}, gathered{}, nil, as)
+	_ = as.fresh(ctx, &proto.Again{}, freshening{target: as})
 	as.mu.Lock()
 	defer as.mu.Unlock()
 	as.spare.busy, as.spare.at = false, time.Now()
@@ -132,15 +205,15 @@ func (as *association) fetchSpare(ctx context.Context) {
 }
 
 // fresh carries an Again to the peer and climbs with its answer. The messages
-// are sealed under the keys of as; target is what gets the paths: as itself or
-// a raw flow's child.
-func (as *association) fresh(ctx context.Context, m *proto.Again, mine gathered, endpoints []*endpoint, target *association) error {
-	body, err := as.sealAgain(m, mine)
+// are sealed under the keys of as; the target is what gets the paths: as itself
+// or a raw flow's child.
+func (as *association) fresh(ctx context.Context, m *proto.Again, f freshening) error {
+	body, err := as.sealAgain(m, f.mine)
 	if err != nil {
 		return err
 	}
 	// A spare wants a relay leg; so does a raw flow's own 5-tuple.
-	relay := m.Attempt == 0
+	relay := m.Attempt == 0 || f.another
 	in, _, err := as.a.introduce(ctx, &proto.Introduce{To: as.peer.name, ToKey: as.peer.member().Key, Body: body, Fresh: true, WantRelay: relay})
 	if err != nil {
 		return err
@@ -155,18 +228,35 @@ func (as *association) fresh(ctx context.Context, m *proto.Again, mine gathered,
 	if why := answer.GetAnswer().GetDeclined(); why != "" {
 		return fmt.Errorf("the peer declined: %s", ops.Plain(why))
 	}
-	_, theirs, err := as.openAgain(answer.GetAnswer().GetBody())
+	reply, theirs, err := as.openAgain(answer.GetAnswer().GetBody())
 	if err != nil {
 		as.a.refusals.forged(as.peer, err)
 		return err
 	}
-	target.setTheirs(theirs)
-	target.climb(climbing{
-		mine: mine, theirs: theirs, allocation: in.GetAllocation(), endpoints: endpoints, fresh: true,
+	if f.ports != nil {
+		f.ports.agreed = kindsOf(reply.GetPaths())
+	}
+	f.target.setTheirs(theirs)
+	f.target.climb(climbing{
+		mine: f.mine, theirs: theirs, allocation: in.GetAllocation(), another: f.another, fresh: f.ports,
 		fireAt: fireAt(arrived, answer.GetAnswer().GetFireAfterUs()),
 		rtt:    as.a.link.peerRTT(in.GetPeerRttUs()),
 	})
 	return nil
+}
+
+// kindsOf reads the kinds of direct path of an Again; none means direct-udp.
+func kindsOf(names []string) (kinds []path.Kind) {
+	for _, name := range names[:min(len(names), 2*len(directKinds))] {
+		k, err := path.ParseKind(name)
+		if err == nil && slices.Contains(directKinds, k) && !slices.Contains(kinds, k) {
+			kinds = append(kinds, k)
+		}
+	}
+	if len(names) == 0 {
+		kinds = []path.Kind{path.DirectUDP}
+	}
+	return kinds
 }
 
 func (as *association) sealAgain(m *proto.Again, mine gathered) ([]byte, error) {
@@ -247,7 +337,7 @@ func (a *Agent) offeredAgain(ctx context.Context, o *proto.Offer, sealed *proto.
 	if !s.peer.offers.Allow() {
 		return errTooMany
 	}
-	m, _, err := s.openAgain(o.GetBody())
+	m, theirs, err := s.openAgain(o.GetBody())
 	if err != nil {
 		return err
 	}
@@ -258,7 +348,7 @@ func (a *Agent) offeredAgain(ctx context.Context, o *proto.Offer, sealed *proto.
 		}
 		defer s.peer.settleRaw(target)
 	}
-	return s.answerAgain(ctx, o, m, target)
+	return s.answerAgain(ctx, o, m, theirs, target)
 }
 
 // associationOf finds the session that a peer names by our token.
@@ -273,19 +363,24 @@ func (a *Agent) associationOf(token []byte) *association {
 	return nil
 }
 
-func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto.Again, target *association) error {
-	var endpoints []*endpoint
-	var mine gathered
+func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto.Again, theirs offered, target *association) error {
+	as.answeredAgain()
+	f := freshening{target: target, another: m.GetAttempt() > 0 && m.GetRaw() == nil}
+	reply := &proto.Again{Attempt: m.GetAttempt(), Raw: m.GetRaw()}
 	if m.GetAttempt() > 0 || m.GetRaw() != nil {
-		var err error
-		if endpoints, err = target.open(); err != nil {
+		asked := kindsOf(m.GetPaths())
+		able := slices.DeleteFunc(slices.Clone(asked), func(k path.Kind) bool { return as.a.unable(k) != nil || !theirs.allows(k) })
+		ports, err := target.openKinds(able)
+		if err != nil {
 			return err
 		}
-		defer target.discard(endpoints)
+		defer ports.close()
 		target.Check() // the peer's path may have died: look at ours
-		mine = as.a.gather(ctx, endpoints)
+		f.mine = ports.gather(ctx)
+		f.ports = &freshPorts{openings: ports, wanted: asked, agreed: able}
+		reply.Paths = ports.names(able)
 	}
-	body, err := as.sealAgain(&proto.Again{Attempt: m.GetAttempt(), Raw: m.GetRaw()}, mine)
+	body, err := as.sealAgain(reply, f.mine)
 	if err != nil {
 		return err
 	}
@@ -299,13 +394,9 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 		return err
 	}
 	at := fireAt(time.Now(), fire.GetGo().GetFireAfterUs())
-	theirs, err := as.a.readCandidates(m.GetCandidates(), as.peer.member())
-	if err != nil {
-		return err
-	}
 	target.setTheirs(theirs)
 	target.climb(climbing{
-		mine: mine, theirs: theirs, allocation: o.GetAllocation(), endpoints: endpoints, fresh: true,
+		mine: f.mine, theirs: theirs, allocation: o.GetAllocation(), another: f.another, fresh: f.ports,
 		fireAt: at, rtt: as.a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	return nil

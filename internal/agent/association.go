@@ -30,10 +30,14 @@ type association struct {
 	legs      []*endpoint   // those with a leg of an allocation
 	direct    chan struct{} // closed while a direct path is best
 	punching  bool
-	attempt   uint32 // of punching; 1 is the first, on the main sockets
+	anew      chan struct{} // cuts short the wait between punches
+	attempt   uint32        // of punching; 1 is the first, on the main sockets
+	tried     *signal       // the punches that follow each other at once have been
 	theirs    offered
 	offers    []time.Time // when the candidates of each Again of the peer were made
 	spare     spareState
+	seeking   bool
+	sought    time.Time // when an Again of the peer's was last answered
 	lostAt    time.Time // zero while a path works
 	closed    bool
 }
@@ -48,7 +52,7 @@ type spareState struct {
 
 // newAssociation makes a session that probes under keys from seed.
 func (p *peer) newAssociation(keys seal.ProbeKeys, initiator bool, raw *proto.RawFlow) *association {
-	as := &association{a: p.a, peer: p, initiator: initiator, raw: raw, began: time.Now(), direct: make(chan struct{}), attempt: 1,
+	as := &association{a: p.a, peer: p, initiator: initiator, raw: raw, began: time.Now(), direct: make(chan struct{}), attempt: 1, tried: newSignal(), anew: make(chan struct{}, 1),
 		spare: spareState{at: time.Now(), wait: spareFirst}}
 	as.ctx, as.cancel = context.WithCancel(p.a.tasks.ctx)
 	timers := session.DefaultTimers()
@@ -119,7 +123,18 @@ func (as *association) keep(e *endpoint) {
 		stop := context.AfterFunc(ctx, e.close)
 		defer stop()
 		e.read()
+		as.broke(e)
 	})
+}
+
+// broke takes the paths away from a conn that was closed: a stream that ended.
+func (as *association) broke(e *endpoint) {
+	for _, r := range as.Paths() {
+		if r.Path.Conn == e.conn {
+			as.Drop(r.Path)
+		}
+	}
+	as.discard([]*endpoint{e})
 }
 
 // discard closes sockets that led nowhere, but those a path is on.
@@ -169,12 +184,26 @@ func (as *association) lostSince() time.Time {
 	return as.lostAt
 }
 
-// youth is how long a session has to become ready.
-const youth = 2 * time.Second
+const (
+	youth     = 2 * time.Second
+	longYouth = 15 * time.Second
+)
 
 // hopeful says whether the session carries data or is about to.
 func (as *association) hopeful() bool {
-	return as.Ready() || as.lostSince().IsZero() && time.Since(as.began) < youth
+	return as.Ready() || as.lostSince().IsZero() && time.Since(as.began) < as.youth()
+}
+
+// youth is how long the session has to become ready. Without a relay there is
+// only what new ports bring.
+func (as *association) youth() time.Duration {
+	as.mu.Lock()
+	relayed := as.theirs.relayed()
+	as.mu.Unlock()
+	if as.beyondUDP() && !(as.a.relayAllowed() && relayed) {
+		return longYouth
+	}
+	return youth
 }
 
 // bestChanged keeps the signal of found right; it reports whether the best
@@ -245,6 +274,10 @@ func (h *events) Event(e session.Event) {
 	case session.DirectLost:
 		as.bestChanged()
 		as.a.tasks.start(func(context.Context) { as.punchAgain("the direct path died") })
+	case session.Degraded:
+		as.a.tasks.start(func(context.Context) { as.seekOther() })
+	case session.Outdone:
+		as.outdone()
 	case session.Lost:
 		as.bestChanged()
 		as.a.tasks.start(func(context.Context) { as.peer.lost(as) })

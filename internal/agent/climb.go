@@ -3,14 +3,12 @@ package agent
 import (
 	"context"
 	"net/netip"
-	"slices"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/ladder"
 	"rendezvous/internal/path"
 	"rendezvous/internal/punch"
-	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
 
@@ -20,9 +18,10 @@ type climbing struct {
 	theirs     offered
 	allocation *proto.Allocation
 	another    bool        // the allocation is for another kind of leg than those we have
-	endpoints  []*endpoint // to punch from; none: the relay alone
-	fresh      bool        // they were opened for this
+	mains      []*endpoint // to punch from, without new ports
+	fresh      *freshPorts // nil: there are none
 	more       <-chan []netip.AddrPort
+	punched    *signal // given when the punch is over; may be nil
 	fireAt     time.Time
 	rtt        time.Duration // to the peer by way of the coordinator
 }
@@ -34,53 +33,54 @@ func (as *association) climb(c climbing) {
 	defer cancel()
 	steps := as.relaySteps(c)
 	switch {
-	case len(c.endpoints) == 0:
+	case c.fresh != nil:
+		steps = append(steps, as.freshSteps(c)...)
+	case len(c.mains) == 0:
 	case !as.a.allows(path.DirectUDP):
 		steps = append(steps, ladder.Step{Rung: refused{path.DirectUDP, "this agent"}})
 	case !c.theirs.allows(path.DirectUDP):
 		steps = append(steps, ladder.Step{Rung: refused{path.DirectUDP, "the peer"}})
 	default:
-		steps = append(steps, ladder.Step{Rung: as.punchRung(c)})
+		r := as.punchRung(c, c.mains)
+		r.Found = as.found()
+		if c.punched == nil {
+			c.punched = newSignal()
+		}
+		steps = append(steps, ladder.Step{Rung: signalling{r, c.punched}})
 	}
 	ladder.Climb(ctx, steps, as.Try, as.peer.record)
+	if c.punched != nil {
+		c.punched.give()
+	}
 }
 
-func (as *association) punchRung(c climbing) ladder.Rung {
-	conns := make([]dgram.Conn, 0, len(c.endpoints))
-	for _, e := range c.endpoints {
-		conns = append(conns, e.conn)
-	}
-	r := &punch.Rung{
-		Conns: conns, Candidates: c.theirs.addrs, More: c.more,
+// signalling tells when a rung's climb is over.
+type signalling struct {
+	ladder.Rung
+	over *signal
+}
+
+// Climb is the rung's own.
+func (r signalling) Climb(ctx context.Context, try path.Try) error {
+	defer r.over.give()
+	return r.Rung.Climb(ctx, try)
+}
+
+func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
+	return &punch.Rung{
+		Conns: connsOf(from), Candidates: c.theirs.addrs, More: c.more,
 		SharedOutside: sharesOutside(c.mine.outside, c.theirs.outside),
 		FireAt:        c.fireAt, RTT: c.rtt, Plan: punch.DefaultPlan(),
 		Context: func() *path.Failure { return whyNot(c.mine.behaviour, as.theirBehaviour(c.theirs)) },
 	}
-	if c.fresh {
-		return &freshRung{r, as}
-	}
-	r.Found = as.found()
-	return r
 }
 
-// freshRung punches from new ports. A direct path that there is already does
-// not end it: the peer may know that it is dead before we do, and to close the
-// new sockets under its hands would cost it the next one as well.
-type freshRung struct {
-	*punch.Rung
-	as *association
-}
-
-// Climb is the punch's. The peer may also have come in from an address that it
-// did not know of, which no candidate's probe is told.
-func (r *freshRung) Climb(ctx context.Context, try path.Try) error {
-	err := r.Rung.Climb(ctx, try)
-	if err == nil || !slices.ContainsFunc(r.as.Paths(), func(p session.Report) bool {
-		return slices.Contains(r.Conns, p.Path.Conn) && (p.State == PathBest || p.State == PathSpare)
-	}) {
-		return err
+func connsOf(endpoints []*endpoint) []dgram.Conn {
+	conns := make([]dgram.Conn, 0, len(endpoints))
+	for _, e := range endpoints {
+		conns = append(conns, e.conn)
 	}
-	return nil
+	return conns
 }
 
 // whyNot explains a punch that failed where the NATs' mappings explain it.

@@ -31,32 +31,53 @@ var teredo = netip.MustParsePrefix("2001::/32") // RFC 4380: a tunnel that adds 
 
 // gathered is where one set of sockets may be reached.
 type gathered struct {
-	candidates []candidate
-	behaviour  *proto.Behaviour
-	outside    []netip.Addr // addresses that STUN servers saw us from
+	candidates   []candidate
+	behaviour    *proto.Behaviour
+	tcpBehaviour *proto.Behaviour
+	outside      []netip.Addr // addresses that STUN servers saw us from
 }
 
 type candidate struct {
-	kind proto.CandidateType
-	addr netip.AddrPort
+	kind      proto.CandidateType
+	addr      netip.AddrPort
+	transport proto.Transport
+}
+
+// public says whether a peer elsewhere may reach it.
+func (c candidate) public() bool {
+	return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE || !path.Private(c.addr.Addr())
+}
+
+// overUDP says whether a peer elsewhere may reach us over UDP at all.
+func (g gathered) overUDP() bool {
+	return slices.ContainsFunc(g.candidates, func(c candidate) bool {
+		return c.transport == proto.Transport_TRANSPORT_UDP && c.public()
+	})
 }
 
 // hostCandidates ranks the host's own addresses for sockets on these ports:
 // global ones first (a peer may reach them without translation), then private
 // ones by the order of the interfaces, bridges and loopback left out.
 func hostCandidates(addrs []dgram.HostAddr, ignore []string, conns []dgram.Conn) []candidate {
+	locals := make([]netip.AddrPort, 0, len(conns))
+	for _, c := range conns {
+		locals = append(locals, c.LocalAddr())
+	}
+	return hostCandidatesOf(addrs, ignore, locals, proto.Transport_TRANSPORT_UDP)
+}
+
+func hostCandidatesOf(addrs []dgram.HostAddr, ignore []string, locals []netip.AddrPort, over proto.Transport) []candidate {
 	var global, private []candidate
 	for _, h := range addrs {
 		a := h.Addr.Addr().Unmap()
 		if !h.Up || ignored(h.Interface, ignore) || a.IsLoopback() || a.IsLinkLocalUnicast() || !a.IsGlobalUnicast() || teredo.Contains(a) {
 			continue
 		}
-		for _, c := range conns {
-			local := c.LocalAddr()
+		for _, local := range locals {
 			if local.Addr().Unmap().Is4() != a.Is4() {
 				continue
 			}
-			found := candidate{proto.CandidateType_CANDIDATE_HOST, netip.AddrPortFrom(a, local.Port())}
+			found := candidate{proto.CandidateType_CANDIDATE_HOST, netip.AddrPortFrom(a, local.Port()), over}
 			if path.Private(a) {
 				private = append(private, found)
 			} else {
@@ -103,15 +124,23 @@ func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 
 // hosts is what is known without asking anybody.
 func (a *Agent) hosts(endpoints []*endpoint) gathered {
-	conns := make([]dgram.Conn, 0, len(endpoints))
-	for _, e := range endpoints {
-		conns = append(conns, e.conn)
-	}
+	return a.hostsOf(localsOf(endpoints), proto.Transport_TRANSPORT_UDP)
+}
+
+func (a *Agent) hostsOf(locals []netip.AddrPort, over proto.Transport) gathered {
 	addrs, err := a.cfg.Net.Addrs()
 	if err != nil {
 		a.refusals.note(a, "interfaces", err)
 	}
-	return gathered{candidates: hostCandidates(addrs, a.cfg.Ignore, conns)}
+	return gathered{candidates: hostCandidatesOf(addrs, a.cfg.Ignore, locals, over)}
+}
+
+func localsOf(endpoints []*endpoint) []netip.AddrPort {
+	locals := make([]netip.AddrPort, 0, len(endpoints))
+	for _, e := range endpoints {
+		locals = append(locals, e.conn.LocalAddr())
+	}
+	return locals
 }
 
 // hasFamily says whether the host has an address of that family which leads
@@ -159,9 +188,17 @@ func (e *endpoint) mapped(ctx context.Context, servers []netip.AddrPort) []sight
 
 // add takes in what the servers saw of one endpoint.
 func (g *gathered) add(e *endpoint, seen []sighting) {
+	g.see(seen, proto.Transport_TRANSPORT_UDP)
+	if e.is4() && len(seen) > 0 {
+		g.behaviour = behaviourOf(seen, e.conn.LocalAddr().Port())
+	}
+}
+
+// see takes in where servers saw one port from.
+func (g *gathered) see(seen []sighting, over proto.Transport) {
 	for _, s := range seen {
-		c := candidate{proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE, s.mapped}
-		known := slices.ContainsFunc(g.candidates, func(k candidate) bool { return k.addr == s.mapped })
+		c := candidate{proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE, s.mapped, over}
+		known := slices.ContainsFunc(g.candidates, func(k candidate) bool { return k.addr == s.mapped && k.transport == over })
 		if !known {
 			g.candidates = append(g.candidates, c)
 		}
@@ -169,8 +206,21 @@ func (g *gathered) add(e *endpoint, seen []sighting) {
 			g.outside = append(g.outside, s.mapped.Addr())
 		}
 	}
-	if e.is4() && len(seen) > 0 {
-		g.behaviour = behaviourOf(seen, e.conn.LocalAddr().Port())
+}
+
+// merge takes in what was found over another transport.
+func (g *gathered) merge(o gathered) {
+	g.candidates = append(g.candidates, o.candidates...)
+	for _, ip := range o.outside {
+		if !slices.Contains(g.outside, ip) {
+			g.outside = append(g.outside, ip)
+		}
+	}
+	if g.behaviour == nil {
+		g.behaviour = o.behaviour
+	}
+	if g.tcpBehaviour == nil {
+		g.tcpBehaviour = o.tcpBehaviour
 	}
 }
 
@@ -199,9 +249,11 @@ func (a *Agent) signCandidates(g gathered) (*proto.Signed, error) {
 	if !ok {
 		return nil, errWaiting
 	}
-	set := &proto.CandidateSet{Behaviour: g.behaviour, MadeUnixNs: time.Now().UnixNano()}
+	set := &proto.CandidateSet{Behaviour: g.behaviour, TcpBehaviour: g.tcpBehaviour, MadeUnixNs: time.Now().UnixNano()}
 	for _, c := range g.candidates {
-		set.Candidates = append(set.Candidates, proto.NewCandidate(c.kind, c.addr))
+		m := proto.NewCandidate(c.kind, c.addr)
+		m.Transport = c.transport
+		set.Candidates = append(set.Candidates, m)
 	}
 	for _, k := range a.cfg.Paths {
 		set.Paths = append(set.Paths, k.String())
@@ -215,11 +267,15 @@ func (a *Agent) signCandidates(g gathered) (*proto.Signed, error) {
 
 // offered is what a peer offers, proven to be its own.
 type offered struct {
-	addrs     []netip.AddrPort
-	outside   []netip.Addr
-	behaviour *proto.Behaviour
-	made      time.Time
-	kinds     []string // of path that it allows; empty means all
+	addrs        []netip.AddrPort // over UDP
+	tcp          []netip.AddrPort
+	fake         []netip.AddrPort // over fake TCP
+	overUDP      bool             // one over UDP is not private to its network
+	outside      []netip.Addr
+	behaviour    *proto.Behaviour
+	tcpBehaviour *proto.Behaviour
+	made         time.Time
+	kinds        []string // of path that it allows; empty means all
 }
 
 func (o offered) allows(k path.Kind) bool {
@@ -240,18 +296,31 @@ func (a *Agent) readCandidates(s *proto.Signed, peer Peer) (offered, error) {
 	if err := proto.Unmarshal(s.GetBody(), &set); err != nil {
 		return offered{}, err
 	}
-	o := offered{behaviour: set.GetBehaviour(), made: time.Unix(0, set.GetMadeUnixNs()), kinds: set.GetPaths()}
-	for _, c := range set.GetCandidates() {
-		addr, ok := c.AddrPort()
-		if !ok {
-			continue
-		}
-		o.addrs = append(o.addrs, addr)
-		if c.GetType() == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE || !path.Private(addr.Addr()) {
-			o.outside = append(o.outside, addr.Addr())
+	o := offered{behaviour: set.GetBehaviour(), tcpBehaviour: set.GetTcpBehaviour(),
+		made: time.Unix(0, set.GetMadeUnixNs()), kinds: set.GetPaths()}
+	for _, m := range set.GetCandidates() {
+		if addr, ok := m.AddrPort(); ok {
+			o.add(candidate{m.GetType(), addr, m.GetTransport()})
 		}
 	}
 	return o, nil
+}
+
+// add takes in one candidate; one of a transport that we don't know is of no
+// use.
+func (o *offered) add(c candidate) {
+	switch c.transport {
+	case proto.Transport_TRANSPORT_UDP:
+		o.addrs = append(o.addrs, c.addr)
+		o.overUDP = o.overUDP || c.public()
+	case proto.Transport_TRANSPORT_TCP:
+		o.tcp = append(o.tcp, c.addr)
+	case proto.Transport_TRANSPORT_FAKE_TCP:
+		o.fake = append(o.fake, c.addr)
+	}
+	if c.public() {
+		o.outside = append(o.outside, c.addr.Addr())
+	}
 }
 
 // sharesOutside says whether two agents are seen from a common address.

@@ -81,7 +81,7 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 
 	more := make(chan []netip.AddrPort, 1)
 	c := climbing{
-		mine: mine, allocation: in.GetAllocation(), endpoints: p.a.mains, more: more,
+		mine: mine, allocation: in.GetAllocation(), mains: p.a.mains, more: more,
 		fireAt: fireAt(arrived, in.GetFireAfterUs()), rtt: p.a.link.peerRTT(in.GetPeerRttUs()),
 	}
 	if theirs, err := p.standing(in.GetStanding(), info); err != nil {
@@ -89,6 +89,7 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 	} else {
 		c.theirs = theirs
 	}
+	c.punched = newSignal()
 	done := make(chan struct{})
 	p.a.tasks.start(func(context.Context) { defer close(done); as.climb(c) })
 
@@ -102,12 +103,22 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 		<-done
 		return fmt.Errorf("introduction to %q: %w", p.name, err)
 	}
+	// The relay may take longer, and new ports need not wait for it.
+	p.a.tasks.start(func(context.Context) {
+		<-c.punched.ctx.Done()
+		as.punchAgain("")
+	})
 	<-done
+	if !as.Ready() && as.beyondUDP() {
+		select {
+		case <-as.tried.ctx.Done():
+		case <-as.ctx.Done():
+		}
+	}
 	if !as.Ready() {
 		p.ended(as, "no path worked")
 		return fmt.Errorf("introduction to %q: no path worked; `agent explain %s` says what was tried", p.name, p.name)
 	}
-	p.a.tasks.start(func(context.Context) { as.punchAgain("") })
 	return nil
 }
 
@@ -281,16 +292,27 @@ func (a *Agent) offeredHandshake(ctx context.Context, o *proto.Offer, message []
 	}
 	k.p.adopt(as)
 	as.climb(climbing{
-		mine: mine, theirs: k.theirs, allocation: o.GetAllocation(), endpoints: a.mains,
+		mine: mine, theirs: k.theirs, allocation: o.GetAllocation(), mains: a.mains,
 		fireAt: fireAt(arrived, o.GetFireAfterUs()), rtt: a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	switch {
-	case as.Best() == path.None:
+	case as.Best() == path.None && !(as.beyondUDP() && as.becomesReady()):
 		k.p.ended(as, "no path worked")
 	case !as.Confirmed() && path.Wait(as.ctx, answerWithin) && !as.Confirmed():
 		k.p.ended(as, "our answer did not reach the peer")
 	}
 	return nil
+}
+
+// becomesReady waits for what the peer finds from new ports, where the first
+// punch and the relay came to nothing.
+func (as *association) becomesReady() bool {
+	for time.Since(as.began) < longYouth && as.Best() == path.None {
+		if !path.Wait(as.ctx, youth/10) {
+			return false
+		}
+	}
+	return as.Best() != path.None
 }
 
 // yields says whether an introduction of ours that is under way goes before

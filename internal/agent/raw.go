@@ -84,13 +84,14 @@ func (p *peer) raiseRaw(ctx context.Context, key rawKey) (direct bool, err error
 	}
 	child := p.newAssociation(seal.DeriveProbeKeys(m.Seed, secret, true), true, m)
 	defer p.settleRaw(child)
-	endpoints, err := child.open()
+	udp := []path.Kind{path.DirectUDP}
+	o, err := child.openKinds(udp)
 	if err != nil {
 		return false, err
 	}
-	mine := p.a.gather(ctx, endpoints)
-	err = as.fresh(ctx, &proto.Again{Raw: m}, mine, endpoints, child)
-	child.discard(endpoints)
+	f := freshening{mine: o.gather(ctx), ports: &freshPorts{openings: o, wanted: udp}, target: child}
+	err = as.fresh(ctx, &proto.Again{Raw: m}, f)
+	o.close()
 	if !child.Ready() {
 		return false, errors.Join(err, errors.New("no path of its own for the raw flow"))
 	}

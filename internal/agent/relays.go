@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
-	"rendezvous/internal/dgram"
 	"rendezvous/internal/ladder"
 	"rendezvous/internal/path"
-	"rendezvous/internal/relay"
 	"rendezvous/proto"
 )
 
@@ -26,6 +23,10 @@ const (
 	relayStagger = 400 * time.Millisecond
 	// relayShort is that wait while UDP is in question.
 	relayShort = 100 * time.Millisecond
+	// doorStagger is the wait between two ports of the coordinator's (RFC 8305
+	// section 8), of which so many are tried.
+	doorStagger   = 250 * time.Millisecond
+	maxDoorsTried = 3
 )
 
 // relayKinds are the kinds of path through the relay, best first.
@@ -37,12 +38,6 @@ func (a *Agent) relayAllowed() bool { return slices.ContainsFunc(relayKinds, a.a
 // relayed says whether a peer allows any kind of relayed path. Which one its
 // own leg takes is its affair.
 func (o offered) relayed() bool { return slices.ContainsFunc(relayKinds, o.allows) }
-
-// legConn is a conn for our leg and the relay's address on it.
-type legConn struct {
-	conn dgram.Conn
-	far  netip.AddrPort
-}
 
 // relayRace is one allocation: each transport of our leg is a rung, and the
 // first over which the relay answers carries the leg.
@@ -61,7 +56,7 @@ type relayRung struct {
 	*relayRace
 	kind  path.Kind
 	after time.Duration
-	open  func(ctx context.Context) (legConn, error)
+	open  func(ctx context.Context) (*endpoint, error)
 }
 
 // relaySteps are the rungs of an allocation. Legs that we have are avoided
@@ -132,14 +127,15 @@ func (a *Agent) noFakeTCP() *path.Failure {
 
 func (r *relayRace) rung(k path.Kind, w ways, after time.Duration) *relayRung {
 	out := &relayRung{relayRace: r, kind: k, after: after}
-	a := r.as.a
 	switch k {
 	case path.RelayUDP:
-		out.open = func(context.Context) (legConn, error) { return a.legOverUDP(r.alloc) }
+		out.open = func(context.Context) (*endpoint, error) { return out.overUDP() }
 	case path.RelayFakeTCP:
-		out.open = func(ctx context.Context) (legConn, error) { return a.legOverFakeTCP(ctx, w.fakeTCP) }
+		out.open = func(ctx context.Context) (*endpoint, error) {
+			return firstOpen(ctx, r.as, w.fakeTCP, out.overFakeTCP)
+		}
 	case path.RelayTLS:
-		out.open = func(ctx context.Context) (legConn, error) { return a.legOverTLS(ctx, w.tls) }
+		out.open = func(ctx context.Context) (*endpoint, error) { return firstOpen(ctx, r.as, w.tls, out.overTLS) }
 	}
 	return out
 }
@@ -210,19 +206,11 @@ func (r *relayRung) take(ctx context.Context) (*endpoint, error) {
 	stop := r.endWith(ctx, cancel)
 	defer stop()
 	began := time.Now()
-	c, err := r.open(ctx)
+	e, err := r.open(ctx)
 	if err != nil {
 		return nil, r.failed(ctx, err, began)
 	}
-	leg, err := relay.NewLeg(c.conn, c.far, r.alloc)
-	if err != nil {
-		_ = c.conn.Close()
-		return nil, err
-	}
-	e := newEndpoint(c.conn, r.kind, r.as.a.board)
-	e.owner, e.leg = r.as.Session, leg
-	r.as.keep(e)
-	if err := leg.Claim(ctx); err != nil {
+	if err := e.leg.Claim(ctx); err != nil {
 		r.as.discard([]*endpoint{e})
 		return nil, r.failed(ctx, err, began)
 	}
@@ -281,152 +269,3 @@ func (r *relayRung) failed(ctx context.Context, err error, began time.Time) erro
 }
 
 var wireOf = map[path.Kind]string{path.RelayUDP: "UDP", path.RelayFakeTCP: "what looks like TCP", path.RelayTLS: "TLS over TCP"}
-
-// legOverUDP opens a UDP socket for a leg.
-func (a *Agent) legOverUDP(alloc *proto.Allocation) (legConn, error) {
-	for _, e := range alloc.GetRelay() {
-		far, ok := e.AddrPort()
-		if !ok {
-			continue
-		}
-		conn, err := a.cfg.Net.ListenUDP(netip.AddrPortFrom(unspecified(far.Addr()), 0))
-		if err != nil {
-			return legConn{}, fmt.Errorf("open a socket for the relay: %w", err)
-		}
-		return legConn{conn, far}, nil
-	}
-	return legConn{}, skip("blocked", "the coordinator was not seen at any address of its own, so there is none that UDP could go to", "")
-}
-
-// unspecified is the address that stands for all of a family.
-func unspecified(like netip.Addr) netip.Addr {
-	if like.Unmap().Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
-}
-
-// maxDoorsTried is how many of the coordinator's ports are tried for a leg.
-const maxDoorsTried = 3
-
-// legOverFakeTCP opens a socket for a leg whose datagrams look like TCP.
-func (a *Agent) legOverFakeTCP(ctx context.Context, doors []netip.AddrPort) (legConn, error) {
-	return firstOpen(ctx, doors, func(ctx context.Context, far netip.AddrPort) (legConn, error) {
-		conn, err := a.cfg.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(unspecified(far.Addr()), 0), nil)
-		if err != nil {
-			return legConn{}, err
-		}
-		stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-		if err := conn.Open(ctx, far); err == nil && stop() {
-			return legConn{conn, far}, nil
-		} else if err != nil {
-			_ = conn.Close()
-			return legConn{}, fmt.Errorf("open %v: %w", far, err)
-		}
-		return legConn{}, ctx.Err()
-	})
-}
-
-// legOverTLS opens a stream for a leg.
-func (a *Agent) legOverTLS(ctx context.Context, doors []string) (legConn, error) {
-	cert, err := a.id.Certificate()
-	if err != nil {
-		return legConn{}, err
-	}
-	return firstOpen(ctx, doors, func(ctx context.Context, at string) (legConn, error) {
-		conn, far, err := a.cfg.RelayTLS(ctx, at, a.cfg.State.Coordinator().Pin, cert)
-		return legConn{conn, far}, err
-	})
-}
-
-// firstOpen tries doors one after the other, each a moment after the one
-// before or at once when that has failed, and returns the first that opens
-// (RFC 8305 section 5).
-func firstOpen[D any](ctx context.Context, doors []D, open func(context.Context, D) (legConn, error)) (legConn, error) {
-	doors = doors[:min(len(doors), maxDoorsTried)]
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		c   legConn
-		err error
-	}
-	results := make(chan result, len(doors))
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var faults []error
-	for next, running := 0, 0; next < len(doors) || running > 0; {
-		select {
-		case <-timer.C:
-			if next == len(doors) {
-				continue
-			}
-			at := doors[next]
-			next, running = next+1, running+1
-			go func() {
-				c, err := open(ctx, at)
-				results <- result{c, err}
-			}()
-			timer.Reset(dialStagger)
-		case r := <-results:
-			running--
-			if r.err == nil {
-				cancel()
-				for range running {
-					if late := <-results; late.err == nil {
-						_ = late.c.conn.Close()
-					}
-				}
-				return r.c, nil
-			}
-			faults = append(faults, r.err)
-			timer.Reset(0)
-		}
-	}
-	return legConn{}, errors.Join(faults...)
-}
-
-func (as *association) addLeg(e *endpoint) {
-	as.mu.Lock()
-	as.legs = append(as.legs, e)
-	as.mu.Unlock()
-}
-
-// removeLeg forgets the leg on e and says how many are left.
-func (as *association) removeLeg(e *endpoint) int {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	as.legs = slices.DeleteFunc(as.legs, func(k *endpoint) bool { return k == e })
-	return len(as.legs)
-}
-
-// hasLeg says whether there is a leg of that kind.
-func (as *association) hasLeg(k path.Kind) bool {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	return slices.ContainsFunc(as.legs, func(e *endpoint) bool { return e.kind == k })
-}
-
-// keepLeg refreshes a leg until it ends; a relay that no longer knows it (the
-// coordinator was restarted), or a stream that broke, makes us ask for another
-// allocation.
-func (as *association) keepLeg(e *endpoint) {
-	ctx, cancel := context.WithCancel(as.ctx)
-	defer cancel()
-	as.a.tasks.start(func(context.Context) {
-		select {
-		case <-e.ended:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	_ = e.leg.Keep(ctx) // either way the leg is over
-	left := as.removeLeg(e)
-	if as.ctx.Err() != nil {
-		return
-	}
-	as.Drop(path.Path{Conn: e.conn, Addr: e.leg.Addr()})
-	as.discard([]*endpoint{e})
-	if left == 0 {
-		as.needSpare()
-	}
-}

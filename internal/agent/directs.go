@@ -1,0 +1,175 @@
+package agent
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/faketcp"
+	"rendezvous/internal/ladder"
+	"rendezvous/internal/path"
+	"rendezvous/internal/session"
+	"rendezvous/internal/simopen"
+)
+
+// freshPorts are new ports on both sides, and what is climbed from them.
+type freshPorts struct {
+	*openings
+	wanted []path.Kind // asked for; what we are not able to has its reason in the record
+	agreed []path.Kind // both sides have ports for
+}
+
+// Head starts for UDP where both sides may be reached over it: it is cheaper
+// than what looks like TCP, and that than a stream, which delays what comes
+// behind a lost segment. Both sides know of both, so both wait alike.
+const (
+	fakeTCPWaits = 250 * time.Millisecond
+	tcpWaits     = 500 * time.Millisecond
+)
+
+// freshSteps are the rungs of the direct kinds from new ports.
+func (as *association) freshSteps(c climbing) (steps []ladder.Step) {
+	udp := slices.Contains(c.fresh.agreed, path.DirectUDP) && c.mine.overUDP() && c.theirs.overUDP
+	won := make(map[path.Kind]*signal)
+	for _, k := range directKinds {
+		why := as.a.unable(k)
+		switch {
+		case !slices.Contains(c.fresh.wanted, k):
+			continue
+		case why != nil:
+			steps = append(steps, ladder.Step{Rung: hopeless{k, why}})
+			continue
+		case !c.theirs.allows(k):
+			steps = append(steps, ladder.Step{Rung: refused{k, "the peer"}})
+			continue
+		case !slices.Contains(c.fresh.agreed, k) || !c.fresh.has(k):
+			steps = append(steps, ladder.Step{Rung: hopeless{k, skip("unsupported", "not both sides have a port for it", "`agent explain` says for each side why")}})
+			continue
+		}
+		r := &directRung{Rung: as.directRung(k, c, udp), as: as, ports: c.fresh, began: time.Now(), won: newSignal()}
+		for _, better := range directKinds {
+			if s := won[better]; s != nil {
+				r.better = append(r.better, s)
+			}
+		}
+		won[k] = r.won
+		steps = append(steps, ladder.Step{Rung: r})
+	}
+	return steps
+}
+
+// directRung is the rung of one kind; udp says that UDP goes first.
+func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung {
+	shared := sharesOutside(c.mine.outside, c.theirs.outside)
+	switch k {
+	case path.DirectFakeTCP:
+		conns := make([]dgram.Opener, 0, len(c.fresh.fake))
+		for _, e := range c.fresh.fake {
+			if o, ok := e.conn.(dgram.Opener); ok {
+				conns = append(conns, o)
+			}
+		}
+		return &faketcp.Rung{Conns: conns, Candidates: c.theirs.fake, SharedOutside: shared, FireAt: after(c.fireAt, udp, fakeTCPWaits), RTT: c.rtt}
+	case path.DirectTCP:
+		var locals []netip.AddrPort
+		var listeners []net.Listener
+		for _, p := range c.fresh.tcp {
+			locals, listeners = append(locals, p.local), append(listeners, p.listener)
+		}
+		leaves := slices.ContainsFunc(c.fresh.tcp, (*tcpPort).answered)
+		return &simopen.Rung{
+			Net: as.a.cfg.TCP, Local: locals, Listeners: listeners, Candidates: c.theirs.tcp, SharedOutside: shared, Leaves: leaves,
+			FireAt: after(c.fireAt, udp, tcpWaits), RTT: c.rtt, Attach: as.attach, Release: as.release,
+		}
+	}
+	return as.punchRung(c, c.fresh.udp)
+}
+
+// after is the instant to fire, later by a head start for UDP where that is
+// given.
+func after(fire time.Time, udp bool, head time.Duration) time.Time {
+	if udp {
+		return fire.Add(head)
+	}
+	return fire
+}
+
+// attach reads a stream to what may be the peer.
+func (as *association) attach(conn dgram.Conn, _ netip.AddrPort) {
+	as.keep(newEndpoint(conn, path.DirectTCP, as.a.board))
+}
+
+// release closes a stream that led nowhere.
+func (as *association) release(conn dgram.Conn) {
+	for _, r := range as.Paths() {
+		if r.Path.Conn == conn {
+			as.Drop(r.Path)
+		}
+	}
+	_ = conn.Close() // its reader forgets the endpoint
+}
+
+// signal is given once.
+type signal struct {
+	ctx  context.Context
+	give context.CancelFunc
+}
+
+func newSignal() *signal {
+	s := &signal{}
+	s.ctx, s.give = context.WithCancel(context.Background())
+	return s
+}
+
+// directRung climbs from new ports. A direct path that there is already does
+// not end it: the peer may know that it is dead before we do, and to close the
+// new sockets under its hands would cost it the next one as well. A better
+// kind from new ports does end it.
+type directRung struct {
+	ladder.Rung
+	as     *association
+	ports  *freshPorts
+	began  time.Time
+	better []*signal
+	won    *signal
+}
+
+// Climb is the rung's own. The peer may also have come in from an address that
+// it did not know of, which no candidate's probe is told.
+func (r *directRung) Climb(ctx context.Context, try path.Try) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, s := range r.better {
+		defer context.AfterFunc(s.ctx, cancel)()
+	}
+	err := r.Rung.Climb(ctx, try)
+	if err == nil || r.came() {
+		r.won.give()
+		return nil
+	}
+	for _, s := range r.better {
+		if s.ctx.Err() != nil {
+			return skip("not-needed", "a better kind of path was found first", "")
+		}
+	}
+	return err
+}
+
+// came says whether a path on one of the new ports is proven.
+func (r *directRung) came() bool {
+	return slices.ContainsFunc(r.as.Paths(), func(p session.Report) bool {
+		if p.State != PathBest && p.State != PathSpare {
+			return false
+		}
+		switch r.Kind() {
+		case path.DirectUDP:
+			return slices.Contains(connsOf(r.ports.udp), p.Path.Conn)
+		case path.DirectFakeTCP:
+			return slices.Contains(connsOf(r.ports.fake), p.Path.Conn)
+		}
+		return p.Kind == r.Kind() && p.Since.After(r.began)
+	})
+}
