@@ -21,13 +21,14 @@ type climb struct {
 	allowed []netip.AddrPort
 	won     chan struct{} // closed when the first connection is proven
 	ended   chan struct{} // closed when connections that aren't proven must go
-	proofs  sync.WaitGroup
+	proof   chan struct{} // told, without waiting, when a proof has ended
 	pace    pace
 
-	mu    sync.Mutex
-	done  bool // won is closed
-	count counts
-	live  int // accepted, and not proven yet
+	mu       sync.Mutex
+	done     bool // won is closed
+	count    counts
+	proving  int // proofs under way
+	accepted int // of them, from the listeners
 }
 
 // counts are what a failure is explained with.
@@ -59,29 +60,30 @@ const (
 )
 
 func newClimb(r *Rung, try path.Try, allowed []netip.AddrPort) *climb {
-	return &climb{rung: r, try: try, allowed: allowed, won: make(chan struct{}), ended: make(chan struct{})}
+	return &climb{rung: r, try: try, allowed: allowed, won: make(chan struct{}), ended: make(chan struct{}), proof: make(chan struct{}, 1)}
 }
 
-// run tries until one connection is proven or ctx ends; then the others have a
-// little longer.
-func (c *climb) run(ctx context.Context) {
+// run tries until one connection is proven or patience is over; then the others
+// have a little longer.
+func (c *climb) run(ctx context.Context, patience time.Duration) {
 	defer close(c.ended)
-	if !c.wait(ctx, time.Until(c.rung.FireAt)) {
+	window, cancel := context.WithDeadline(ctx, c.rung.FireAt.Add(patience))
+	defer cancel()
+	if c.wait(window, time.Until(c.rung.FireAt)) {
+		var dialling sync.WaitGroup
+		dials, stop := context.WithCancel(window)
+		for _, p := range c.rung.pairs(c.allowed) {
+			dialling.Go(func() { c.dial(dials, p) })
+		}
+		select {
+		case <-c.won:
+		case <-window.Done():
+		}
+		stop()
 		c.drain(ctx)
+		dialling.Wait()
 		return
 	}
-	dials, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var dialling sync.WaitGroup
-	for _, p := range c.rung.pairs(c.allowed) {
-		dialling.Go(func() { c.dial(dials, p) })
-	}
-	select {
-	case <-c.won:
-	case <-ctx.Done():
-	}
-	cancel()
-	dialling.Wait()
 	c.drain(ctx)
 }
 
@@ -98,22 +100,52 @@ func (c *climb) wait(ctx context.Context, d time.Duration) bool {
 	return false
 }
 
-// drain lets the proofs under way come to an end, once there is a winner.
+// drain lets the proofs under way come to an end: for a moment once there is a
+// winner, else as long as a proof may take.
 func (c *climb) drain(ctx context.Context) {
-	if !c.proven() {
-		return
+	d := max(proof, 4*c.rung.rtt())
+	if c.proven() {
+		d = max(agree, 3*c.rung.rtt())
 	}
-	all := make(chan struct{})
-	go func() {
-		c.proofs.Wait()
-		close(all)
-	}()
-	timer := time.NewTimer(max(agree, 3*c.rung.rtt()))
-	defer timer.Stop()
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	c.settle(ctx)
+}
+
+// settle waits until no proof is under way.
+func (c *climb) settle(ctx context.Context) {
+	for {
+		c.mu.Lock()
+		n := c.proving
+		c.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-c.proof:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// begin counts a proof, and end its end.
+func (c *climb) begin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.proving++
+}
+
+func (c *climb) end(accepted bool) {
+	c.mu.Lock()
+	c.proving--
+	if accepted {
+		c.accepted--
+	}
+	c.mu.Unlock()
 	select {
-	case <-all:
-	case <-timer.C:
-	case <-ctx.Done():
+	case c.proof <- struct{}{}:
+	default:
 	}
 }
 
@@ -144,9 +176,11 @@ func (c *climb) dial(ctx context.Context, p pair) {
 		cancel()
 		if err == nil {
 			c.note(func(n *counts) { n.connected++ })
-			c.proofs.Add(1)
+			c.begin()
 			unproven++
-			if c.prove(conn, p.remote) || unproven == mostUnprovenDials {
+			proven := c.prove(conn, p.remote)
+			c.end(false)
+			if proven || unproven == mostUnprovenDials {
 				return
 			}
 			err = syscall.EADDRNOTAVAIL // as what was closed will say for a while
@@ -202,8 +236,8 @@ func (c *climb) accept(ctx context.Context, l net.Listener) {
 			continue
 		}
 		go func() {
+			defer c.end(true)
 			c.prove(conn, from)
-			c.note(func(*counts) { c.live-- })
 		}()
 	}
 }
@@ -216,20 +250,18 @@ func (c *climb) admit(from netip.AddrPort) bool {
 	for _, a := range c.allowed {
 		known = known || a.Addr() == from.Addr()
 	}
-	if !known || c.live >= mostUnproven {
+	if !known || c.accepted >= mostUnproven {
 		c.count.strangers++
 		return false
 	}
 	c.count.accepted++
-	c.live++
-	c.proofs.Add(1)
+	c.accepted++
+	c.proving++
 	return true
 }
 
-// prove has the peer prove itself on a new connection, and ends a proof that
-// c.proofs was told of.
+// prove has the peer prove itself on a new connection.
 func (c *climb) prove(conn net.Conn, far netip.AddrPort) bool {
-	defer c.proofs.Done()
 	s := dgram.NewStream(conn, far, dgram.StreamOptions{})
 	c.rung.Attach(s, far)
 	ctx, cancel := context.WithTimeout(context.Background(), max(proof, 4*c.rung.rtt()))

@@ -68,11 +68,7 @@ func (r *Rung) Kind() path.Kind { return path.DirectTCP }
 // connects to us, until a peer has proven itself on a connection or the window
 // is over. Connections proven besides the first stay attached too.
 func (r *Rung) Climb(ctx context.Context, try path.Try) error {
-	defer func() {
-		for _, l := range r.Listeners {
-			_ = l.Close() // whoever still comes is nobody that we wait for
-		}
-	}()
+	defer r.closeListeners()
 	allowed, refused := path.Permitted(r.Candidates, r.SharedOutside, path.DefaultBudget)
 	if len(allowed) == 0 {
 		return noCandidates(refused)
@@ -88,16 +84,10 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 		listening.Go(func() { c.accept(ctx, l) })
 	}
 	patience := max(window, 8*r.rtt())
-	over, cancel := context.WithDeadline(ctx, r.FireAt.Add(patience))
-	defer cancel()
-	defer func() {
-		for _, l := range r.Listeners {
-			_ = l.Close()
-		}
-		listening.Wait()
-		c.proofs.Wait()
-	}()
-	c.run(over)
+	c.run(ctx, patience)
+	r.closeListeners()
+	listening.Wait()
+	c.settle(context.WithoutCancel(ctx))
 	switch {
 	case c.proven():
 		return nil
@@ -105,6 +95,12 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 		return ctx.Err()
 	}
 	return c.explain(patience)
+}
+
+func (r *Rung) closeListeners() {
+	for _, l := range r.Listeners {
+		_ = l.Close() // whoever still comes is nobody that we wait for
+	}
 }
 
 // pair is one 4-tuple to try.
