@@ -14,7 +14,9 @@ import (
 
 	"rendezvous/internal/agent"
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/faketcp"
 	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
 	"rendezvous/internal/stun"
 )
 
@@ -63,9 +65,9 @@ func examine(ctx context.Context, dir string, now time.Time) []finding {
 	case err != nil:
 		list = append(list, finding{"membership", bad, err.Error(), ""})
 	default:
-		list = append(list, checkMembership(state), checkDaemon(ctx, dir), checkCoordinator(ctx, state.Coordinator()))
+		list = append(list, checkMembership(state), checkDaemon(ctx, dir), checkCoordinator(ctx, state))
 	}
-	list = append(list, checkClock(dir, now))
+	list = append(list, checkClock(dir, now), checkFakeTCP(ctx))
 	return append(list, checkSystem()...)
 }
 
@@ -148,9 +150,11 @@ func checkDaemon(ctx context.Context, dir string) finding {
 }
 
 // checkCoordinator asks for a STUN answer at the very port of the control
-// connection: it shows whether UDP passes, both ways.
-func checkCoordinator(ctx context.Context, c agent.Coordinator) finding {
+// connection: it shows whether UDP passes, both ways. Where it does not, TLS
+// may.
+func checkCoordinator(ctx context.Context, state *agent.State) finding {
 	const what = "UDP to coordinator"
+	c := state.Coordinator()
 	addrs, err := c.Addrs(ctx)
 	if err != nil {
 		return finding{what, bad, err.Error(), "mend the name or DNS; getent hosts shows what this host resolves"}
@@ -159,11 +163,41 @@ func checkCoordinator(ctx context.Context, c agent.Coordinator) finding {
 	switch {
 	case err != nil:
 		return finding{what, bad, err.Error(), ""}
-	case !report.UDP:
-		return finding{what, bad, joinAddrs(addrs) + " did not answer",
-			"see that `rendezvous serve` runs there, and let UDP to that port pass in this network's and the server's firewall"}
+	case report.UDP:
+		return finding{what, good, fmt.Sprintf("answered from %s; from outside this host is %s", joinAddrs(report.Servers), joinAddrs(report.Mapped)), ""}
 	}
-	return finding{what, good, fmt.Sprintf("answered from %s; from outside this host is %s", joinAddrs(report.Servers), joinAddrs(report.Mapped)), ""}
+	mend := "see that `rendezvous serve` runs there, and let UDP to that port pass in this network's and the server's firewall"
+	via, err := askTLS(ctx, state)
+	switch {
+	case err == nil && via != "":
+		return finding{what, poor, fmt.Sprintf("%s did not answer, but TLS through the proxy %s does: slower, and it works", joinAddrs(addrs), via), "let UDP to that port pass"}
+	case err == nil:
+		return finding{what, poor, joinAddrs(addrs) + " did not answer, but TLS does: slower, and it works", "let UDP to that port pass"}
+	}
+	return finding{what, bad, fmt.Sprintf("%s did not answer; over TLS: %v", joinAddrs(addrs), err), mend}
+}
+
+// selfTestWithin bounds what one host needs to send itself a few segments.
+const selfTestWithin = 3 * time.Second
+
+// checkFakeTCP sends segments over loopback and watches that the kernel does
+// not answer them. Without it an agent lacks the paths that keep datagrams
+// where UDP is blocked, no more.
+func checkFakeTCP(ctx context.Context) finding {
+	const what = "fake TCP"
+	ctx, cancel := context.WithTimeout(ctx, selfTestWithin)
+	defer cancel()
+	err := faketcp.SelfTest(ctx)
+	var why *path.Failure
+	switch {
+	case err == nil:
+		return finding{what, good, "segments cross, and the kernel leaves them alone", ""}
+	case errors.As(err, &why) && why.Skipped:
+		return finding{what, poor, fmt.Sprintf("%s: %s; where UDP is blocked, direct-tcp and relay-tls are left", why.Reason, why.Evidence), why.Advice}
+	case errors.As(err, &why):
+		return finding{what, poor, why.Error(), why.Advice}
+	}
+	return finding{what, poor, err.Error(), ""}
 }
 
 // The handshake between agents carries the time, and an older one is refused:

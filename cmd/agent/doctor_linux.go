@@ -32,7 +32,7 @@ func checkSystem() []finding {
 	if f, ok := checkPortRange(); ok {
 		list = append(list, f)
 	}
-	return append(list, checkRaw())
+	return list
 }
 
 // checkOffload tries the socket option itself: a sandbox or an old kernel may
@@ -101,21 +101,6 @@ func checkPortRange() (finding, bool) {
 		return finding{"local ports", poor, fmt.Sprintf("%d to %d: fewer flows than 10,000 at once", low, high), "sysctl -w net.ipv4.ip_local_port_range='32768 60999'"}, true
 	}
 	return finding{"local ports", good, fmt.Sprintf("%d to %d", low, high), ""}, true
-}
-
-// checkRaw says whether this program may open raw sockets. No path needs it
-// yet, so its absence is no fault.
-func checkRaw() finding {
-	const what = "CAP_NET_RAW"
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return finding{what, good, fmt.Sprintf("unknown (%v), and no path needs it yet", err), ""}
-	}
-	if data[0].Effective&(1<<unix.CAP_NET_RAW) != 0 {
-		return finding{what, good, "granted; no path needs it yet", ""}
-	}
-	return finding{what, good, "not granted; no path needs it yet", ""}
 }
 
 func readNumber(file string) (int, error) {

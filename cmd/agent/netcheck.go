@@ -28,9 +28,10 @@ func newNetcheck(t *terminal) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "netcheck",
-		Short: "Find out what the network here does to UDP",
-		Long: `Ask the coordinator, or any STUN server, how the NATs of this network treat UDP.
-No agent need be running. A server with one address can tell only part of it; RFC
+		Short: "Find out what the network here does to UDP and TCP",
+		Long: `Ask the coordinator, or any STUN server, how the NATs of this network treat UDP and
+TCP, and what boxes on the way do to datagrams that are dressed as TCP. No agent
+need be running. A server with one address can tell only part of it; RFC
 5780 servers, and a coordinator with two addresses, tell all.`,
 		Example: "  agent netcheck\n  agent netcheck --stun stun.example.org",
 		Args:    takes(),
@@ -39,19 +40,17 @@ No agent need be running. A server with one address can tell only part of it; RF
 			if err != nil {
 				return err
 			}
-			report, err := stun.Discover(cmd.Context(), dgram.System(dgram.DefaultOptions()), addrs)
+			n, err := t.netcheck(cmd.Context(), addrs, len(servers) == 0)
 			if err != nil {
 				return err
 			}
-			n := newNetcheckResult(report)
-			n.CGNAT = n.CGNAT || behindCarrier(cmd.Context(), report)
 			if asJSON {
 				err = json.NewEncoder(t.out).Encode(n)
 			} else {
 				writeNetcheck(t.out, n)
 			}
-			if err == nil && !n.UDP {
-				err = ops.Failed("no STUN server answered of %s; is UDP blocked here? try another network, or --stun with another server", joinAddrs(addrs))
+			if err == nil && !n.UDP && !plainTCP(n) {
+				err = ops.Failed("no STUN server answered of %s, neither over UDP nor over TCP; is this network cut off, or the server down? try another network, or --stun with another server", joinAddrs(addrs))
 			}
 			return err
 		},
@@ -59,6 +58,27 @@ No agent need be running. A server with one address can tell only part of it; RF
 	cmd.Flags().StringArrayVar(&servers, "stun", nil, "ask this STUN server instead of the coordinator: `HOST[:PORT]`; may be given again")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
+}
+
+// netcheck asks over UDP and over TCP at once; coordinator says that the
+// servers are the coordinator's.
+func (t *terminal) netcheck(ctx context.Context, servers []netip.AddrPort, coordinator bool) (agent.Netcheck, error) {
+	var state *agent.State
+	if dir, err := t.folder(); coordinator && err == nil {
+		if state, err = agent.OpenState(dir); err != nil {
+			return agent.Netcheck{}, err
+		}
+	}
+	survey := newTCPSurvey(servers, state)
+	tcp := make(chan tcpReport, 1)
+	go func() { tcp <- survey.run(ctx) }()
+	report, err := stun.Discover(ctx, dgram.System(dgram.DefaultOptions()), servers)
+	n := newNetcheckResult(report)
+	if err == nil {
+		n.CGNAT = n.CGNAT || behindCarrier(ctx, report)
+	}
+	(<-tcp).addTo(&n)
+	return n, err
 }
 
 // stunServers are the addresses of those named, or else of the coordinator.
@@ -183,13 +203,56 @@ func writeNetcheck(w io.Writer, n agent.Netcheck) {
 		rows.add("outside port", portRule(n))
 		rows.add("hairpinning", yesNo(n.Hairpin))
 		rows.add("carrier-grade NAT", map[bool]string{true: "yes", false: "none seen"}[n.CGNAT])
-		ports := make([]string, len(n.UsablePorts))
-		for i, p := range n.UsablePorts {
-			ports[i] = strconv.Itoa(p)
-		}
-		rows.add("ports that answered", strings.Join(ports, ", "))
+		rows.add("ports that answered", strings.Join(portWords(n.UsablePorts), ", "))
 	}
+	addTCP(rows, n)
 	rows.write(w, "")
+	if text := withoutUDP(n); text != "" {
+		fmt.Fprintln(w, "\n"+text)
+	}
+}
+
+// addTCP tells of TCP where it was asked for.
+func addTCP(rows *table, n agent.Netcheck) {
+	if n.FakeTCP == "" {
+		return
+	}
+	rows.add("TCP", yesNo(plainTCP(n)))
+	if len(n.TCPPorts) > 0 {
+		rows.add("mapping of TCP", n.TCPMapping)
+		rows.add("ports over TCP", strings.Join(portWords(n.TCPPorts), ", "))
+	}
+	if n.Via != "" {
+		rows.add("TLS to the coordinator", "through the proxy "+n.Via)
+	} else if n.TLS {
+		rows.add("TLS to the coordinator", "yes")
+	}
+	rows.add("fake TCP", n.FakeTCP)
+	if len(n.FakeTCPPorts) > 0 {
+		rows.add("ports over fake TCP", strings.Join(portWords(n.FakeTCPPorts), ", "))
+		boxes := strings.Join(n.Middlebox, ", ")
+		if boxes == "" {
+			boxes = "nothing"
+		}
+		rows.add("done to TCP on the way", boxes)
+	}
+}
+
+// withoutUDP says what it means for the user where UDP does not pass.
+func withoutUDP(n agent.Netcheck) string {
+	switch {
+	case n.UDP || !plainTCP(n) && n.FakeTCP != fakeOK:
+		return ""
+	case n.FakeTCP == fakeOK:
+		return "UDP does not pass here. Datagrams dressed as TCP do (direct-faketcp, relay-faketcp): they stay\n" +
+			"datagrams, and one that is lost delays no other."
+	}
+	text := "UDP does not pass here. TCP does, so data goes over direct-tcp or relay-tls: whatever is lost\n" +
+		"delays all that is behind it."
+	if n.FakeTCP == "unprivileged" {
+		text += " As root, or with CAP_NET_RAW, fake TCP may do better: see agent doctor."
+	}
+	return text
 }
 
 func portRule(n agent.Netcheck) string {

@@ -131,7 +131,15 @@ type Netcheck struct {
 	Portmap         []string `json:"portmap"`
 	MappingLifetime int      `json:"mapping_lifetime_s"` // 0: not measured
 	FakeTCP         string   `json:"faketcp"`
-	UsablePorts     []int    `json:"usable_ports"`
+	UsablePorts     []int    `json:"usable_ports"` // over UDP
+	TCPPorts        []int    `json:"tcp_ports"`
+	FakeTCPPorts    []int    `json:"faketcp_ports"`
+	TLS             bool     `json:"tls"`           // the coordinator answers over TLS
+	Via             string   `json:"via,omitempty"` // through this proxy
+	// Middlebox is what boxes on the way do to TCP: split-tcp,
+	// sequence-rewriting, coalescing, window-clamping, option-stripping,
+	// mss-clamping.
+	Middlebox []string `json:"middlebox"`
 	// MappingNot and FilteringNot were ruled out, where the behaviour itself
 	// stays unknown.
 	MappingNot   []string `json:"mapping_not,omitempty"`
