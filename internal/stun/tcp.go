@@ -64,6 +64,7 @@ func BindTCP(ctx context.Context, streams dgram.Streams, local, server netip.Add
 // AskTCP asks once on a connection to a STUN server: as BindTCP does, and again
 // where BindTCP left it open. Not for concurrent use on one connection.
 func AskTCP(ctx context.Context, conn net.Conn, server netip.AddrPort) (Result, error) {
+	_ = conn.SetDeadline(time.Time{})                                                // that of an earlier one may have come to an end
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ends what waits
 	defer stop()
 	id := pion.NewTransactionID()
