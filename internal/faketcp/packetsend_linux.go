@@ -81,11 +81,11 @@ func (w *sender) burst(b dgram.Burst) error {
 			return w.l.closedAs(err)
 		}
 		w.hop = hop
-		if asked.local.Addr().IsValid() && !asked.local.Addr().IsUnspecified() {
-			w.seg.local = asked.local
-		} else {
-			w.seg.local = netip.AddrPortFrom(hop.source, asked.local.Port())
+		source := asked.local.Addr()
+		if !source.IsValid() || source.IsUnspecified() {
+			source = hop.source
 		}
+		w.seg.local = netip.AddrPortFrom(source, w.l.at.Port()) // a flow that begins knows neither
 		n, err := w.pieces(b, sent)
 		if err == nil || again || !gone(err) {
 			return w.l.closedAs(err)
