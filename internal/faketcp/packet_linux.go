@@ -108,19 +108,31 @@ func openKernelWay(at netip.Addr) (*socket, error) {
 	}
 	// IPPROTO_RAW: the IP header is ours, and nothing is received.
 	s, err := newSocket(family, unix.SOCK_RAW, unix.IPPROTO_RAW, "raw IP socket")
-	if err != nil || at.IsUnspecified() {
-		return s, err
-	}
-	err = control(s.raw, func(fd int) error {
-		if at.Is6() {
-			return unix.Bind(fd, &unix.SockaddrInet6{Addr: at.As16(), ZoneId: zoneOf(at)})
-		}
-		return unix.Bind(fd, &unix.SockaddrInet4{Addr: at.As4()})
-	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("bind a raw IP socket to %v: %w", at, err), s.close())
+		return nil, err
+	}
+	if err := control(s.raw, func(fd int) error { return prepareKernelWay(fd, at) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare a raw IP socket on %v: %w", at, err), s.close())
 	}
 	return s, nil
+}
+
+// prepareKernelWay makes the kernel ignore what ICMP says about the path's
+// size, which the session probes itself, and look for routes as from our
+// address.
+func prepareKernelWay(fd int, at netip.Addr) error {
+	level, name, value := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
+	if at.Is6() {
+		level, name, value = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
+	}
+	err := unix.SetsockoptInt(fd, level, name, value)
+	switch {
+	case err != nil || at.IsUnspecified():
+		return err
+	case at.Is6():
+		return unix.Bind(fd, &unix.SockaddrInet6{Addr: at.As16(), ZoneId: zoneOf(at)})
+	}
+	return unix.Bind(fd, &unix.SockaddrInet4{Addr: at.As4()})
 }
 
 func etherType(six bool) uint16 {

@@ -103,7 +103,7 @@ var errFamily = errors.New("the address is of the other family than the device")
 // any more.
 func gone(err error) bool {
 	switch {
-	case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV), errors.Is(err, unix.EMSGSIZE):
+	case errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return true
 	}
 	return false
