@@ -10,13 +10,15 @@ import (
 	"rendezvous/internal/dgram"
 )
 
-// Host is a computer on the lab's internet. It is a dgram.Network.
+// Host is a computer on the lab's internet. It is a dgram.Network, a
+// dgram.Streams and a dgram.FakeTCP.
 type Host struct {
 	station
 	rand    *rand.Rand
 	local   []dgram.HostAddr // interfaces that lead nowhere
 	sockets map[netip.AddrPort]*socket
 	ports   map[portKey]int // sockets on a port of a family
+	tcp     tcpSockets
 }
 
 type portKey struct {
@@ -32,6 +34,7 @@ func newHost(l *Lab, name string) *Host {
 		rand:    l.rand(name + "/ports"),
 		sockets: map[netip.AddrPort]*socket{},
 		ports:   map[portKey]int{},
+		tcp:     newTCPSockets(),
 	}
 }
 
@@ -110,7 +113,7 @@ func (h *Host) ListenUDP(addr netip.AddrPort) (dgram.Conn, error) {
 		return nil, fail(os.NewSyscallError("bind", syscall.EADDRNOTAVAIL))
 	}
 	if addr.Port() == 0 {
-		port, ok := h.freePort(addr.Addr())
+		port, ok := h.freePort(h.ports, addr.Addr())
 		if !ok {
 			return nil, fail(os.NewSyscallError("bind", syscall.EADDRINUSE))
 		}
@@ -125,12 +128,12 @@ func (h *Host) ListenUDP(addr netip.AddrPort) (dgram.Conn, error) {
 }
 
 // freePort looks in Linux's range of ephemeral ports.
-func (h *Host) freePort(a netip.Addr) (uint16, bool) {
+func (h *Host) freePort(used map[portKey]int, a netip.Addr) (uint16, bool) {
 	const low, n = 32768, 60999 - 32768 + 1
 	start := h.rand.IntN(n)
 	for i := range n {
 		port := uint16(low + (start+i)%n)
-		if h.ports[portKey{a.Is4(), port}] == 0 {
+		if used[portKey{a.Is4(), port}] == 0 {
 			return port, true
 		}
 	}
@@ -167,9 +170,9 @@ func (h *Host) release(s *socket) {
 	}
 }
 
-// source is the address that s sends from to reach to.
-func (h *Host) source(s *socket, to netip.Addr) (netip.Addr, error) {
-	bound := s.addr.Addr()
+// source is the address that a socket bound to an address sends from to reach
+// to.
+func (h *Host) source(bound, to netip.Addr) (netip.Addr, error) {
 	switch {
 	case bound.Is4() != to.Is4():
 		return netip.Addr{}, syscall.EAFNOSUPPORT
@@ -200,6 +203,10 @@ func (h *Host) arrive(p *parcel) {
 }
 
 func (h *Host) receive(p *parcel) {
+	if p.tcp != nil {
+		h.receiveTCP(p)
+		return
+	}
 	s := h.sockets[p.to]
 	if s == nil {
 		s = h.sockets[unspecified(p.to)]

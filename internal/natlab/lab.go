@@ -134,6 +134,7 @@ func (l *Lab) Close() {
 		for _, s := range h.allSockets() {
 			s.closeLocked()
 		}
+		h.tcp.closeAll()
 	}
 }
 

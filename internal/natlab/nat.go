@@ -249,7 +249,7 @@ func (n *NAT) tableFor(p *parcel) *table {
 // one from the TTL.
 func (n *NAT) forward(p, inside *parcel) *parcel {
 	if n.noUDP && p.tcp == nil {
-		n.lab.dropped(p, n.name, DropUDP)
+		n.lab.dropped(p, n.name, DropBlocked)
 		return nil
 	}
 	if n.block != nil {

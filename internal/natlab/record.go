@@ -27,7 +27,7 @@ const (
 	DropNoPort     Reason = "no port free"               // the NAT's range is exhausted
 	DropSessions   Reason = "too many sessions"          // of one host inside
 	DropBlocked    Reason = "blocked"                    // a test's Drop
-	DropUDP        Reason = "UDP blocked"                // option NoUDP, BlockUDP
+	DropUDP        Reason = "UDP blocked"                // option NoUDP
 	DropTCPPort    Reason = "TCP port blocked"           // option TCPPorts
 	DropSYN        Reason = "inbound SYN blocked"        // option NoInboundSYN
 	DropInvalid    Reason = "invalid"                    // TCP that fits no connection: Linux's INVALID

@@ -156,28 +156,25 @@ func (s *socket) send(b dgram.Burst, ttl int) error {
 	if !to.IsValid() || to.Port() == 0 || ttl < 1 || ttl > 255 {
 		return os.NewSyscallError("sendmsg", syscall.EINVAL)
 	}
-	from, err := h.source(s, to.Addr())
+	from, err := h.source(s.addr.Addr(), to.Addr())
 	if err != nil {
 		return os.NewSyscallError("sendmsg", err)
 	}
-	size := min(b.Size, len(b.Buf))
+	return h.launch(&parcel{from: netip.AddrPortFrom(from, s.addr.Port()), to: to, ttl: ttl}, b)
+}
+
+// launch sends b's datagrams with p's addresses.
+func (h *Host) launch(p *parcel, b dgram.Burst) error {
+	p.buf, p.size, p.last = slices.Clone(b.Buf), min(b.Size, len(b.Buf)), h.name
 	if b.Len() == 1 {
-		size = len(b.Buf)
+		p.size = len(b.Buf)
 	}
-	p := &parcel{from: netip.AddrPortFrom(from, s.addr.Port()), to: to, buf: slices.Clone(b.Buf), size: size, ttl: ttl, last: h.name}
-	local := h.isLocal(to.Addr())
-	if size > dgram.MaxBytes || !local && size+p.headers() > h.attachment.link.mtu {
+	if p.size > dgram.MaxBytes || !h.isLocal(p.to.Addr()) && p.size+p.headers() > h.attachment.link.mtu {
 		return dgram.ErrTooLarge
 	}
 	p.chunks(func(p *parcel) {
-		h.lab.lastID++
-		p.id = h.lab.lastID
-		h.lab.sent(p, h.name)
-		if local {
-			h.receive(p)
-		} else {
-			h.attachment.send(p)
-		}
+		h.lab.number(p, h.name)
+		h.dispatch(p)
 	})
 	return nil
 }
