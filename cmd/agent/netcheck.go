@@ -49,7 +49,7 @@ need be running. A server with one address can tell only part of it; RFC
 			} else {
 				writeNetcheck(t.out, n)
 			}
-			if err == nil && !n.UDP && !plainTCP(n) {
+			if err == nil && !n.UDP && !plainTCP(n) && n.FakeTCP != fakeOK {
 				err = ops.Failed("no STUN server answered of %s, neither over UDP nor over TCP; is this network cut off, or the server down? try another network, or --stun with another server", joinAddrs(addrs))
 			}
 			return err
@@ -151,9 +151,11 @@ func behindCarrier(ctx context.Context, r stun.Report) bool {
 }
 
 func joinAddrs(addrs []netip.AddrPort) string {
-	words := make([]string, len(addrs))
-	for i, a := range addrs {
-		words[i] = a.String()
+	var words []string
+	for _, a := range addrs {
+		if !slices.Contains(words, a.String()) {
+			words = append(words, a.String())
+		}
 	}
 	return strings.Join(words, ", ")
 }
@@ -219,7 +221,7 @@ func addTCP(rows *table, n agent.Netcheck) {
 	}
 	rows.add("TCP", yesNo(plainTCP(n)))
 	if len(n.TCPPorts) > 0 {
-		rows.add("mapping of TCP", n.TCPMapping)
+		rows.add("mapping of TCP", behaviour(n.TCPMapping, n.TCPMappingNot))
 		rows.add("ports over TCP", strings.Join(portWords(n.TCPPorts), ", "))
 	}
 	if n.Via != "" {

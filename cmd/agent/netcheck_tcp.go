@@ -38,11 +38,13 @@ type tcpSurvey struct {
 // tcpReport is what a tcpSurvey found.
 type tcpReport struct {
 	ports, fakePorts []int
-	mapping          string
+	mapping          stun.Behaviour
+	mappingNot       []stun.Behaviour
 	tls              bool
 	via              string
 	faked            string
 	boxes            []string
+	v4, v6           bool // something answered over that family
 }
 
 // The words of netcheck's "faketcp".
@@ -107,11 +109,12 @@ func askTLS(ctx context.Context, state *agent.State) (via string, err error) {
 
 // run asks everything side by side, within some seconds.
 func (s *tcpSurvey) run(ctx context.Context) tcpReport {
-	s.report = tcpReport{ports: []int{}, fakePorts: []int{}, mapping: stun.Unknown.String(), boxes: []string{}, faked: stun.Unknown.String()}
+	s.report = tcpReport{ports: []int{}, fakePorts: []int{}, boxes: []string{}, faked: stun.Unknown.String()}
 	var wait sync.WaitGroup
 	for _, at := range s.servers {
 		wait.Go(func() { s.askTCP(ctx, at) })
 	}
+	wait.Go(func() { s.askMapping(ctx) })
 	if s.tls != nil {
 		wait.Go(func() { s.askTLS(ctx) })
 	}
@@ -142,6 +145,26 @@ func (s *tcpSurvey) askTCP(ctx context.Context, at netip.AddrPort) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.report.ports = withPort(s.report.ports, at.Port())
+	s.report.reached(at)
+}
+
+// askMapping is about IPv4 alone, where there are servers of that family: few
+// NATs are met on IPv6.
+func (s *tcpSurvey) askMapping(ctx context.Context) {
+	local := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	if !slices.ContainsFunc(s.servers, func(at netip.AddrPort) bool { return at.Addr().Is4() }) {
+		local = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
+	}
+	r, conns, err := stun.DiscoverTCP(ctx, s.streams, local, s.servers)
+	for _, c := range conns {
+		_ = c.Close() // it has told all
+	}
+	if err != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.report.mapping, s.report.mappingNot = r.Mapping, r.MappingNot
 }
 
 func (s *tcpSurvey) askTLS(ctx context.Context) {
@@ -190,7 +213,7 @@ func (s *tcpSurvey) askFake(ctx context.Context, v4 bool) {
 				once.Do(func() { s.look(ctx, conn, at) })
 			}
 			if opened {
-				s.foundFake(at.Port(), answered)
+				s.foundFake(at, answered)
 			}
 		})
 	}
@@ -210,12 +233,13 @@ func (s *tcpSurvey) askDoor(ctx context.Context, conn dgram.Opener, asker *stun.
 
 // foundFake notes a door that opened. What opens but lets nothing through
 // checks sequence numbers, or is no coordinator's.
-func (s *tcpSurvey) foundFake(port uint16, answered bool) {
+func (s *tcpSurvey) foundFake(at netip.AddrPort, answered bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case answered:
-		s.report.fakePorts = withPort(s.report.fakePorts, port)
+		s.report.fakePorts = withPort(s.report.fakePorts, at.Port())
+		s.report.reached(at)
 		if s.report.faked != fakeChecked {
 			s.report.faked = fakeOK
 		}
@@ -280,10 +304,23 @@ func anyOf(at netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
 }
 
+// reached notes the family of a server that answered.
+func (r *tcpReport) reached(at netip.AddrPort) {
+	if at.Addr().Unmap().Is4() {
+		r.v4 = true
+	} else {
+		r.v6 = true
+	}
+}
+
 // addTo puts the report into what netcheck prints.
 func (r tcpReport) addTo(n *agent.Netcheck) {
+	n.IPv4, n.IPv6 = n.IPv4 || r.v4, n.IPv6 || r.v6
 	n.TCPPorts, n.FakeTCPPorts, n.Middlebox = r.ports, r.fakePorts, r.boxes
-	n.TCPMapping, n.FakeTCP, n.TLS, n.Via = r.mapping, r.faked, r.tls, r.via
+	n.TCPMapping, n.FakeTCP, n.TLS, n.Via = r.mapping.String(), r.faked, r.tls, r.via
+	for _, b := range r.mappingNot {
+		n.TCPMappingNot = append(n.TCPMappingNot, b.String())
+	}
 }
 
 // portWords is a list of ports for people.

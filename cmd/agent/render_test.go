@@ -218,3 +218,30 @@ func TestPingSummary(t *testing.T) {
 		})
 	}
 }
+
+func TestNetcheckWithoutUDPGolden(t *testing.T) {
+	blocked := agent.Netcheck{
+		IPv4: true, Mapping: "unknown", Filtering: "unknown", TCPMapping: "endpoint-independent",
+		TCPPorts: []int{80, 443}, FakeTCPPorts: []int{443}, TLS: true, FakeTCP: "ok", Middlebox: []string{"sequence-rewriting", "mss-clamping"},
+	}
+	plain := blocked
+	plain.FakeTCP, plain.FakeTCPPorts, plain.Middlebox, plain.Via = "unprivileged", nil, nil, "proxy.example:3128"
+	for name, n := range map[string]agent.Netcheck{"netcheck-faketcp": blocked, "netcheck-tcp": plain} {
+		var out bytes.Buffer
+		writeNetcheck(&out, n)
+		golden(t, name, out.String())
+	}
+}
+
+func TestCoordinatorLine(t *testing.T) {
+	for want, c := range map[string]agent.CoordinatorStatus{
+		"h:443 over quic, 40.2 ms":                        {Connected: true, Addr: "h:443", Transport: "quic", Over: "udp", RTT: 40.2},
+		"h:443 over quic in fake TCP":                     {Connected: true, Addr: "h:443", Transport: "quic", Over: "faketcp"},
+		"h:443 over tls via proxy p.example:3128, 1.0 ms": {Connected: true, Addr: "h:443", Transport: "tls", Over: "tcp", Via: "p.example:3128", RTT: 1},
+		"h:443: not connected yet":                        {Addr: "h:443"},
+	} {
+		if got := coordinatorLine(c); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

@@ -140,10 +140,11 @@ type Netcheck struct {
 	// sequence-rewriting, coalescing, window-clamping, option-stripping,
 	// mss-clamping.
 	Middlebox []string `json:"middlebox"`
-	// MappingNot and FilteringNot were ruled out, where the behaviour itself
+	// MappingNot and its like were ruled out, where the behaviour itself
 	// stays unknown.
-	MappingNot   []string `json:"mapping_not,omitempty"`
-	FilteringNot []string `json:"filtering_not,omitempty"`
+	MappingNot    []string `json:"mapping_not,omitempty"`
+	FilteringNot  []string `json:"filtering_not,omitempty"`
+	TCPMappingNot []string `json:"tcp_mapping_not,omitempty"`
 }
 
 // PendingMember joined by a coordinator's link and waits to be admitted.

@@ -93,7 +93,8 @@ func (l *link) moveToUDP(ctx, parent context.Context, now *reached, first netip.
 	}
 	p := plan{list: l.overUDP(ctx)}
 	if first.IsValid() {
-		p.add(attempt{over: proto.Transport_TRANSPORT_UDP, addr: first})
+		// Behind the link's own port, which is preferred where both pass.
+		p.add(attempt{over: proto.Transport_TRANSPORT_UDP, addr: first, after: nextDoor})
 	}
 	r := race{cert: cert, try: l.try, lost: func(attempt, error) {}, began: time.Now(), waiting: p.sorted(), results: make(chan outcome)}
 	d := r.run(ctx, nil, nil)

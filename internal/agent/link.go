@@ -85,7 +85,7 @@ type link struct {
 
 func newLink(a *Agent) *link {
 	return &link{a: a, urgent: make(chan struct{}, 1), again: make(chan struct{}, 1), troubles: make(troubles), resolve: func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error) { return c.Addrs(ctx) },
-		registered: make(chan struct{}), err: errors.New("not tried yet"), reach: learned{doors: a.cfg.State.Coordinator().Doors}}
+		registered: make(chan struct{}), err: errors.New("it is being tried for the first time"), reach: learned{doors: a.cfg.State.Coordinator().Doors}}
 }
 
 const (
