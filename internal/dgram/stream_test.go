@@ -176,8 +176,8 @@ func TestStreamDropsWhatIsOld(t *testing.T) {
 		}
 		r := NewStream(y, farAway, StreamOptions{})
 		defer r.Close()
-		got := gather(t, r, 6)
-		if got[0][0] != 0 || got[1][0] < 33 || got[1][0] > 36 {
+		got := gather(t, r, 2)
+		if got[0][0] != 0 || got[1][0] < 38 {
 			t.Errorf("the first after the one that was under way is number %d of 40", got[1][0])
 		}
 		if s.Dropped() < 32 {
@@ -283,6 +283,7 @@ func FuzzStream(f *testing.F) {
 		s := NewStream(&pieceMeal{rest: wire, step: 1 + int(step)*9}, farAway, StreamOptions{})
 		var got [][]byte
 		var arena Arena
+		defer arena.Release()
 		for {
 			bursts, err := s.Read(&arena)
 			if err != nil {

@@ -7,14 +7,19 @@ import (
 	"time"
 )
 
-// How old a datagram may grow while another waits behind it: a datagram of a
-// game or a call is worth little after this, and TCP in a session has taken it
-// for lost. At 1 Mbit/s it is a queue of 12 KiB.
-const mostAge = 100 * time.Millisecond
+// How old a datagram may grow while another waits behind it. A burst is let
+// through: within mostAge, TCP in a session has not taken a datagram for lost
+// yet. Where something has waited for longer than that without a break, more is
+// offered than the stream takes, and a queue would only make all of it old:
+// then standingAge is the limit.
+const (
+	mostAge     = 100 * time.Millisecond
+	standingAge = 20 * time.Millisecond
+)
 
 // sameAge is how far apart datagrams may be written and still share a piece of
 // memory, whose age is that of its first.
-const sameAge = mostAge / 8
+const sameAge = 5 * time.Millisecond
 
 // One write's size. A datagram can't be taken back once a write holds it, so a
 // write should last a few milliseconds at most, whatever the speed: one that
@@ -41,6 +46,7 @@ type outlet struct {
 	writing []byte  // a write reads this chunk's memory
 	orphan  bool    // which left the queue meanwhile
 	running bool
+	since   time.Time // running
 	closed  bool
 }
 
@@ -68,9 +74,10 @@ func (o *outlet) push(b Burst) (start, open bool) {
 			o.add(One(b.Addr, d), frameHeader+len(d), now)
 		}
 	}
+	if start = !o.running; start {
+		o.running, o.since = true, now
+	}
 	o.shorten(now)
-	start = !o.running
-	o.running = true
 	return start, true
 }
 
@@ -90,6 +97,10 @@ func (o *outlet) add(b Burst, need int, now time.Time) {
 // shorten drops the oldest datagrams that are too many or too old, but never
 // the newest one.
 func (o *outlet) shorten(now time.Time) {
+	oldest := mostAge
+	if now.Sub(o.since) > mostAge {
+		oldest = standingAge
+	}
 	for len(o.queue) > 0 {
 		c := &o.queue[0]
 		n, ok := frameLen(c.buf[c.done:])
@@ -99,7 +110,7 @@ func (o *outlet) shorten(now time.Time) {
 			continue
 		case o.bytes == frameHeader+n:
 			return // the only one
-		case o.bytes <= o.limit && now.Sub(c.at) <= mostAge:
+		case o.bytes <= o.limit && now.Sub(c.at) <= oldest:
 			return
 		}
 		c.done += frameHeader + n
