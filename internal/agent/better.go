@@ -47,8 +47,8 @@ func (l *link) better(ctx, parent context.Context, now *reached) *reached {
 
 // askUDP asks all the coordinator's likely ports for a STUN answer, which is
 // cheap, and notes whether any came. It returns where the first came from.
-func (l *link) askUDP(ctx context.Context, rtt time.Duration) (first netip.AddrPort) {
-	ctx, cancel := context.WithTimeout(ctx, min(askUDP+3*rtt, dialWithin))
+func (l *link) askUDP(parent context.Context, rtt time.Duration) (first netip.AddrPort) {
+	ctx, cancel := context.WithTimeout(parent, min(askUDP+3*rtt, dialWithin))
 	defer cancel()
 	var wait sync.WaitGroup
 	var once sync.Once
@@ -66,7 +66,7 @@ func (l *link) askUDP(ctx context.Context, rtt time.Duration) (first netip.AddrP
 	switch {
 	case first.IsValid():
 		l.reach.udp = yes
-	case context.Cause(ctx) == context.DeadlineExceeded:
+	case parent.Err() == nil:
 		l.reach.udp = no
 	}
 	return first
