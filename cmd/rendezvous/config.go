@@ -17,6 +17,9 @@ import (
 type settings struct {
 	Listen        string       `yaml:"listen"`         // ":443" or "IP:443"
 	AlternatePort int          `yaml:"alternate_port"` // 0: none
+	Ports         []int        `yaml:"ports"`          // more ports
+	TCP           bool         `yaml:"tcp"`
+	FakeTCP       bool         `yaml:"faketcp"`
 	PublicAddr    stringOrList `yaml:"public_addr"`
 	Host          string       `yaml:"host"` // HOST or HOST:PORT of join links
 	State         string       `yaml:"state"`
@@ -29,6 +32,7 @@ type settings struct {
 // limits are what agents may take; 0 is the default.
 type limits struct {
 	Connections          int     `yaml:"connections"`
+	ConnectionsPerSource int     `yaml:"connections_per_source"` // over TCP
 	Introductions        int     `yaml:"introductions"`
 	RelayAllocations     int     `yaml:"relay_allocations"`
 	RelayPerMember       int     `yaml:"relay_per_member"`
@@ -68,6 +72,8 @@ func defaultSettings() settings {
 	return settings{
 		Listen:        ":" + strconv.Itoa(rendezvous.DefaultPort),
 		AlternatePort: rendezvous.DefaultAlternate,
+		TCP:           true,
+		FakeTCP:       true,
 		Log:           "info",
 		Offload:       true,
 	}
@@ -77,6 +83,7 @@ func defaultSettings() settings {
 type parsed struct {
 	listen netip.AddrPort
 	public []netip.Addr
+	ports  []uint16
 	host   host
 }
 
@@ -114,6 +121,8 @@ func (s *settings) Check() (parsed, error) {
 	} else if s.AlternatePort != 0 && s.AlternatePort == int(p.listen.Port()) {
 		note(fmt.Errorf("alternate_port: %d is also the port to listen on; choose another, or 0 for none", s.AlternatePort))
 	}
+	p.ports, err = portNumbers(s.Ports)
+	note(err)
 	if s.Metrics != "" {
 		if _, _, err := net.SplitHostPort(s.Metrics); err != nil {
 			note(fmt.Errorf("metrics: %q is not ADDRESS:PORT", s.Metrics))
@@ -157,6 +166,18 @@ func parseListen(s string) (netip.AddrPort, error) {
 		}
 	}
 	return netip.AddrPortFrom(ip.Unmap(), uint16(n)), nil
+}
+
+// portNumbers are ports as values.
+func portNumbers(in []int) (out []uint16, err error) {
+	for _, n := range in {
+		if n < 1 || n > 65535 {
+			err = errors.Join(err, fmt.Errorf("ports: %d is not 1 to 65535", n))
+			continue
+		}
+		out = append(out, uint16(n))
+	}
+	return out, err
 }
 
 // parseHost reads HOST or HOST:PORT; an IPv6 address is in brackets when a

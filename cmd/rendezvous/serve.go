@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 
 	"github.com/rs/zerolog"
@@ -12,13 +13,18 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/faketcp"
 	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
 	"rendezvous/internal/relay"
 	"rendezvous/internal/rendezvous"
 )
 
 // serveFlags are those of `serve`; each overrides a setting when it is given.
-type serveFlags struct{ config, listen, public, host, metrics, log string }
+type serveFlags struct {
+	config, listen, public, host, metrics, log string
+	ports                                      []int
+}
 
 func newServe(t *terminal) *cobra.Command {
 	var f serveFlags
@@ -29,6 +35,11 @@ func newServe(t *terminal) *cobra.Command {
 
 It needs one UDP port that is open to the world (443), and wants a second one
 (3478) for STUN. Control connections, STUN and the relay share both.
+
+Open the same ports over TCP, for agents in networks that let no UDP pass. There
+it serves TLS, and datagrams that travel dressed as TCP segments, which takes
+CAP_NET_RAW. --ports names more of them; what is taken by another program, such
+as a web server on TCP 443, is left to it, and the log says so.
 
 With two addresses of this host in --public-addr it answers all tests of
 RFC 5780, so that agents learn what their NATs do. Behind a NAT that forwards
@@ -47,6 +58,7 @@ the ports, name the outside address there.`,
 	}
 	cmd.Flags().StringVar(&f.config, "config", "", "`file` with settings (YAML)")
 	cmd.Flags().StringVar(&f.listen, "listen", "", "`[IP]:PORT` to listen on (default :443)")
+	cmd.Flags().IntSliceVar(&f.ports, "ports", nil, "more `ports` to listen on, such as 80,8443")
 	cmd.Flags().StringVar(&f.public, "public-addr", "", "outside `IP[,IP2]` of this host")
 	cmd.Flags().StringVar(&f.host, "host", "", "`HOST[:PORT]` that join links name (default: the first public address)")
 	cmd.Flags().StringVar(&f.metrics, "metrics", "", "`ADDRESS:PORT` for Prometheus and health checks (default: none)")
@@ -64,6 +76,7 @@ func (f *serveFlags) settings(cmd *cobra.Command) (settings, error) {
 	}
 	for name, set := range map[string]func(){
 		"listen":      func() { s.Listen = f.listen },
+		"ports":       func() { s.Ports = f.ports },
 		"public-addr": func() { s.PublicAddr = splitList(f.public) },
 		"host":        func() { s.Host = f.host },
 		"metrics":     func() { s.Metrics = f.metrics },
@@ -112,7 +125,7 @@ func serve(ctx context.Context, t *terminal, s settings) (err error) {
 	if err := registry.SetHost(host); err != nil {
 		log.Error().Err(err).Msg("keep the host of join links for `rendezvous invite`")
 	}
-	log.Info().Str("version", ops.Version()).Str("state", dir).Str("host", host).Any("listen", server.Addrs()).Msg("serving")
+	log.Info().Str("version", ops.Version()).Str("state", dir).Str("host", host).Any("listen", server.Listening()).Msg("serving")
 	return runAll(ctx, server, control, metrics, log)
 }
 
@@ -162,7 +175,14 @@ func serverConfig(s settings, p parsed, registry *rendezvous.Registry, log zerol
 	}
 	options := dgram.DefaultOptions()
 	options.Offload = s.Offload
+	var streams dgram.Streams
+	if s.TCP {
+		streams = dgram.SystemStreams()
+	}
 	return rendezvous.Config{
+		Streams:   streams,
+		FakeTCP:   fakeTCP(s, log),
+		Ports:     p.ports,
 		Network:   dgram.System(options),
 		Registry:  registry,
 		Listen:    p.listen,
@@ -172,8 +192,9 @@ func serverConfig(s settings, p parsed, registry *rendezvous.Registry, log zerol
 		Log:       log,
 		Version:   ops.Version(),
 		Limits: rendezvous.Limits{
-			Connections:   s.Limits.Connections,
-			Introductions: s.Limits.Introductions,
+			Connections:          s.Limits.Connections,
+			ConnectionsPerSource: s.Limits.ConnectionsPerSource,
+			Introductions:        s.Limits.Introductions,
 			Relay: relay.Limits{
 				Bytes:       s.Limits.RelayMegabits * 1e6 / 8,
 				Datagrams:   s.Limits.RelayDatagramsSecond,
@@ -182,6 +203,40 @@ func serverConfig(s settings, p parsed, registry *rendezvous.Registry, log zerol
 			},
 		},
 	}
+}
+
+// The flows that fake TCP remembers: each agent has a few, and a carrier's NAT
+// may hide many agents.
+const (
+	fakeFlows        = 65536 // of one port
+	fakeFlowsPerPeer = 2048  // of one address
+)
+
+// fakeTCP is nil, with a line in the log, where this host or user can't.
+func fakeTCP(s settings, log zerolog.Logger) dgram.FakeTCP {
+	if !s.FakeTCP {
+		return nil
+	}
+	f, err := faketcp.System(faketcp.Options{MaxRemotes: fakeFlows, PerPeer: fakeFlowsPerPeer})
+	var why *path.Failure
+	switch {
+	case err == nil:
+		return f
+	case !errors.As(err, &why) || why.Reason != "unprivileged":
+		log.Info().Err(err).Msg("no fake TCP on this host; going on without")
+	default:
+		log.Warn().Err(err).Msg("no fake TCP: agents in networks that hinder UDP are served over TLS, which is slower; " + mendFakeTCP())
+	}
+	return nil
+}
+
+// mendFakeTCP is the command that gives this program the privilege.
+func mendFakeTCP() string {
+	program, err := os.Executable()
+	if err != nil {
+		program = "/usr/local/bin/rendezvous"
+	}
+	return "`sudo setcap cap_net_raw,cap_net_bind_service=+ep " + program + "` and a restart mend it, deploy/rendezvous.service has it already; `faketcp: false` in the configuration ends this warning"
 }
 
 // route is the own address from which the kernel answers an agent. Connecting

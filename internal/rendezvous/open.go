@@ -246,3 +246,14 @@ func (s *Server) doors() []*proto.Door {
 	}
 	return out
 }
+
+// Listening are the open doors in words, "udp 0.0.0.0:443" for one.
+func (s *Server) Listening() []string {
+	var out []string
+	for _, d := range s.doorStatus() {
+		if d.Problem == "" {
+			out = append(out, d.Transport+" "+d.Addr)
+		}
+	}
+	return out
+}
