@@ -289,14 +289,20 @@ func (c *climb) prove(conn net.Conn, far netip.AddrPort) bool {
 	return true
 }
 
-// pace bounds the SYNs of all candidates together, to 1000/s: a refusal from
-// nearby comes back in no time.
+// pace bounds the SYNs of all candidates together: a refusal from nearby comes
+// back in no time. While two clocks may well differ by as much it is 1000/s;
+// then no more than is polite, at random intervals.
 type pace struct {
-	mu   sync.Mutex
-	next time.Time
+	mu    sync.Mutex
+	begun time.Time
+	next  time.Time
 }
 
-const spacing = time.Millisecond
+const (
+	spacing    = time.Millisecond
+	inHurry    = 1500 * time.Millisecond
+	laterSpace = 8 * time.Millisecond // on average
+)
 
 // wait is false when ctx ended.
 func (p *pace) wait(ctx context.Context) bool {
@@ -306,7 +312,13 @@ func (p *pace) wait(ctx context.Context) bool {
 	if at.Before(now) {
 		at = now
 	}
+	if p.begun.IsZero() {
+		p.begun = now
+	}
 	p.next = at.Add(spacing)
+	if at.Sub(p.begun) > inHurry {
+		p.next = p.next.Add(rand.N(2 * (laterSpace - spacing)))
+	}
 	p.mu.Unlock()
 	if d := at.Sub(now); d > 0 {
 		return path.Wait(ctx, d)
