@@ -37,7 +37,9 @@ func website(t testing.TB, h *netns.Host, addr string) (net.Listener, *http.Clie
 		t.Fatal(err)
 	}
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(w, r.Body)
+		if _, err := io.Copy(w, r.Body); err != nil {
+			t.Errorf("echo: %v", err)
+		}
 	}))
 	s.Listener.Close()
 	s.Listener = listener

@@ -57,3 +57,12 @@ type device interface {
 	// close ends a waiting receive, and lets go of the port.
 	close() error
 }
+
+// DeviceCounts is what was lost or went the slow way between this program and
+// the network, by reason; nil where the device does not count.
+func (c *Conn) DeviceCounts() map[string]uint64 {
+	if d, ok := c.dev.(interface{ tally() map[string]uint64 }); ok {
+		return d.tally()
+	}
+	return nil
+}

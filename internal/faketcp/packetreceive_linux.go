@@ -46,7 +46,7 @@ type receiver struct {
 	n     int // messages of the last visit
 	large bool
 	errno syscall.Errno
-	seg   segment
+	runs  [2]train // of which one is visited when the next is no part of it
 }
 
 // fewLarge is how many messages a visit asks for when the last ones were long:
@@ -71,9 +71,9 @@ func (l *link) receive(a *dgram.Arena, visit func(s *segment, b dgram.Burst)) er
 			a.Release()
 			return l.broken(err)
 		}
-		any := l.deliver(a, in, visit)
+		some := l.deliver(a, in, visit)
 		intakes.Put(in)
-		if any {
+		if some {
 			return nil
 		}
 	}
@@ -152,60 +152,71 @@ func (l *link) head() int {
 
 // deliver visits what came, and says whether there was anything.
 func (l *link) deliver(a *dgram.Arena, in *intake, visit func(s *segment, b dgram.Burst)) bool {
-	any := false
+	some := false
 	l.rx.large = false
+	var last int // of rx.runs: the one that may grow
 	for i := range l.rx.n {
 		m := &in.msgs[i]
 		l.rx.large = l.rx.large || m.n > longOne
+		in.iovs[i][1].Base = nil // the arena's
 		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
 			l.cutOff.Add(1)
 			continue
 		}
-		b, ok := l.packet(&in.heads[i], a.Slot(i), int(m.n), in.names[i].Hatype)
-		if ok {
-			any = true
-			visit(&l.rx.seg, b)
+		slot := a.Slot(i)
+		this := &l.rx.runs[1-last]
+		if !l.packet(this, &in.heads[i], slot, int(m.n), in.names[i].Hatype) {
+			continue
 		}
-		// The options lie in the intake, which is another's soon.
-		l.rx.seg = segment{}
-		in.iovs[i][1].Base = nil
+		if some && l.rx.runs[last].join(this) {
+			continue
+		}
+		if some {
+			l.rx.runs[last].show(visit)
+		}
+		some, last = true, 1-last
 	}
-	return any
+	if some {
+		l.rx.runs[last].show(visit)
+	}
+	l.rx.runs = [2]train{} // the options lie in the intake, which is another's soon
+	return some
 }
 
 // packet makes a run of what one message brought: n bytes, first in head, then
-// in slot.
-func (l *link) packet(head *[headRoom]byte, slot []byte, n int, kind uint16) (dgram.Burst, bool) {
+// in slot. It says whether it is one for us.
+func (l *link) packet(r *train, head *[headRoom]byte, slot []byte, n int, kind uint16) bool {
 	inHead := min(l.head(), n)
 	rest := slot[:n-inHead]
 	// All headers in one piece, should they be longer than usual.
 	ip := vnetSize + linkHeader(kind)
 	known := inHead + copy(head[inHead:], rest)
-	s := &l.rx.seg
+	s := &r.seg
 	if known < ip {
 		l.malformed.Add(1)
-		return dgram.Burst{}, false
+		return false
 	}
 	tcp, payload, end, err := parse(head[ip:known], n-ip, s)
 	if err != nil {
 		l.malformed.Add(1)
-		return dgram.Burst{}, false
+		return false
 	}
 	if !l.routes.isOwn(s.local.Addr()) {
 		l.foreign.Add(1)
-		return dgram.Burst{}, false
+		return false
 	}
 	bytes := pull(head[:inHead], slot, ip+payload, ip+end)
 	v := (*vnetHeader)(unsafe.Pointer(head))
 	if v.flags&(vnetNeedsSum|vnetSumValid) == 0 && v.segment == 0 && !intact(s, head[ip+tcp:ip+payload], bytes) {
 		l.badSum.Add(1)
-		return dgram.Burst{}, false
+		return false
 	}
 	size := len(bytes)
 	if v.gso&^vnetECN != vnetPlain && v.segment > 0 {
 		size = min(size, int(v.segment))
 	}
-	return dgram.Burst{Addr: s.remote, Buf: bytes, Size: size}, true
+	r.burst = dgram.Burst{Addr: s.remote, Buf: bytes, Size: size}
+	return true
 }
 
 // pull returns the bytes from begin to end of a message whose first bytes are
@@ -215,12 +226,12 @@ func pull(head, slot []byte, begin, end int) []byte {
 	case begin >= end:
 		return slot[:0:0]
 	case begin >= len(head):
-		return slot[begin-len(head) : end-len(head) : end-len(head)]
+		return slot[begin-len(head) : end-len(head)]
 	}
 	ahead := min(len(head), end) - begin
 	copy(slot[ahead:], slot[:max(end-len(head), 0)])
 	copy(slot, head[begin:begin+ahead])
-	return slot[: end-begin : end-begin]
+	return slot[:end-begin]
 }
 
 // linkHeader is the length of the link-layer header, by ARPHRD_*.

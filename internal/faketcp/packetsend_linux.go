@@ -123,7 +123,8 @@ func (w *sender) pieces(b dgram.Burst, sent int) (int, error) {
 	first, flags := w.seg.seq, w.seg.flags
 	for sent < len(b.Buf) {
 		most := size
-		if w.hop.framed && !w.l.whole.Load() {
+		routed := !w.hop.framed || w.hop.doubted.CompareAndSwap(true, false)
+		if !routed && !w.l.whole.Load() {
 			most = (maxPacket - header) / size * size
 		}
 		part := b.Buf[sent:min(sent+most, len(b.Buf))]
@@ -132,7 +133,7 @@ func (w *sender) pieces(b dgram.Burst, sent int) (int, error) {
 		if sent+len(part) < len(b.Buf) {
 			w.seg.flags = flags &^ (flagPSH | flagFIN)
 		}
-		err := w.piece(part, size)
+		err := w.piece(part, size, routed)
 		if errors.Is(err, errWhole) {
 			w.l.whole.Store(true)
 			continue
@@ -150,8 +151,8 @@ func (w *sender) pieces(b dgram.Burst, sent int) (int, error) {
 var errWhole = errors.New("the interface does not take super-segments")
 
 // piece sends one segment or one super-segment.
-func (w *sender) piece(payload []byte, size int) error {
-	if !w.hop.framed {
+func (w *sender) piece(payload []byte, size int, routed bool) error {
+	if routed {
 		w.l.oneByOne.Add(1)
 		return w.routed(payload)
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -24,7 +25,7 @@ const (
 )
 
 // hop is how packets for one destination leave: from which of the host's
-// addresses, and on what way. Neither is changed once it is made.
+// addresses, and on what way.
 type hop struct {
 	*way
 	source netip.Addr
@@ -47,19 +48,24 @@ type way struct {
 	framed bool
 	header [ethernetSize]byte
 	asked  time.Time
+	// doubted says that the neighbour's address was not confirmed for a while.
+	// Packets that go to the link do not make the kernel ask for it again, so
+	// one segment goes the kernel's way.
+	doubted atomic.Bool
 }
 
-func (w *way) old(now time.Time) bool {
+func (w *way) old(now time.Time, age time.Duration) bool {
 	if !w.framed {
-		return now.Sub(w.asked) > unsolvedAge
+		age = unsolvedAge
 	}
-	return now.Sub(w.asked) > routeAge
+	return now.Sub(w.asked) > age
 }
 
 // routes knows how packets leave this host, and which addresses it has. Its
 // answers are the kernel's, remembered for some seconds.
 type routes struct {
-	from netip.Addr // of the host's addresses; unspecified: the route says
+	from netip.Addr    // of the host's addresses; unspecified: the route says
+	age  time.Duration // routeAge
 
 	mu     sync.Mutex
 	kernel *netlink.Handle // stays in the network namespace where it was made; closed: nil
@@ -74,7 +80,7 @@ func newRoutes(from netip.Addr) (*routes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the kernel for routes (netlink): %w", err)
 	}
-	return &routes{from: from, kernel: kernel, hops: make(map[netip.Addr]*hop), ways: make(map[neighbour]*way)}, nil
+	return &routes{from: from, age: routeAge, kernel: kernel, hops: make(map[netip.Addr]*hop), ways: make(map[neighbour]*way)}, nil
 }
 
 func (r *routes) close() {
@@ -92,7 +98,7 @@ func (r *routes) to(addr netip.Addr) (*hop, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	h := r.hops[addr]
-	if h != nil && now.Sub(h.asked) <= routeAge && !h.old(now) {
+	if h != nil && now.Sub(h.asked) <= r.age && !h.old(now, r.age) {
 		return h, nil
 	}
 	if r.kernel == nil {
@@ -124,13 +130,13 @@ func (r *routes) forget(addr netip.Addr) {
 // ask brings what was known of a destination, nil for nothing, up to date.
 func (r *routes) ask(known *hop, addr netip.Addr, now time.Time) (*hop, error) {
 	fresh := &hop{asked: now}
-	if known != nil && now.Sub(known.asked) <= routeAge {
+	if known != nil && now.Sub(known.asked) <= r.age {
 		*fresh = *known
 	} else if err := r.route(fresh, addr); err != nil {
 		return nil, err
 	}
 	w := r.ways[fresh.by]
-	if w == nil || w.old(now) {
+	if w == nil || w.old(now, r.age) {
 		var err error
 		if w, err = r.way(fresh.by, addr.Is6()); err != nil {
 			return nil, err
@@ -190,8 +196,9 @@ func (r *routes) way(by neighbour, six bool) (*way, error) {
 			return nil, fmt.Errorf("neighbours on %s: %w", link.Name, err)
 		}
 		if w.framed = station != nil; w.framed {
-			copy(w.header[:6], station)
+			copy(w.header[:6], station.HardwareAddr)
 			copy(w.header[6:12], link.HardwareAddr)
+			w.doubted.Store(station.State&netlink.NUD_STALE != 0)
 		}
 	}
 	return w, nil
@@ -211,9 +218,9 @@ func nextHop(addr netip.Addr, route *netlink.Route) netip.Addr {
 	return addr.WithZone("")
 }
 
-// station is the link-layer address of a neighbour, nil when it is not known
-// (yet).
-func (r *routes) station(by neighbour) (net.HardwareAddr, error) {
+// station is the kernel's entry of a neighbour, nil when its link-layer address
+// is not known (yet).
+func (r *routes) station(by neighbour) (*netlink.Neigh, error) {
 	family := netlink.FAMILY_V4
 	if by.addr.Is6() {
 		family = netlink.FAMILY_V6
@@ -230,7 +237,7 @@ func (r *routes) station(by neighbour) (net.HardwareAddr, error) {
 	if at < 0 {
 		return nil, nil
 	}
-	return all[at].HardwareAddr, nil
+	return &all[at], nil
 }
 
 // isOwn says whether an address is this host's. What this host forwards for

@@ -50,6 +50,30 @@ func through(t *testing.T, a, b *link, runs int) {
 	}
 }
 
+// A gateway that was replaced is found, although bursts alone leave, for which
+// the kernel asks nothing.
+func TestGatewayIsReplaced(t *testing.T) {
+	w := newRoad(t)
+	w.a.Sysctl("net.ipv4.neigh.eth0.delay_first_probe_time=0", "net.ipv4.neigh.eth0.retrans_time_ms=50",
+		"net.ipv4.neigh.eth0.base_reachable_time_ms=100")
+	a, b := open(t, w.a, addrA4, 0, nil), open(t, w.b, addrB4, 0, nil)
+	a.routes.mu.Lock()
+	a.routes.age = 50 * time.Millisecond
+	a.routes.mu.Unlock()
+	meet(t, a, b, a.local(), b.local())
+	w.r.IP("link set west address 02:00:00:00:00:77")
+	s := segment{local: a.local(), remote: b.local(), flags: flagPSH | flagACK, window: 0xff00}
+	arena := new(dgram.Arena)
+	netns.Eventually(t, 10*time.Second, "a burst by the new gateway", func() error {
+		if err := a.send(&s, dgram.Burst{Buf: pattern(3000), Size: 1000}); err != nil {
+			return err
+		}
+		_ = b.setReadDeadline(time.Now().Add(20 * time.Millisecond))
+		return b.receive(arena, func(*segment, dgram.Burst) {})
+	})
+	through(t, a, b, 0)
+}
+
 // A link without link-layer addresses (here a TUN device on both sides, as of
 // PPP and WireGuard too) goes by the kernel, one segment at a time.
 func TestLinksWithoutAddresses(t *testing.T) {
