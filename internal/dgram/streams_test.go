@@ -16,14 +16,14 @@ func addrOf(l net.Listener) netip.AddrPort { return l.Addr().(*net.TCPAddr).Addr
 func TestPortIsShared(t *testing.T) {
 	streams := SystemStreams()
 	for _, ip := range []string{"127.0.0.1", "::1"} {
-		any := netip.AddrPortFrom(netip.MustParseAddr(ip), 0)
-		mine, err := streams.ListenTCP(any)
+		free := netip.AddrPortFrom(netip.MustParseAddr(ip), 0)
+		mine, err := streams.ListenTCP(free)
 		if err != nil {
 			t.Skipf("no TCP on %s: %v", ip, err)
 		}
 		defer mine.Close()
 		for range 3 {
-			far, err := streams.ListenTCP(any)
+			far, err := streams.ListenTCP(free)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,21 +47,21 @@ func TestPortIsShared(t *testing.T) {
 
 func TestDialErrorsAreRecognised(t *testing.T) {
 	streams := SystemStreams()
-	any := netip.MustParseAddrPort("127.0.0.1:0")
-	gone, err := streams.ListenTCP(any)
+	free := netip.MustParseAddrPort("127.0.0.1:0")
+	gone, err := streams.ListenTCP(free)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = gone.Close()
-	if _, err := streams.DialTCP(t.Context(), any, addrOf(gone)); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := streams.DialTCP(t.Context(), free, addrOf(gone)); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("nobody listens: %v", err)
 	}
-	live, err := streams.ListenTCP(any)
+	live, err := streams.ListenTCP(free)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer live.Close()
-	first, err := streams.DialTCP(t.Context(), any, addrOf(live))
+	first, err := streams.DialTCP(t.Context(), free, addrOf(live))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestDialErrorsAreRecognised(t *testing.T) {
 	}
 	over, cancel := context.WithTimeout(t.Context(), -time.Second)
 	defer cancel()
-	if _, err := streams.DialTCP(over, any, addrOf(live)); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := streams.DialTCP(over, free, addrOf(live)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("no time left: %v", err)
 	}
 	if _, err := streams.DialTCP(t.Context(), netip.MustParseAddrPort("[::1]:0"), addrOf(live)); !errors.Is(err, errFamily) {
