@@ -37,9 +37,45 @@
 // in the words of RFC 4787. IPv6 prefixes (option Prefix) pass it untranslated
 // but filtered. A host reaches itself by 127.0.0.0/8, ::1 and its own
 // addresses, without delay. A router that answers port mapping protocols is a
-// host behind its NAT ("192.168.1.1") whose service calls NAT.Publish. There is
-// no TCP. ICMP is not modelled: no UDP socket that agents
-// use hears it.
+// host behind its NAT ("192.168.1.1") whose service calls NAT.Publish. ICMP is not modelled:
+// no UDP socket that agents use hears it.
+//
+// # TCP
+//
+// A Host is a dgram.Streams and a dgram.FakeTCP too; what leaves them are
+// segments, which take the same ways as datagrams.
+//
+//	quiet := natlab.Home().WithTCP(func(b *natlab.Behaviour) { b.Unsolicited = natlab.RejectUnsolicited })
+//	office := lab.NAT("office", "198.51.100.2", quiet, natlab.NoUDP(true), natlab.TCPPorts(80, 443))
+//	desk := office.Host("desk", "192.168.2.2")
+//	ln, err := vps.ListenTCP(netip.MustParseAddrPort("0.0.0.0:443"))
+//	fake, err := vps.ListenFakeTCP(netip.MustParseAddrPort("0.0.0.0:443"), ln) // beside the listener
+//	c, err := desk.DialTCP(ctx, netip.AddrPort{}, netip.MustParseAddrPort("203.0.113.10:443"))
+//	office.Set(natlab.NoUDP(false), natlab.UDPLoss(0.3), natlab.UDPBandwidth(1e6, 100*time.Millisecond)) // TCP is spared
+//	office.Set(natlab.NoInboundSYN(true))
+//	lab.Segments(natlab.Sent, "desk", natlab.TCPReset) // how many RST the desk sent
+//
+// A stream has a kernel's handshake (simultaneous open included, SYN at 0, 1
+// and 3 s), retransmissions after 200 ms or two round trips or three later
+// segments, congestion and receive windows, FIN, RST, and UserTimeout. Its
+// net.Conn has SetLinger and CloseWrite as *net.TCPConn does. Keepalives and
+// TIME_WAIT are not modelled.
+//
+// Fake TCP is what package faketcp shows to a network: a handshake, then
+// datagrams one to one, none repeated, 12 bytes more each. After 3 s of silence
+// a Write sends a SYN too. It has no numbers, so no box checks them.
+//
+// NATs keep tables of their own for TCP, which behave as for UDP unless
+// Behaviour.TCP says otherwise, and live longer. To a SYN for nobody they
+// answer with RST if their Unsolicited is not DropUnsolicited. An RST ends a
+// mapping that has not been answered yet. Segments that fit no state are
+// dropped as DropInvalid.
+//
+// Virtual time stands still while a goroutine waits for a mutex, if whoever
+// holds it waits for the network. So make TLS's handshake before two
+// goroutines use the connection. To help with the rest (yamux holds a mutex
+// until a frame is whole), what was written at one instant can be read only
+// when all of it has come.
 //
 // # What a test can ask
 //

@@ -23,6 +23,9 @@ type Options struct {
 	// SocketQueue is how many bytes wait in a socket before more are dropped;
 	// 0 is 4 MiB.
 	SocketQueue int
+	// SendBuffer is how many bytes a TCP connection takes beyond what its
+	// windows let out before a Write waits; 0 is 256 KiB.
+	SendBuffer int
 }
 
 // DefaultHops is enough that a datagram with a TTL of 3 or 4 crosses its own
@@ -44,6 +47,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SocketQueue == 0 {
 		o.SocketQueue = 4 << 20
+	}
+	if o.SendBuffer == 0 {
+		o.SendBuffer = 256 << 10
 	}
 	return o
 }

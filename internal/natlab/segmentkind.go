@@ -35,6 +35,7 @@ type header struct {
 	seq, ack uint64 // as RFC 9293's, but they don't wrap
 	got      uint64 // the segment that made the receiver send this: a selective acknowledgment (RFC 2018)
 	window   int    // bytes from ack on that the sender of this takes
+	push     bool   // PSH: what was written at one instant ends here
 }
 
 // label of what p is.

@@ -80,9 +80,10 @@ func (s *tcpConn) Read(b []byte) (int, error) {
 			return 0, tcpError("read", s.local, s.remote, os.ErrDeadlineExceeded)
 		case len(b) == 0:
 			return 0, nil
-		case len(s.in.ready) > 0:
-			n := copy(b, s.in.ready)
+		case s.in.visible > 0:
+			n := copy(b, s.in.ready[:s.in.visible])
 			s.in.ready = s.in.ready[n:]
+			s.in.visible -= n
 			s.reopen()
 			return n, nil
 		case s.why != nil:
@@ -94,7 +95,7 @@ func (s *tcpConn) Read(b []byte) (int, error) {
 	}
 }
 
-// Write is net.Conn's. It waits while more than unsentMost bytes are unsent.
+// Write is net.Conn's. It waits while Options.SendBuffer is full of what is unsent.
 func (s *tcpConn) Write(b []byte) (int, error) {
 	s.host.lab.mu.Lock()
 	defer s.host.lab.mu.Unlock()
@@ -115,11 +116,11 @@ func (s *tcpConn) Write(b []byte) (int, error) {
 		if n == len(b) {
 			return n, nil
 		}
-		if room := unsentMost - s.out.unsent; room > 0 {
+		if room := s.host.lab.options.SendBuffer - s.out.unsent; room > 0 {
 			k := min(room, len(b)-n)
 			s.out.add(b[n : n+k])
 			n += k
-			s.pump()
+			s.soon()
 			continue
 		}
 		s.change.Wait()

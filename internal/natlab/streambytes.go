@@ -7,10 +7,8 @@ import (
 
 // Sizes of a connection's buffers, in bytes.
 const (
-	// unsentMost is what a Write leaves unsent before it waits.
-	unsentMost = 64 << 10
 	// receiveMost waits to be read before the peer must stop.
-	receiveMost = 1 << 20
+	receiveMost = 2 << 20
 	// flightMost is the largest congestion window.
 	flightMost = 4 << 20
 	// mssLocal is the loopback's.
@@ -27,10 +25,14 @@ const (
 type intake struct {
 	next  uint64 // what should come
 	ready []byte
-	ahead map[uint64]*parcel // came before what is missing
-	held  int                // bytes of those
-	end   bool               // the peer's FIN, all before it having come
-	shut  bool               // the window that the peer knows is closed
+	// visible is how much of ready may be read: up to a PSH. A reader that got
+	// half of a message, and holds a mutex until the other half comes (yamux
+	// does), would stop virtual time where somebody waits for that mutex.
+	visible int
+	ahead   map[uint64]*parcel // came before what is missing
+	held    int                // bytes of those
+	end     bool               // the peer's FIN, all before it having come
+	shut    bool               // the window that the peer knows is closed
 }
 
 func (in *intake) window() int { return max(0, receiveMost-len(in.ready)-in.held) }
@@ -58,8 +60,8 @@ func (s *tcpConn) take(p *parcel) {
 	if got >= in.next && in.ahead[got] == nil {
 		got = 0 // there was no room for it
 	}
-	in.shut = in.window() < unsentMost
-	s.transmit(TCPAck, s.out.sentTo(), nil, got)
+	in.shut = in.window() < receiveMost/4
+	s.transmit(TCPAck, s.out.sentTo(), got)
 }
 
 func (in *intake) append(p *parcel) {
@@ -69,13 +71,16 @@ func (in *intake) append(p *parcel) {
 		in.next++
 		in.end = true
 	}
+	if p.tcp.push || in.end || in.window() < receiveMost/4 {
+		in.visible = len(in.ready)
+	}
 }
 
 // reopen tells the peer that there is room again.
 func (s *tcpConn) reopen() {
 	if s.in.shut && s.state == tcpEstablished && s.in.window() > receiveMost/2 {
 		s.in.shut = false
-		s.transmit(TCPAck, s.out.sentTo(), nil, 0)
+		s.transmit(TCPAck, s.out.sentTo(), 0)
 	}
 }
 
@@ -89,6 +94,7 @@ type outlet struct {
 	unsent   int // bytes
 	flight   int // bytes sent and not acknowledged
 	finished bool
+	planned  bool // a pump, when all of this instant has been written
 	rtt, rto time.Duration
 	pace     congestion
 	armed    time.Time
@@ -104,6 +110,7 @@ type outSegment struct {
 	seq         uint64
 	buf         []byte
 	fin, done   bool
+	push        bool
 	tries       int
 	first, sent time.Time
 	passed      int // later ones that have arrived since it was sent
@@ -143,7 +150,7 @@ func (o *outlet) add(b []byte) {
 	o.unsent += len(b)
 	for len(b) > 0 {
 		var g *outSegment
-		if n := len(o.segments); n > 0 && o.segments[n-1].tries == 0 && len(o.segments[n-1].buf) < o.mss {
+		if n := len(o.segments); n > 0 && o.segments[n-1].tries == 0 && !o.segments[n-1].push && len(o.segments[n-1].buf) < o.mss {
 			g = o.segments[n-1]
 		} else {
 			g = &outSegment{seq: o.next}
@@ -165,7 +172,24 @@ func (s *tcpConn) finish() {
 	o.finished = true
 	o.segments = append(o.segments, &outSegment{seq: o.next, fin: true})
 	o.next++
-	s.pump()
+	s.soon()
+}
+
+// soon sends what was written once all of this instant has been written: in
+// virtual time a nanosecond passes only when everybody waits.
+func (s *tcpConn) soon() {
+	o := &s.out
+	if o.planned {
+		return
+	}
+	o.planned = true
+	s.host.lab.agenda.plan(time.Now().Add(1), func() {
+		o.planned = false
+		if n := len(o.segments); n > 0 {
+			o.segments[n-1].push = true
+		}
+		s.pump()
+	})
 }
 
 // sample learns from a round trip (RFC 6298, without its variance: at least
@@ -189,6 +213,9 @@ func (s *tcpConn) pump() {
 		o.pace.window = 10 * o.mss // RFC 6928
 	}
 	for _, g := range o.segments {
+		if o.planned {
+			break // its PSH is still to be set
+		}
 		if g.tries > 0 {
 			continue
 		}
@@ -202,7 +229,7 @@ func (s *tcpConn) pump() {
 		o.flight += len(g.buf)
 		s.emit(now, g)
 	}
-	if o.unsent < unsentMost {
+	if o.unsent < s.host.lab.options.SendBuffer {
 		s.change.Broadcast()
 	}
 	s.arm()
@@ -228,7 +255,7 @@ func (s *tcpConn) emit(now time.Time, g *outSegment) {
 	if g.fin {
 		k = TCPFin
 	}
-	s.transmit(k, g.seq, g.buf[:len(g.buf):len(g.buf)], 0)
+	s.send(g.buf[:len(g.buf):len(g.buf)], header{Label: Label{TCP: k}, seq: g.seq, push: g.push})
 }
 
 // arm plans a look at the segment whose time is up first.

@@ -37,16 +37,20 @@ const (
 	finWait = 60 * time.Second
 )
 
-// transmit sends a segment of that kind.
-func (s *tcpConn) transmit(k TCPKind, seq uint64, buf []byte, got uint64) {
+// transmit sends a segment of that kind without payload.
+func (s *tcpConn) transmit(k TCPKind, seq, got uint64) {
+	s.send(nil, header{Label: Label{TCP: k}, seq: seq, got: got})
+}
+
+// send sends a segment with what it acknowledges.
+func (s *tcpConn) send(buf []byte, t header) {
 	h := s.host
 	if _, err := h.source(s.local.Addr(), s.remote.Addr()); err != nil {
 		return // its address is gone: as if lost
 	}
-	p := &parcel{from: s.local, to: s.remote, buf: buf, size: len(buf), ttl: DefaultTTL, last: h.name, tcp: &header{
-		Label: Label{TCP: k}, seq: seq, ack: s.in.next, got: got, window: s.in.window(),
-	}}
-	if k == TCPSyn || k == TCPSynAck {
+	p := &parcel{from: s.local, to: s.remote, buf: buf, size: len(buf), ttl: DefaultTTL, last: h.name, tcp: &t}
+	t.ack, t.window = s.in.next, s.in.window()
+	if k := t.TCP; k == TCPSyn || k == TCPSynAck {
 		p.mss = h.attachment.link.mtu - p.headers()
 		if h.isLocal(s.remote.Addr()) {
 			p.mss = mssLocal
@@ -69,7 +73,7 @@ func (s *tcpConn) handshake(now time.Time) {
 	s.hs.sent = now
 	s.hs.due = now.Add(synFirst << (s.hs.tries - 1))
 	s.wakeAt(s.hs.due)
-	s.transmit(k, s.hs.iss, nil, 0)
+	s.transmit(k, s.hs.iss, 0)
 }
 
 // wakeAt plans a look at what is due.
@@ -100,7 +104,7 @@ func (s *tcpConn) receive(p *parcel) {
 	case s.state == tcpSynSent && k.TCP == TCPSynAck && k.ack == s.hs.iss+1:
 		s.learn(p)
 		s.establish(time.Now())
-		s.transmit(TCPAck, s.out.sentTo(), nil, 0)
+		s.transmit(TCPAck, s.out.sentTo(), 0)
 	case s.state == tcpSynSent: // an ACK of what was never sent
 		h.lab.dropped(p, h.name, DropInvalid)
 		rst := p.answer(h.name)
@@ -130,7 +134,7 @@ func (s *tcpConn) carryOn(p *parcel) {
 	}
 	s.host.lab.delivered(p, s.host.name)
 	if p.tcp.TCP == TCPSynAck {
-		s.transmit(TCPAck, s.out.sentTo(), nil, 0)
+		s.transmit(TCPAck, s.out.sentTo(), 0)
 	}
 	s.acknowledged(now, p.tcp)
 	if s.state == tcpEstablished && (p.tcp.TCP == TCPData || p.tcp.TCP == TCPFin) {
@@ -144,10 +148,10 @@ func (s *tcpConn) carryOn(p *parcel) {
 func (s *tcpConn) syn(p *parcel) {
 	switch {
 	case s.state == tcpEstablished:
-		s.transmit(TCPAck, s.out.sentTo(), nil, 0) // a challenge (RFC 5961 section 4)
+		s.transmit(TCPAck, s.out.sentTo(), 0) // a challenge (RFC 5961 section 4)
 		return
 	case s.hs.knows && p.tcp.seq != s.hs.irs && s.parent == nil:
-		s.transmit(TCPAck, s.hs.iss+1, nil, 0)
+		s.transmit(TCPAck, s.hs.iss+1, 0)
 		return
 	}
 	s.learn(p)
@@ -201,7 +205,7 @@ func (s *tcpConn) reset(p *parcel) {
 // abort ends the connection by an RST.
 func (s *tcpConn) abort(why error) {
 	if s.state == tcpSynReceived || s.state == tcpEstablished {
-		s.transmit(TCPReset, s.out.sentTo(), nil, 0)
+		s.transmit(TCPReset, s.out.sentTo(), 0)
 	}
 	s.die(why)
 }

@@ -197,25 +197,36 @@ func (h *Host) dial(local, remote netip.AddrPort) (*tcpConn, error) {
 
 // receiveTCP takes a segment to the socket that it is for, or refuses it.
 func (h *Host) receiveTCP(p *parcel) {
-	fake := h.tcp.fakeAt(p.to)
-	switch s, l := h.tcp.streams[pair{p.to, p.from}], h.tcp.listenerAt(p.to); {
-	case fake != nil && p.tcp.Fake:
+	fake, reset := h.tcp.fakeAt(p.to), p.tcp.TCP == TCPReset
+	switch {
+	case fake == nil:
+		h.receiveStream(p)
+	case p.tcp.Fake:
 		fake.receive(p)
-	case fake != nil && p.tcp.TCP == TCPReset: // of a NAT, or of a kernel without the socket
+	case reset: // of a NAT, or of a kernel without the socket: whose it is doesn't show
 		fake.receive(p)
-		if s != nil {
+		if s := h.tcp.streams[pair{p.to, p.from}]; s != nil {
 			s.receive(p)
 		}
-	case fake != nil && !fake.beside: // no RST leaves: a guard holds the port
+	case fake.beside:
+		h.receiveStream(p)
+	default: // no RST leaves: a guard holds the port
 		h.lab.dropped(p, h.name, DropForeign)
-	case s != nil && p.tcp.Fake && p.tcp.TCP != TCPReset:
+	}
+}
+
+// receiveStream is what the kernel does with a segment.
+func (h *Host) receiveStream(p *parcel) {
+	s, l, reset := h.tcp.streams[pair{p.to, p.from}], h.tcp.listenerAt(p.to), p.tcp.TCP == TCPReset
+	switch {
+	case s != nil && p.tcp.Fake && !reset:
 		h.lab.dropped(p, h.name, DropForeign)
 	case s != nil:
 		s.receive(p)
+	case reset:
+		h.lab.dropped(p, h.name, DropNoSocket)
 	case l != nil && p.tcp.TCP == TCPSyn && !p.tcp.Fake:
 		l.receive(p)
-	case p.tcp.TCP == TCPReset:
-		h.lab.dropped(p, h.name, DropNoSocket)
 	default:
 		h.lab.dropped(p, h.name, DropReset)
 		rst := p.answer(h.name)
