@@ -20,9 +20,6 @@ import (
 	"rendezvous/internal/path"
 )
 
-// ourSYN has the options by which the kernel tells us apart.
-var ourSYN = []byte{2, 4, 5, 0x50, 1, 3, 3, 14, 1, 1, 4, 2}
-
 // website is an HTTPS server on a host, and its listener.
 func website(t testing.TB, h *netns.Host, addr string) (net.Listener, *http.Client) {
 	t.Helper()

@@ -2,7 +2,6 @@ package faketcp
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -108,15 +107,6 @@ func meet(t testing.TB, a, b *link, at, bt netip.AddrPort) {
 		}
 		return err
 	})
-}
-
-// pattern is n bytes of which each differs from its neighbours.
-func pattern(n int) []byte {
-	b := make([]byte, n)
-	for i := 0; i+4 <= n; i += 4 {
-		binary.BigEndian.PutUint32(b[i:], uint32(i)*2654435761)
-	}
-	return b
 }
 
 var families = map[string][2]string{"IPv4": {addrA4, addrB4}, "IPv6": {addrA6, addrB6}}
