@@ -160,11 +160,15 @@ func (v *conversation) begin(ctx context.Context) error {
 		for _, n := range runSizes {
 			v.ask(n, false)
 		}
-		if v.hole == 0 {
+		first := v.hole == 0
+		if first {
 			v.hole = len(v.asked)
 			v.askBehindHole()
 		}
 		if v.listen(ctx, wait, v.anyAnswered) {
+			if !first {
+				v.hole = len(v.asked)
+			}
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -174,6 +178,9 @@ func (v *conversation) begin(ctx context.Context) error {
 			return errSilent
 		}
 		wait = min(2*wait, time.Second+v.verdict.Handshake)
+		// Where the peer checks too and a box waits for what is missing, our
+		// answers to it are stuck behind our hole, and its answers behind its.
+		v.fill()
 	}
 }
 
@@ -218,7 +225,7 @@ func (v *conversation) answeredSince(is func(question) bool) bool {
 // then was waiting for them.
 func (v *conversation) gaps(ctx context.Context) error {
 	for round := range gapRounds {
-		if round > 0 {
+		if v.hole == len(v.asked) || round > 0 {
 			v.askBehindHole()
 		}
 		wait := 2*v.slowest + time.Duration(round+1)*50*time.Millisecond
@@ -230,9 +237,7 @@ func (v *conversation) gaps(ctx context.Context) error {
 		}
 	}
 	for range 3 {
-		for i := v.hole; i < len(v.asked); i++ {
-			v.again(i)
-		}
+		v.fill()
 		if v.listen(ctx, 3*v.slowest+200*time.Millisecond, v.behind) {
 			break
 		}
@@ -433,6 +438,13 @@ func (v *conversation) ask(n int, packed bool) {
 	_ = c.dev.send(&s, dgram.One(v.to, body)) // one that does not leave is not answered
 }
 
+// fill sends all again from the first hole on, and what was left out with it.
+func (v *conversation) fill() {
+	for i := v.hole; i < len(v.asked); i++ {
+		v.again(i)
+	}
+}
+
 // again sends a question with the numbers that it had, or fills a hole.
 func (v *conversation) again(i int) {
 	c := v.conn
@@ -485,6 +497,11 @@ func (c *Conn) checked(f *flow, s *segment, d []byte) {
 		t.counts.Recut++
 	}
 	packed := s.flags&flagURG != 0
+	if packed && m.recut() { // its length is in the header's fields
+		t.counts.BadCheck++
+		t.giveUpPacked(f)
+		return
+	}
 	if m.kind == kindAnswer {
 		v := c.checks[m.nonce]
 		switch {

@@ -158,7 +158,7 @@ func (c *Conn) reserve(b dgram.Burst, s *segment) (*flow, error) {
 	case f == nil || f.state != established && f.hs.waiters == 0:
 		c.table.counts.NotOpen += uint64(b.Len())
 		return nil, &dgram.Error{Op: "write", Local: c.dev.local(), Addr: b.Addr, Bytes: len(b.Buf), Err: ErrNotOpen}
-	case f.state != established || f.held != nil:
+	case f.state != established || f.held != nil || f.crossed && f.hs.waiters > 0:
 		if f.held == nil {
 			f.held = &held{since: now}
 		}
@@ -225,13 +225,18 @@ func (c *Conn) deliver(out []outgoing) {
 // then do writes go their own way.
 func (c *Conn) release(f *flow) {
 	var s segment
-	for {
+	for first := true; ; first = false {
 		c.mu.Lock()
-		if f.held == nil || len(f.held.bursts) == 0 || c.closed {
+		if f.held == nil || first && f.held.leaving {
+			c.mu.Unlock()
+			return
+		}
+		if len(f.held.bursts) == 0 || c.closed {
 			f.held = nil
 			c.mu.Unlock()
 			return
 		}
+		f.held.leaving = true
 		b := f.held.bursts[0]
 		f.held.bursts = f.held.bursts[1:]
 		f.held.bytes -= len(b.Buf)
@@ -338,9 +343,14 @@ func (c *Conn) await(ctx context.Context, f *flow, began time.Duration) error {
 // goes on with the same number.
 func (c *Conn) leave(f *flow) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f.hs.waiters--; f.hs.waiters == 0 && f.state != established {
+	f.hs.waiters--
+	last, open := f.hs.waiters == 0, f.state == established
+	if last && !open {
 		c.table.dropHeld(f)
+	}
+	c.mu.Unlock()
+	if last && open {
+		c.release(f)
 	}
 }
 

@@ -29,6 +29,8 @@ type flow struct {
 	state    state
 	opener   bool  // we sent a SYN, or would have
 	knows    bool  // irs is known: its SYN came
+	heard    bool  // an ACK came since the last SYN/ACK: the peer, and all trackers, know that we are established
+	crossed  bool  // both sides sent a SYN/ACK, and the peer's ACK of ours is not here yet: data waits
 	saw      uint8 // what the peer's SYN looked like, if knows
 	far      uint8 // segments in a row that are further than a window from rcv
 	owed     uint8 // segments since our last ACK, up to ackEvery
@@ -66,6 +68,9 @@ const (
 	ackEvery = 64
 	// ackAfter, looked at every tick: at least one a second.
 	ackAfter = 500 * time.Millisecond
+	// crossedFor bounds the wait for the ACK that ends a handshake in which both
+	// sides sent a SYN/ACK; or two round trips.
+	crossedFor = 250 * time.Millisecond
 	// silence without an answer to ours is what makes a RST or FIN credible,
 	// and a new SYN worth sending.
 	silence = 3 * time.Second
@@ -123,7 +128,7 @@ func (f *flow) unanswered(now, d time.Duration) bool {
 // lives says whether an Open need not ask the peer: it has spoken lately, and
 // nothing is missing.
 func (f *flow) lives(now time.Duration) bool {
-	return f.state == established && now-f.lastIn < anew && !f.unanswered(now, silence)
+	return f.state == established && !f.crossed && now-f.lastIn < anew && !f.unanswered(now, silence)
 }
 
 // wake tells the Opens that wait.
@@ -136,9 +141,10 @@ func (f *flow) wake() {
 
 // held are datagrams that wait for the end of a handshake.
 type held struct {
-	since  time.Duration
-	bytes  int
-	bursts []dgram.Burst
+	since   time.Duration
+	bytes   int
+	bursts  []dgram.Burst
+	leaving bool // somebody is sending them
 }
 
 // Bounds of what is held for a flow: a first flight of any protocol. What is

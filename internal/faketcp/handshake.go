@@ -52,11 +52,22 @@ func (t *table) opening(now time.Duration, to netip.AddrPort, rtt time.Duration)
 
 // handshake sends what is due, and returns how long until something is again.
 func (t *table) handshake(now time.Duration, f *flow) time.Duration {
-	if now >= f.hs.next {
+	switch {
+	case now < f.hs.next:
+		return f.hs.next - now
+	case !f.crossed:
 		t.sendSYN(now, f, 0)
+	case now-f.lastIn > max(crossedFor, 2*f.hs.rtt):
+		t.begin(now, f)
+	default:
+		// As a keepalive of TCP: the number before the next, which draws an ACK
+		// (RFC 9293 section 3.8.4).
+		s := f.segment(flagACK, t.window)
+		s.seq = f.iss
+		t.send(s)
 		f.hs.next = now + f.hs.gap(now)
 	}
-	return f.hs.next - now
+	return max(time.Millisecond, f.hs.next-now)
 }
 
 // sendSYN sends the segment of the handshake that the state wants: a SYN, or a
@@ -72,7 +83,7 @@ func (t *table) sendSYN(now time.Duration, f *flow, ttl uint8) {
 	if f.hs.first == 0 {
 		f.hs.first = now
 	}
-	f.hs.last = now
+	f.hs.last, f.hs.next = now, now+f.hs.gap(now)
 	f.hs.sent++
 	t.send(s)
 }

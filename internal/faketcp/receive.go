@@ -42,7 +42,9 @@ func (c *Conn) answer() {
 	c.table.settle(r.now)
 	out := c.table.out
 	c.table.out = r.spare[:0]
-	if len(c.table.flows) > 0 {
+	if n := len(c.table.flows); n > 0 && len(out) > 0 {
+		c.wind(r.now, unheardTick)
+	} else if n > 0 {
 		c.wind(r.now, fastTick)
 	}
 	c.mu.Unlock()

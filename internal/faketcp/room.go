@@ -93,18 +93,22 @@ func (t *table) sweep(now time.Duration) time.Duration {
 		t.checkPacked(now, f)
 	}
 	for _, f := range t.flows {
-		if now-max(f.lastIn, f.lastOut) < silence {
-			return fastTick
+		switch {
+		case f.unheard(now):
+			return unheardTick
+		case now-max(f.lastIn, f.lastOut) < silence:
+			next = fastTick
 		}
 	}
 	return next
 }
 
-// The two paces of sweep: while anything was sent or received in the last
-// seconds, and else.
+// The paces of sweep: at the end of a handshake, while anything was sent or
+// received in the last seconds, and else.
 const (
-	fastTick = ackAfter
-	slowTick = 10 * time.Second
+	unheardTick = 100 * time.Millisecond
+	fastTick    = ackAfter
+	slowTick    = 10 * time.Second
 )
 
 func (t *table) over(now time.Duration, f *flow) bool {
@@ -122,15 +126,26 @@ func (t *table) over(now time.Duration, f *flow) bool {
 
 // revive sends the SYN again, with its number, where data goes out and nothing
 // comes back: a peer that lost its state (the coordinator was restarted)
-// answers it, and so does one whose NAT lost its mapping.
+// answers it, and so does one whose NAT lost its mapping. It does so early where
+// nothing at all came behind the handshake: a RST may have hit the peer's NAT
+// just after its SYN/ACK had left.
 func (t *table) revive(now time.Duration, f *flow) {
+	quiet, since := now-f.lastIn, now-f.hs.last
 	patience := silence
 	if f.endAt > f.lastIn {
 		patience = silence * 2 / 3
 	}
-	if !f.opener || !f.unanswered(now, patience) || now-f.lastOut > silence || now-f.hs.last < time.Second {
+	switch {
+	case f.unheard(now) && since >= max(unheardTick, 2*f.hs.rtt, quiet/2):
+	case f.opener && f.unanswered(now, patience) && now-f.lastOut <= silence && since >= max(time.Second, 2*f.hs.rtt):
+	default:
 		return
 	}
 	t.counts.Revived++
 	t.sendSYN(now, f, 0)
+}
+
+// unheard says that the peer's ACK, which ends a handshake of ours, is missing.
+func (f *flow) unheard(now time.Duration) bool {
+	return f.opener && f.state == established && !f.heard && now-f.lastIn < lostAfter
 }

@@ -16,13 +16,18 @@ import (
 //
 //	closed       Open: SYN(iss), repeated with the same number
 //	synSent      SYN: SYN/ACK(iss, irs+1)      SYN/ACK: ACK(iss+1, irs+1), established
-//	synReceived  repeats SYN/ACK               SYN/ACK, or an ACK of iss+1: established
+//	synReceived  repeats SYN/ACK               an ACK of iss+1: established
+//	             SYN/ACK: ACK(iss+1, irs+1), established, but data waits for the peer's ACK
 //	(stranger)   SYN: SYN/ACK(cookie), nothing kept     ACK of cookie+1: established
 //	established  data with ACK = highest byte that came; a repeated SYN or SYN/ACK gets the same answer again
 //
 // A tracker that saw two SYNs wants a SYN/ACK of one side before anything
-// else; so nothing but these leaves before a flow is established. No RST ever
-// leaves: it would delete the mapping in the NAT that it reaches.
+// else; so nothing but these leaves before a flow is established. Linux' does
+// not look into a second SYN/ACK, so it knows of no window of the peer's before
+// its ACK: until then, all data but the first segment would be INVALID. And the
+// windows in SYNs are not scaled: each end of a handshake is answered by an ACK,
+// or 64 KiB would be all that may leave before the peer has something to say.
+// No RST ever leaves: it would delete the mapping in the NAT that it reaches.
 type table struct {
 	flows   map[netip.AddrPort]*flow
 	perAddr map[netip.Addr]int
@@ -133,7 +138,7 @@ func (t *table) syn(now time.Duration, f *flow, s *segment) {
 		t.sendSYN(now, f, 0)
 		f.wake()
 	case established:
-		if f.knows && s.seq != f.irs {
+		if s.seq != f.irs {
 			t.counts.Resyn++
 			if now-f.lastIn < silence {
 				return // forged, as the flow is well
@@ -182,8 +187,9 @@ func (t *table) synACK(now time.Duration, f *flow, s *segment) {
 			f.handshakeRTT = now - f.hs.first
 		}
 		f.look(s)
+		f.crossed = f.state == synReceived
 		t.establish(now, f)
-	case f.knows && s.seq != f.irs:
+	case s.seq != f.irs:
 		t.counts.Resyn++
 		if !f.unanswered(now, silence) {
 			return
@@ -193,7 +199,7 @@ func (t *table) synACK(now time.Duration, f *flow, s *segment) {
 		f.lastIn = now
 		f.wake()
 	default:
-		f.lastIn = now
+		f.lastIn, f.heard = now, true
 		f.wake()
 		if now-f.hs.last < time.Millisecond {
 			t.counts.Limited++
@@ -202,7 +208,9 @@ func (t *table) synACK(now time.Duration, f *flow, s *segment) {
 	}
 	f.hs.last = now
 	t.acknowledge(now, f)
-	t.out[len(t.out)-1].flow = f
+	if !f.crossed {
+		t.out[len(t.out)-1].flow = f
+	}
 }
 
 // acknowledge sends a bare ACK.
@@ -212,7 +220,7 @@ func (t *table) acknowledge(now time.Duration, f *flow) {
 }
 
 func (t *table) establish(now time.Duration, f *flow) {
-	f.state, f.lastIn, f.lastAck, f.nxt = established, now, now, f.iss+1
+	f.state, f.lastIn, f.lastAck, f.nxt, f.heard = established, now, now, f.iss+1, false
 	if f.opener {
 		t.counts.Opened++
 	} else {
@@ -239,10 +247,7 @@ func (t *table) reset(now time.Duration, f *flow) {
 			f.state = synSent // the tracker needs both SYNs again
 		}
 		f.hs.next = max(now, f.hs.last+time.Millisecond)
-		if f.hs.next == now && f.hs.waiters > 0 {
-			t.sendSYN(now, f, 0)
-		}
-		f.wake()
+		f.wake() // the Open that waits sends it
 	}
 }
 
@@ -255,27 +260,30 @@ func (t *table) data(now time.Duration, f *flow, s *segment, n, k int) *flow {
 	}
 	switch f.state {
 	case closed, synSent:
-		if !f.knows {
-			t.counts.Early++
-			return nil
-		}
-		fallthrough
+		// Perhaps a RST took our entry from the NAT after the peer was done. The
+		// NAT wants a SYN or SYN/ACK of the peer now, which sends one since it
+		// misses our ACK (see revive).
+		t.counts.Early++
+		return nil
 	case synReceived:
 		if s.ack != f.iss+1 {
 			t.counts.BadAck++
 			return nil
 		}
 		t.establish(now, f)
-		if f.held != nil {
-			t.acknowledge(now, f)
-			t.out[len(t.out)-1].flow = f
-		}
+		t.begin(now, f)
 	case established:
+		if f.crossed {
+			t.begin(now, f)
+		} else if n == 0 && f.knows && s.seq == f.irs && now-f.hs.last >= time.Millisecond {
+			f.hs.last = now
+			t.acknowledge(now, f) // the peer waits for it, see handshake
+		}
 		if f.offered != 0 && s.ack == f.iss+1 && f.nxt != f.iss+1 && now-f.hs.last < lostAfter {
 			f.irs, f.rcv, f.nxt = f.offered, f.offered+1, f.iss+1 // the peer's new beginning is genuine
 		}
 	}
-	f.offered = 0
+	f.offered, f.heard = 0, true
 	f.local = s.local
 	if s.flags&flagURG != 0 {
 		n = 0 // its numbers are payload
@@ -286,6 +294,13 @@ func (t *table) data(now time.Duration, f *flow, s *segment, n, k int) *flow {
 		t.owing = append(t.owing, f)
 	}
 	return f
+}
+
+// begin lets data leave.
+func (t *table) begin(now time.Duration, f *flow) {
+	f.crossed = false
+	t.acknowledge(now, f)
+	t.out[len(t.out)-1].flow = f
 }
 
 // accept makes a flow of a stranger that acknowledges the number that only it
@@ -301,7 +316,9 @@ func (t *table) accept(now time.Duration, s *segment) *flow {
 		return nil
 	}
 	f.local, f.iss, f.rcv, f.saw = s.local, iss, s.seq, uint8(iss)&sawMask
+	f.irs = s.seq - 1 // unless its first segments were lost
 	t.establish(now, f)
+	t.acknowledge(now, f)
 	return f
 }
 
