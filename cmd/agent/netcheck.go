@@ -249,6 +249,10 @@ func withoutUDP(n agent.Netcheck) string {
 		return "UDP does not pass here. Datagrams dressed as TCP do (direct-faketcp, relay-faketcp): they stay\n" +
 			"datagrams, and one that is lost delays no other."
 	}
+	if len(n.TCPPorts) == 0 && n.Via != "" {
+		return "Only the proxy leads out of here, so data goes over relay-tls: whatever is lost delays all that\n" +
+			"is behind it."
+	}
 	text := "UDP does not pass here. TCP does, so data goes over direct-tcp or relay-tls: whatever is lost\n" +
 		"delays all that is behind it."
 	if n.FakeTCP == "unprivileged" {

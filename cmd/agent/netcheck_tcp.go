@@ -151,6 +151,8 @@ func (s *tcpSurvey) askTCP(ctx context.Context, at netip.AddrPort) {
 // askMapping is about IPv4 alone, where there are servers of that family: few
 // NATs are met on IPv6.
 func (s *tcpSurvey) askMapping(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, tcpWithin)
+	defer cancel()
 	local := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 	if !slices.ContainsFunc(s.servers, func(at netip.AddrPort) bool { return at.Addr().Is4() }) {
 		local = netip.AddrPortFrom(netip.IPv6Unspecified(), 0)

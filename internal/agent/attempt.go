@@ -70,6 +70,14 @@ type reached struct {
 	line *line
 }
 
+// where is the coordinator's address, or what a proxy was asked for.
+func (d *reached) where() string {
+	if d.Addr.IsValid() {
+		return d.Addr.String()
+	}
+	return d.how.at
+}
+
 // line counts the calls that wait for an answer, and gives back what the
 // connection stands on when it is closed.
 type line struct {

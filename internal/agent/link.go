@@ -185,7 +185,11 @@ func (l *link) adopt(d *reached, reg *proto.Registered) {
 	}
 	network := Network{ID: l.network, Over: d.how.over, Port: d.how.port()}
 	l.mu.Unlock()
-	l.a.cfg.Log.Info().Stringer("coordinator", d.Addr).Str("over", overName(d.how.over)).Str("via", d.Via).Dur("rtt", d.RTT()).Msg("registered")
+	told := l.a.cfg.Log.Info().Str("coordinator", d.where()).Str("over", overName(d.how.over))
+	if d.Via != "" {
+		told = told.Str("via", d.Via)
+	}
+	told.Dur("rtt", d.RTT()).Msg("registered")
 	if err := errors.Join(l.a.cfg.State.SawWorking(network), l.a.cfg.State.SawDoors(doors)); err != nil {
 		l.a.refusals.note(l.a, "state", err)
 	}
