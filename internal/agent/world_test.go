@@ -62,7 +62,7 @@ func newWorld(t *testing.T, options ...natlab.Option) *world {
 func (w *world) start() {
 	w.t.Helper()
 	server, err := rendezvous.New(rendezvous.Config{
-		Network: w.vps, Registry: w.registry, Listen: netip.AddrPortFrom(netip.Addr{}, 443), Alternate: 3478,
+		Network: w.vps, Streams: w.vps, FakeTCP: w.vps, Registry: w.registry, Listen: netip.AddrPortFrom(netip.Addr{}, 443), Alternate: 3478,
 		Public: []netip.Addr{netip.MustParseAddr(vpsAddr), netip.MustParseAddr(vpsOther), netip.MustParseAddr(vpsSix)},
 		Log:    w.log.With().Str("who", "coordinator").Logger(),
 	})
