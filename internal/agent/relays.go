@@ -91,7 +91,6 @@ func (as *association) relaySteps(c climbing) []ladder.Step {
 
 // noRelay is why a transport of our leg is not tried, nil if it is.
 func (as *association) noRelay(k path.Kind, w ways, c climbing) *path.Failure {
-	cfg := &as.a.cfg
 	switch {
 	case !as.a.allows(k):
 		return notAllowed(k, "this agent")
@@ -99,16 +98,32 @@ func (as *association) noRelay(k path.Kind, w ways, c climbing) *path.Failure {
 		return skip("not-needed", "a raw flow's datagrams cross sealed where UDP does not pass", "")
 	case c.another && as.hasLeg(k):
 		return skip("not-needed", "there is such a path already", "")
-	case k == path.RelayUDP && w.udpDead:
-		return skip("blocked", "the coordinator does not answer over UDP from this network", "open UDP to the coordinator's port in the firewall here")
-	case k == path.RelayFakeTCP && cfg.FakeTCP == nil:
-		return as.a.noFakeTCP()
-	case k == path.RelayFakeTCP && len(w.fakeTCP) == 0:
-		return skip("unsupported", "the coordinator has no port open for fake TCP, or its address is not proven", "run it as root or with CAP_NET_RAW")
-	case k == path.RelayTLS && cfg.RelayTLS == nil:
-		return skip("unsupported", "this agent was built or set up without TLS to the relay", "")
-	case k == path.RelayTLS && len(w.tls) == 0:
-		return skip("unsupported", "the coordinator has no port open for TLS", "run a coordinator of this version")
+	}
+	return as.a.noDoor(k, w)
+}
+
+// noDoor is why no leg of ours could have a transport in this network, nil if
+// one could.
+func (a *Agent) noDoor(k path.Kind, w ways) *path.Failure {
+	switch k {
+	case path.RelayUDP:
+		if w.udpDead {
+			return skip("blocked", "the coordinator does not answer over UDP from this network", "open UDP to the coordinator's port in the firewall here")
+		}
+	case path.RelayFakeTCP:
+		switch {
+		case a.cfg.FakeTCP == nil:
+			return a.noFakeTCP()
+		case len(w.fakeTCP) == 0:
+			return skip("unsupported", "the coordinator has no port open for fake TCP, or its address is not proven", "run it as root or with CAP_NET_RAW")
+		}
+	case path.RelayTLS:
+		switch {
+		case a.cfg.RelayTLS == nil:
+			return skip("unsupported", "this agent was set up without TLS to the relay", "")
+		case len(w.tls) == 0:
+			return skip("unsupported", "the coordinator has no port open for TLS", "run a coordinator of this version")
+		}
 	}
 	return nil
 }
