@@ -59,6 +59,13 @@ const (
 	longRest  = 200 * time.Millisecond
 )
 
+// How many refusals are answered at once, before every other one is answered
+// off the beat; and the least range of that, for peers nearby.
+const (
+	atOnce       = 3
+	leastOffbeat = 5 * time.Millisecond
+)
+
 func newClimb(r *Rung, try path.Try, allowed []netip.AddrPort) *climb {
 	return &climb{rung: r, try: try, allowed: allowed, won: make(chan struct{}), ended: make(chan struct{}), proof: make(chan struct{}, 1)}
 }
@@ -164,10 +171,11 @@ func (c *climb) note(f func(n *counts)) {
 
 // dial connects to one candidate again and again. A RST is answered by the next
 // SYN at once: a mapping that the peer's SYN can pass lives only until that RST
-// is back, so any gap may be where the peer's SYN falls, and a fixed one where
-// it falls each time.
+// is back, so any gap may be where the peer's SYN falls. But a gap of the time
+// that RST and SYN need within our own network there always is, and two sides in
+// one rhythm can meet in it each time: so some SYNs are late at random.
 func (c *climb) dial(ctx context.Context, p pair) {
-	unproven := 0
+	unproven, refusals := 0, 0
 	for c.pace.wait(ctx) {
 		c.note(func(n *counts) { n.tries++ })
 		patience := jitter(max(fresh, 5*c.rung.rtt()/2))
@@ -185,7 +193,13 @@ func (c *climb) dial(ctx context.Context, p pair) {
 			}
 			err = syscall.EADDRNOTAVAIL // as what was closed will say for a while
 		}
-		if rest := c.judge(err); rest > 0 && !path.Wait(ctx, jitter(rest)) {
+		rest := c.judge(err)
+		if isRefusal(err) {
+			if refusals++; refusals > atOnce && rand.N(2) == 0 {
+				rest = rand.N(max(c.rung.rtt()/2, leastOffbeat))
+			}
+		}
+		if rest > 0 && !path.Wait(ctx, jitter(rest)) {
 			return
 		}
 	}
@@ -197,7 +211,7 @@ func (c *climb) judge(err error) time.Duration {
 	c.note(func(n *counts) {
 		switch {
 		case errors.Is(err, context.Canceled):
-		case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET):
+		case isRefusal(err):
 			n.refused++
 		case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT):
 			n.silent++
@@ -211,6 +225,11 @@ func (c *climb) judge(err error) time.Duration {
 		}
 	})
 	return rest
+}
+
+// isRefusal says whether a RST answered.
+func isRefusal(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // jitter is d, shorter or longer by up to a fifth.
