@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ type link struct {
 	ids     atomic.Uint32 // IPv4's identification
 	whole   atomic.Bool   // no super-segments: a device refused one
 	ended   atomic.Bool   // closed
+	sendmsg func(fd uintptr, msg *unix.Msghdr) syscall.Errno
 	rx      receiver
 	tallies
 }
@@ -83,7 +85,7 @@ func openDevice(addr netip.AddrPort, beside net.Listener) (device, error) {
 	if err := available(); err != nil {
 		return nil, err
 	}
-	l := new(link)
+	l := &link{sendmsg: sendmsg}
 	if err := l.open(addr, beside); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on fake TCP %v: %w", addr, err), l.close())
 	}

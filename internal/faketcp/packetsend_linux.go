@@ -35,15 +35,20 @@ type sender struct {
 
 var senders = sync.Pool{New: func() any {
 	w := new(sender)
-	w.now = func(fd uintptr) {
-		_, _, w.errno = unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&w.hdr)), unix.MSG_DONTWAIT)
-	}
+	w.now = func(fd uintptr) { w.errno = w.l.sendmsg(fd, &w.hdr) }
 	w.again = func(fd uintptr) bool {
 		w.now(fd)
 		return w.errno != unix.EAGAIN
 	}
 	return w
 }}
+
+// sendmsg is the system call, which tests replace to see the errors that only
+// some devices give.
+func sendmsg(fd uintptr, msg *unix.Msghdr) syscall.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(msg)), unix.MSG_DONTWAIT)
+	return errno
+}
 
 // patience bounds how long a send waits for room, shortage how long it rests
 // when the interface's queue is full, which nothing tells the end of, and

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab/netns"
@@ -177,4 +181,65 @@ func TestOverflowIsCounted(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// Errors that only some devices give: each is met as on a device that gives it.
+func TestErrorsOfDevices(t *testing.T) {
+	w := newRoad(t)
+	for name, c := range map[string]struct {
+		errno    syscall.Errno
+		times    int  // how often it is given
+		super    bool // to super-segments alone
+		lost     bool
+		oneByOne bool
+	}{
+		"EIO, no checksums in the device":   {unix.EIO, 1, true, false, true},
+		"EINVAL, no segmentation":           {unix.EINVAL, 1, true, false, true},
+		"EPERM for a flow's first":          {unix.EPERM, 1, false, false, false},
+		"EPERM for good":                    {unix.EPERM, 99, false, true, false},
+		"ENOBUFS, the queue is full":        {unix.ENOBUFS, 2, false, false, false},
+		"ENOBUFS, and stays so":             {unix.ENOBUFS, 99, false, true, false},
+		"EAGAIN, the socket has room again": {unix.EAGAIN, 1, false, false, false},
+		"EINTR":                             {unix.EINTR, 5, false, false, false},
+		"ENETDOWN, and another way":         {unix.ENETDOWN, 1, false, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := open(t, w.a, addrA4, 0, nil), open(t, w.b, addrB4, 0, nil)
+			meet(t, a, b, a.local(), b.local())
+			hop, err := a.routes.to(b.local().Addr())
+			if err != nil {
+				t.Fatal(err)
+			}
+			hop.doubted.Store(false)
+			given := 0
+			a.sendmsg = func(fd uintptr, msg *unix.Msghdr) syscall.Errno {
+				if large := msg.Iov != nil && unsafe.Slice(msg.Iov, 2)[1].Len > 1000; given < c.times && (large || !c.super) {
+					given++
+					return c.errno
+				}
+				return sendmsg(fd, msg)
+			}
+			s := segment{local: a.local(), remote: b.local(), flags: flagPSH | flagACK, window: 0xff00}
+			err = a.send(&s, dgram.Burst{Buf: pattern(5000), Size: 1000})
+			if c.lost != errors.Is(err, c.errno) || !c.lost && err != nil {
+				t.Fatalf("send: %v", err)
+			}
+			if got := a.whole.Load(); got != c.oneByOne {
+				t.Errorf("from now on one by one: %v", got)
+			}
+			if c.lost {
+				return
+			}
+			var all []byte
+			for _, r := range collect(t, b, 5) {
+				all = append(all, r.bytes...)
+			}
+			if !bytes.Equal(all, pattern(5000)) {
+				t.Errorf("%d bytes came, or others", len(all))
+			}
+			if c.oneByOne {
+				through(t, a, b, 0)
+			}
+		})
+	}
 }
