@@ -29,7 +29,7 @@ unit: ## tests that need no privilege, with the race detector
 	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
 
 lab: ## tests with real programs in network namespaces
-	CGO_ENABLED=1 scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
+	CGO_ENABLED=1 scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)') ./internal/faketcp
 
 check: format vet lint generated cross ## all that looks at the code without running it
 
