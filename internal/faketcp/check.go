@@ -6,65 +6,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"strings"
+	"slices"
 	"time"
-
-	"rendezvous/internal/dgram"
 )
-
-// Verdict is what a check found out about the boxes on the way.
-type Verdict struct {
-	// SplitTCP: a box ends the TCP connection and begins another, as
-	// performance enhancing proxies do. It waits for what is missing, so
-	// datagrams stall: such a path is of use to real TCP only.
-	SplitTCP bool
-	// Coalesced: segments are merged or cut anew on the way, so datagrams lose
-	// their boundaries.
-	Coalesced bool
-	// SeqRewritten: a box shifts sequence numbers, each flow's by a constant.
-	SeqRewritten bool
-	// WindowClamped: a box rewrites the window.
-	WindowClamped bool
-	// OptionsStripped: a box takes away or rewrites options of the SYN other
-	// than the MSS.
-	OptionsStripped bool
-	// Packed: the fields that packed mode uses arrive as they left, both ways.
-	Packed bool
-	// MSS is the smaller one of those that either side saw in the other's SYN,
-	// and MSSClamped says that it was another when it left; 0: unknown.
-	MSS        int
-	MSSClamped bool
-	// RTT is the shortest round trip of a datagram. Handshake is how long the
-	// first SYN waited for its SYN/ACK, 0 where it met the peer's: much less
-	// than RTT means that somebody else answered it.
-	RTT, Handshake time.Duration
-	// Evidence says what was seen, for users.
-	Evidence []string
-}
-
-// Usable says whether datagrams cross whole and without waiting for another.
-func (v Verdict) Usable() bool { return !v.SplitTCP && !v.Coalesced }
-
-// Text is the verdict in a line.
-func (v Verdict) Text() string {
-	var words []string
-	for _, w := range []struct {
-		is   bool
-		word string
-	}{
-		{v.SplitTCP, "split TCP"}, {v.Coalesced, "segments cut anew"}, {v.SeqRewritten, "sequence numbers shifted"},
-		{v.WindowClamped, "window rewritten"}, {v.OptionsStripped, "options of the SYN rewritten"},
-		{v.MSSClamped, fmt.Sprintf("MSS clamped to %d", v.MSS)}, {v.Packed, "packed mode works"},
-	} {
-		if w.is {
-			words = append(words, w.word)
-		}
-	}
-	if len(words) == 0 {
-		words = []string{"nothing is rewritten"}
-	}
-	return fmt.Sprintf("%s; round trip %v", strings.Join(words, ", "), v.RTT.Round(100*time.Microsecond))
-}
 
 // errSilent: the handshake was made, but no question was answered.
 var errSilent = errors.New("the handshake was answered, but no datagram was")
@@ -253,26 +197,26 @@ func (v *conversation) gaps(ctx context.Context) error {
 	return nil
 }
 
+// plainSizes are those of which the longest that crosses is looked for before
+// packed mode begins, in bytes: the payloads of paths with an MTU of 1500 and
+// less.
+var plainSizes = []int{1232, 1280, 1360, 1400, 1440, 1452, 1460}
+
 // provePacked asks in packed form; and finds out how long a datagram crosses
 // plain.
 func (v *conversation) provePacked(ctx context.Context) {
 	first := len(v.asked)
-	sizes := []int{1232, 1280, 1360, 1400, 1440, 1452, 1460}
+	all := func() bool {
+		return !slices.ContainsFunc(v.asked[first:], func(q question) bool { return !q.answered })
+	}
 	for range 3 {
-		for _, n := range sizes {
+		for _, n := range plainSizes {
 			v.ask(n, false)
 		}
 		for range 3 {
 			v.ask(leastPacked, true)
 		}
-		if v.listen(ctx, 2*v.slowest+50*time.Millisecond, func() bool {
-			for _, q := range v.asked[first:] {
-				if !q.answered {
-					return false
-				}
-			}
-			return true
-		}) {
+		if v.listen(ctx, 2*v.slowest+50*time.Millisecond, all) {
 			break
 		}
 	}
@@ -349,6 +293,13 @@ func (v *conversation) weigh(h heard) {
 		v.slowest = max(v.slowest, trip)
 	}
 	q.answered = true
+	v.weighSegment(h, q)
+	v.weighSYN(h)
+}
+
+// weighSegment compares a question and its answer as they left and as they
+// came.
+func (v *conversation) weighSegment(h heard, q *question) {
 	d := &v.verdict
 	if (int(h.came) != q.length || h.recut()) && !d.Coalesced {
 		d.Coalesced = true
@@ -362,7 +313,6 @@ func (v *conversation) weigh(h heard) {
 		d.WindowClamped = true
 		v.saw("the window left as %#x and arrived as %#x, the peer's as %#x and %#x", window, h.saw.window, h.sent.window, h.arrived.window)
 	}
-	v.weighSYN(h)
 }
 
 // weighSYN compares what both sides saw of the other's SYN.
@@ -400,141 +350,4 @@ func (v *conversation) weighSYN(h heard) {
 	if h.flags&flagKnows != 0 {
 		note(h.itsMSS, c.table.opts.MSS)
 	}
-}
-
-// holeSize is how many bytes a gap leaves out: a question's, so that it can be
-// filled with one.
-const holeSize = 120
-
-// skip leaves a hole that again fills.
-func (v *conversation) skip() {
-	c := v.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f := c.table.flows[v.to]; f != nil {
-		v.asked = append(v.asked, question{seq: f.nxt, length: holeSize, at: c.now()})
-		f.nxt += holeSize
-	}
-}
-
-// ask sends the next question, of n bytes.
-func (v *conversation) ask(n int, packed bool) {
-	c := v.conn
-	now := c.now()
-	c.mu.Lock()
-	f := c.table.flows[v.to]
-	if f == nil || len(v.asked) >= mostQuestions {
-		c.mu.Unlock()
-		return
-	}
-	v.asked = append(v.asked, question{seq: f.nxt, length: n, at: now, packed: packed})
-	s, body := c.question(f, v.nonce, len(v.asked)-1, v.asked[len(v.asked)-1])
-	if !packed {
-		f.nxt += uint32(n)
-	}
-	f.owed, f.lastAck, f.lastOut = 0, now, now
-	c.wind(now, fastTick)
-	c.mu.Unlock()
-	_ = c.dev.send(&s, dgram.One(v.to, body)) // one that does not leave is not answered
-}
-
-// fill sends all again from the first hole on, and what was left out with it.
-func (v *conversation) fill() {
-	for i := v.hole; i < len(v.asked); i++ {
-		v.again(i)
-	}
-}
-
-// again sends a question with the numbers that it had, or fills a hole.
-func (v *conversation) again(i int) {
-	c := v.conn
-	c.mu.Lock()
-	f := c.table.flows[v.to]
-	if f == nil {
-		c.mu.Unlock()
-		return
-	}
-	s, body := c.question(f, v.nonce, i, v.asked[i])
-	c.mu.Unlock()
-	_ = c.dev.send(&s, dgram.One(v.to, body))
-}
-
-// question makes a question's segment. Called under mu.
-func (c *Conn) question(f *flow, nonce uint64, number int, q question) (segment, []byte) {
-	m := c.told(f)
-	m.kind, m.nonce, m.number, m.length = kindAsk, nonce, uint8(number), uint16(q.length)
-	s := f.segment(flagPSH|flagACK, c.table.window)
-	s.seq = q.seq
-	body := make([]byte, q.length)
-	if q.packed {
-		m.flags |= flagPacked
-		m.put(body)
-		return f.pack(body)
-	}
-	m.sent = fields{s.seq, s.ack, s.window}
-	m.put(body)
-	return s, body
-}
-
-// told is what every message says of its sender. Called under mu.
-func (c *Conn) told(f *flow) message {
-	m := message{ownISN: f.iss, ownMSS: c.table.opts.MSS, look: f.saw}
-	if f.knows {
-		m.flags, m.itsISN, m.itsMSS = flagKnows, f.irs, f.mss
-	}
-	return m
-}
-
-// checked takes a check's datagram: a question is answered, by one that is
-// never longer. Called under mu.
-func (c *Conn) checked(f *flow, s *segment, d []byte) {
-	t := c.table
-	t.counts.Checks++
-	var m message
-	m.parse(d)
-	m.arrived = fields{s.seq, s.ack, s.window}
-	if m.recut() {
-		t.counts.Recut++
-	}
-	packed := s.flags&flagURG != 0
-	if packed && m.recut() { // its length is in the header's fields
-		t.counts.BadCheck++
-		t.giveUpPacked(f)
-		return
-	}
-	if m.kind == kindAnswer {
-		v := c.checks[m.nonce]
-		switch {
-		case v != nil && v.to == f.remote:
-			if m.flags&flagPacked != 0 && !packed {
-				m.flags &^= flagPacked // a box cleared URG, or the peer lies
-			}
-			select {
-			case v.answers <- heard{m, c.reading.now}:
-			default:
-			}
-		case !packed || !f.proofCame(c.reading.now, m.nonce):
-			t.counts.BadCheck++
-		}
-		return
-	}
-	if len(t.out) >= mostAnswers {
-		t.counts.Crowded++
-		return
-	}
-	a := c.told(f)
-	a.kind, a.nonce, a.number, a.length, a.came, a.saw = kindAnswer, m.nonce, m.number, checkSize, uint16(m.asCame), m.arrived
-	body := make([]byte, checkSize)
-	head := f.segment(flagPSH|flagACK, t.window)
-	if packed {
-		a.flags |= flagPacked
-		a.put(body)
-		head, body = f.pack(body)
-	} else {
-		a.sent = fields{head.seq, head.ack, head.window}
-		a.put(body)
-		f.nxt += checkSize
-	}
-	f.owed, f.lastAck = 0, c.reading.now
-	t.out = append(t.out, outgoing{segment: head, body: body})
 }

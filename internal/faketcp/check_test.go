@@ -193,7 +193,7 @@ func TestPackedMode(t *testing.T) {
 }
 
 // climb runs a Rung on the left against a Conn on the right that opens as well.
-func climb(t *testing.T, boxes ...box) (err error, tried int) {
+func climb(t *testing.T, boxes ...box) (tried int, err error) {
 	t.Helper()
 	w := newWire(leftAddr, rightAddr, boxes...)
 	left, right := w.hosts(t, Options{})
@@ -213,15 +213,17 @@ func climb(t *testing.T, boxes ...box) (err error, tried int) {
 	mine := &Rung{Conns: []dgram.Opener{left}, Candidates: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9"), rightAddr,
 		netip.MustParseAddrPort("198.18.0.1:7")}, FireAt: fire, RTT: 40 * time.Millisecond, PrimeTTL: 4}
 	err = mine.Climb(t.Context(), try)
-	<-done
-	return err, tried
+	if e := <-done; (e == nil) != (err == nil) {
+		t.Errorf("one side says %v, the other %v", err, e)
+	}
+	return tried, err
 }
 
 func TestRung(t *testing.T) {
 	line20 := func() box { return &line{delay: 20 * time.Millisecond} }
 	virtual(t, func(t *testing.T) {
 		began := time.Now()
-		err, tried := climb(t, line20())
+		tried, err := climb(t, line20())
 		if err != nil || tried != 1 || time.Since(began) > 300*time.Millisecond {
 			t.Errorf("%v, tried %d, after %v", err, tried, time.Since(began))
 		}
@@ -241,7 +243,7 @@ func TestRung(t *testing.T) {
 					boxes = []box{refuser{}}
 				}
 				began := time.Now()
-				err, tried := climb(t, boxes...)
+				tried, err := climb(t, boxes...)
 				var f *path.Failure
 				if !errors.As(err, &f) || f.Reason != test.reason || f.Evidence == "" || f.Advice == "" || tried != 0 {
 					t.Errorf("%v, tried %d", err, tried)

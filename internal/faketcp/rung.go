@@ -173,28 +173,6 @@ func (r *Rung) climb(ctx context.Context, p pair, try path.Try) (stage string, e
 	return "try", err
 }
 
-// failure is why datagrams can't go this way, nil if they can.
-func (v Verdict) failure(to netip.AddrPort) *path.Failure {
-	if v.Usable() {
-		return nil
-	}
-	return &path.Failure{
-		Reason:   "split-tcp",
-		Evidence: fmt.Sprintf("a box on the way to %v ends the TCP connection and makes its own (an accelerator, a transparent proxy): %s", to, strings.Join(v.Evidence, "; ")),
-		Advice:   "nothing to do: real TCP and the relay over TLS cross such a box, and are tried",
-	}
-}
-
-// Failure is the *path.Failure "split-tcp" of a path on which datagrams would
-// stall or lose their boundaries, nil of any other. A relay's leg over fake TCP
-// wants to be checked by it as well.
-func (v Verdict) Failure(to netip.AddrPort) error {
-	if f := v.failure(to); f != nil {
-		return f
-	}
-	return nil
-}
-
 func noCandidates(refused []string) error {
 	f := &path.Failure{Reason: "no-candidates", Evidence: "the peer offered no address for fake TCP that this host can send to",
 		Advice: "check with `agent doctor` on the peer that fake TCP works there"}

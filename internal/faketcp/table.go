@@ -273,15 +273,7 @@ func (t *table) data(now time.Duration, f *flow, s *segment, n, k int) *flow {
 		t.establish(now, f)
 		t.begin(now, f)
 	case established:
-		if f.crossed {
-			t.begin(now, f)
-		} else if n == 0 && f.knows && s.seq == f.irs && now-f.hs.last >= time.Millisecond {
-			f.hs.last = now
-			t.acknowledge(now, f) // the peer waits for it, see handshake
-		}
-		if f.offered != 0 && s.ack == f.iss+1 && f.nxt != f.iss+1 && now-f.hs.last < lostAfter {
-			f.irs, f.rcv, f.nxt = f.offered, f.offered+1, f.iss+1 // the peer's new beginning is genuine
-		}
+		t.handshakeAgain(now, f, s, n)
 	}
 	f.offered, f.heard = 0, true
 	f.local = s.local
@@ -294,6 +286,21 @@ func (t *table) data(now time.Duration, f *flow, s *segment, n, k int) *flow {
 		t.owing = append(t.owing, f)
 	}
 	return f
+}
+
+// handshakeAgain sees whether a segment on an established flow has to do with a
+// handshake: the peer's last ACK of a crossed one; its question for ours; its
+// new beginning.
+func (t *table) handshakeAgain(now time.Duration, f *flow, s *segment, n int) {
+	switch {
+	case f.crossed:
+		t.begin(now, f)
+	case n == 0 && f.knows && s.seq == f.irs && now-f.hs.last >= time.Millisecond:
+		f.hs.last = now
+		t.acknowledge(now, f)
+	case f.offered != 0 && s.ack == f.iss+1 && f.nxt != f.iss+1 && now-f.hs.last < lostAfter:
+		f.irs, f.rcv, f.nxt = f.offered, f.offered+1, f.iss+1
+	}
 }
 
 // begin lets data leave.
