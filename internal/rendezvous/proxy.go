@@ -20,9 +20,16 @@ import (
 // environmentProxy says through which proxy to connect: HTTPS_PROXY and
 // NO_PROXY, as curl and Go's own client read them; nil for none.
 func environmentProxy(at string) (*url.URL, error) {
-	proxy, err := httpproxy.FromEnvironment().ProxyFunc()(&url.URL{Scheme: "https", Host: at})
+	said := httpproxy.FromEnvironment()
+	proxy, err := said.ProxyFunc()(&url.URL{Scheme: "https", Host: at})
+	if err == nil && proxy == nil && said.HTTPSProxy != "" {
+		// The package takes what can't be read for none.
+		if _, err = url.Parse(said.HTTPSProxy); err != nil {
+			_, err = url.Parse("http://" + said.HTTPSProxy)
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("read HTTPS_PROXY: %w", err)
+		return nil, fmt.Errorf("read HTTPS_PROXY: %w; it is http://HOST:PORT", err)
 	}
 	return proxy, nil
 }
