@@ -27,18 +27,6 @@ type fakeConn struct {
 	peers  map[netip.AddrPort]*fakePeer
 }
 
-// fakePeer is one remote address.
-type fakePeer struct {
-	state   tcpState
-	opens   int           // that wait
-	changed chan struct{} // closed when something came; nil while nobody waits
-	began   time.Time     // of the handshake
-	sent    time.Time     // the last SYN
-	spoke   time.Time     // what came last
-	asked   time.Time     // the last datagram that left
-	held    []dgram.Burst
-}
-
 // fakePace is how long after the last segment of a handshake the next one
 // leaves, by how long it has lasted.
 var fakePace = [...]struct{ until, gap time.Duration }{
@@ -52,6 +40,8 @@ const (
 	fakeHeld    = 16 // bursts that wait for the end of a handshake
 	fakeSilence = 3 * time.Second
 	fakeFresh   = 30 * time.Second // what spoke so lately needs no new handshake
+	fakeLost    = 10 * time.Second // of silence after an RST or FIN end a flow
+	fakeAck     = 500 * time.Millisecond
 )
 
 func newFakeConn(h *Host, addr netip.AddrPort, beside bool) *fakeConn {
@@ -73,12 +63,18 @@ func (f *fakeConn) SetReadDeadline(t time.Time) error { return f.in.SetReadDeadl
 // Extra is dgram.Heavier's.
 func (f *fakeConn) Extra(netip.AddrPort) int { return fakeExtra }
 
-// Close leaves without a word: no RST, which would delete a NAT's mapping.
+// Close ends what we opened with a FIN. No RST leaves, which would delete a
+// NAT's mapping.
 func (f *fakeConn) Close() error {
 	f.host.lab.mu.Lock()
 	defer f.host.lab.mu.Unlock()
 	if f.in.closed {
 		return net.ErrClosed
+	}
+	for to, p := range f.peers {
+		if p.opener && p.state == tcpEstablished {
+			f.transmit(to, TCPFin)
+		}
 	}
 	f.closeLocked()
 	return nil
@@ -96,23 +92,6 @@ func (f *fakeConn) closeLocked() {
 	}
 }
 
-func (p *fakePeer) wake() {
-	if p.changed != nil {
-		close(p.changed)
-		p.changed = nil
-	}
-}
-
-// lives says that the peer needs no handshake.
-func (p *fakePeer) lives(now time.Time) bool {
-	return p.state == tcpEstablished && now.Sub(p.spoke) < fakeFresh && !p.silent(now)
-}
-
-// silent says that nothing came though something was sent.
-func (p *fakePeer) silent(now time.Time) bool {
-	return p.asked.After(p.spoke) && now.Sub(p.spoke) >= fakeSilence
-}
-
 // Open is dgram.Opener's.
 func (f *fakeConn) Open(ctx context.Context, to netip.AddrPort) error {
 	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
@@ -127,6 +106,7 @@ func (f *fakeConn) Open(ctx context.Context, to netip.AddrPort) error {
 		p = &fakePeer{}
 		f.peers[to] = p
 	}
+	p.opener = true
 	if p.lives(time.Now()) {
 		return nil
 	}
@@ -258,7 +238,12 @@ func (f *fakeConn) write(to netip.AddrPort, b dgram.Burst) error {
 	}
 	h, p, now := f.host, f.peers[to], time.Now()
 	switch {
-	case p == nil:
+	case len(b.Buf) == 0: // no segment can carry it: lost
+		return nil
+	case p != nil && p.ended.After(p.spoke) && p.unanswered(now, fakeLost):
+		delete(f.peers, to)
+		return os.NewSyscallError("sendmsg", syscall.ENOTCONN)
+	case p == nil, p.state != tcpEstablished && p.opens == 0:
 		return os.NewSyscallError("sendmsg", syscall.ENOTCONN)
 	case p.state != tcpEstablished:
 		b.Buf = slices.Clone(b.Buf)
@@ -267,12 +252,13 @@ func (f *fakeConn) write(to netip.AddrPort, b dgram.Burst) error {
 			p.held = p.held[1:]
 		}
 		return nil
-	case p.silent(now) && now.Sub(p.sent) >= time.Second: // the NATs may have forgotten
+	case p.opener && p.silent(now) && now.Sub(p.sent) >= time.Second: // the NATs or the peer may have forgotten
 		f.shake(to, p)
 	}
 	if !p.asked.After(p.spoke) {
 		p.asked = now
 	}
+	p.owes = false
 	from, err := h.source(f.in.addr.Addr(), to.Addr())
 	if err != nil {
 		return os.NewSyscallError("sendmsg", err)
@@ -281,79 +267,4 @@ func (f *fakeConn) write(to netip.AddrPort, b dgram.Burst) error {
 		from: netip.AddrPortFrom(from, f.in.addr.Port()), to: to, ttl: DefaultTTL,
 		tcp: &header{Label: Label{TCP: TCPData, Fake: true}},
 	}, b)
-}
-
-// receive takes a segment of fake TCP, or an RST of anyone.
-func (f *fakeConn) receive(q *parcel) {
-	h, p, now := f.host, f.peers[q.from], time.Now()
-	k := q.tcp.TCP
-	if p == nil {
-		if k != TCPSyn {
-			h.lab.dropped(q, h.name, DropInvalid)
-			return
-		}
-		p = &fakePeer{}
-		f.peers[q.from] = p
-	}
-	if k == TCPReset {
-		f.reset(q, p)
-		return
-	}
-	if early := p.state == tcpClosed || p.state == tcpSynSent; early && k != TCPSyn && k != TCPSynAck {
-		h.lab.dropped(q, h.name, DropInvalid)
-		return
-	}
-	if p.spoke = now; k == TCPData {
-		f.in.enqueue(q)
-	} else {
-		h.lab.delivered(q, h.name)
-	}
-	switch {
-	case k == TCPSyn && p.state == tcpEstablished:
-		f.transmit(q.from, TCPSynAck)
-	case k == TCPSyn:
-		p.state = tcpSynReceived
-		f.shake(q.from, p)
-	case k == TCPSynAck:
-		f.transmit(q.from, TCPAck)
-		f.establish(q.from, p)
-	default:
-		f.establish(q.from, p)
-	}
-	p.wake()
-}
-
-// reset takes an RST. In answer to a SYN it says that the peer's router does
-// not know of us yet, and that ours has forgotten: the SYN goes again at once.
-// On an established flow it proves nothing.
-func (f *fakeConn) reset(q *parcel, p *fakePeer) {
-	h := f.host
-	if p.state == tcpEstablished {
-		h.lab.dropped(q, h.name, DropInvalid)
-		return
-	}
-	h.lab.delivered(q, h.name)
-	if p.opens == 0 {
-		delete(f.peers, q.from)
-		return
-	}
-	p.state = tcpSynSent
-	h.lab.agenda.plan(later(time.Now(), p.sent.Add(time.Millisecond)), func() {
-		if p.opens > 0 && p.state == tcpSynSent && f.peers[q.from] == p && !f.in.closed {
-			f.shake(q.from, p)
-		}
-	})
-}
-
-// establish lets go what was held.
-func (f *fakeConn) establish(to netip.AddrPort, p *fakePeer) {
-	if p.state == tcpEstablished {
-		return
-	}
-	p.state = tcpEstablished
-	held := p.held
-	p.held = nil
-	for _, b := range held {
-		_ = f.write(to, b) // as one that was lost
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -316,6 +317,35 @@ func TestFakeTCPSurvivesAForgetfulNAT(t *testing.T) {
 		}
 		if drain(t, server) == 0 {
 			t.Error("nothing arrived after the NAT forgot")
+		}
+	})
+}
+
+// S0-07 in effect: one-way traffic is acknowledged, so its sender sees no
+// silence, and a peer that has gone is noticed.
+func TestFakeTCPOneWay(t *testing.T) {
+	inBubble(t, Options{}, func(t *testing.T, l *Lab) {
+		vps, home := l.Host("vps", "203.0.113.10"), l.Host("home", "203.0.113.20")
+		server, client := fake(t, vps, "0.0.0.0:443"), fake(t, home, "0.0.0.0:4000")
+		if _, err := opens(client, "203.0.113.10:443", time.Second); err != nil {
+			t.Fatal(err)
+		}
+		stream := func(seconds int) (err error) {
+			for range 10 * seconds {
+				if e := client.Write(dgram.One(netip.MustParseAddrPort("203.0.113.10:443"), []byte("x"))); e != nil {
+					err = e
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			return err
+		}
+		before := l.Segments(Sent, "home", TCPSyn)
+		if err := stream(10); err != nil || l.Segments(Sent, "home", TCPSyn) != before {
+			t.Errorf("one-way traffic gave %v and %d more SYN", err, l.Segments(Sent, "home", TCPSyn)-before)
+		}
+		_ = server.Close()
+		if err := stream(15); !errors.Is(err, syscall.ENOTCONN) {
+			t.Errorf("a peer that has gone gave %v", err)
 		}
 	})
 }

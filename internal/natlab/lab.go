@@ -23,8 +23,8 @@ type Options struct {
 	// SocketQueue is how many bytes wait in a socket before more are dropped;
 	// 0 is 4 MiB.
 	SocketQueue int
-	// SendBuffer is how many bytes a TCP connection takes beyond what its
-	// windows let out before a Write waits; 0 is 256 KiB.
+	// SendBuffer is how many bytes of a TCP connection are unsent when a Write
+	// waits: what TCP_NOTSENT_LOWAT is to a kernel. 0 is 64 KiB.
 	SendBuffer int
 }
 
@@ -49,7 +49,7 @@ func (o Options) withDefaults() Options {
 		o.SocketQueue = 4 << 20
 	}
 	if o.SendBuffer == 0 {
-		o.SendBuffer = 256 << 10
+		o.SendBuffer = 64 << 10
 	}
 	return o
 }

@@ -95,7 +95,8 @@ func (s *tcpConn) Read(b []byte) (int, error) {
 	}
 }
 
-// Write is net.Conn's. It waits while Options.SendBuffer is full of what is unsent.
+// Write is net.Conn's. It waits while Options.SendBuffer is full of what
+// was unsent when this instant began.
 func (s *tcpConn) Write(b []byte) (int, error) {
 	s.host.lab.mu.Lock()
 	defer s.host.lab.mu.Unlock()
@@ -116,7 +117,7 @@ func (s *tcpConn) Write(b []byte) (int, error) {
 		if n == len(b) {
 			return n, nil
 		}
-		if room := s.host.lab.options.SendBuffer - s.out.unsent; room > 0 {
+		if room := s.room(); room > 0 {
 			k := min(room, len(b)-n)
 			s.out.add(b[n : n+k])
 			n += k

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -306,10 +308,13 @@ func TestStreamOnOneHost(t *testing.T) {
 }
 
 func TestTLSAndYamux(t *testing.T) {
+	runtime.GC() // yamux keeps timers in a pool of the process; those of another bubble may not be used
+	runtime.GC()
 	inBubble(t, Options{}, func(t *testing.T, l *Lab) {
 		vps := l.Host("vps", "203.0.113.10")
 		home := l.NAT("router", "198.51.100.1", Home(), Loss(0.02)).Host("home", "192.168.1.2")
 		c, s := connect(t, home, listenTCP(t, vps, "0.0.0.0:443"), "203.0.113.10:443")
+		var both sync.WaitGroup
 		config := yamux.DefaultConfig()
 		config.LogOutput = io.Discard
 		served := make(chan error, 1)
@@ -344,14 +349,17 @@ func TestTLSAndYamux(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range 3 {
+		for range 4 { // several windows of 256 KiB on each of four streams
 			stream, err := mux.Open()
 			if err != nil {
 				t.Fatal(err)
 			}
-			bulk(t, stream, stream, 100_000*(i+1))
-			_ = stream.Close()
+			both.Go(func() {
+				bulk(t, stream, stream, 1<<20)
+				_ = stream.Close()
+			})
 		}
+		both.Wait()
 		_ = mux.Close()
 		if err := <-served; err != nil {
 			t.Error(err)

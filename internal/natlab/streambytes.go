@@ -9,6 +9,8 @@ import (
 const (
 	// receiveMost waits to be read before the peer must stop.
 	receiveMost = 2 << 20
+	// instantMost may be unsent whatever Options.SendBuffer is.
+	instantMost = 4 << 20
 	// flightMost is the largest congestion window.
 	flightMost = 4 << 20
 	// mssLocal is the loopback's.
@@ -173,6 +175,16 @@ func (s *tcpConn) finish() {
 	o.segments = append(o.segments, &outSegment{seq: o.next, fin: true})
 	o.next++
 	s.soon()
+}
+
+// room is how many bytes a Write may add. The limit counts between instants
+// only: a message of several Writes that stopped half-way would be read in
+// halves.
+func (s *tcpConn) room() int {
+	if !s.out.planned && s.out.unsent >= s.host.lab.options.SendBuffer {
+		return 0
+	}
+	return instantMost - s.out.unsent
 }
 
 // soon sends what was written once all of this instant has been written: in
