@@ -19,6 +19,9 @@ const (
 	maxHost      = 6 // host candidates, both families together
 	gatherWithin = 1500 * time.Millisecond
 	gatherGrace  = 50 * time.Millisecond // and a round trip, for the servers that are slower than the first
+	// While something else reaches the coordinator and UDP has not yet: an
+	// introduction waits for this, and as a rule in vain.
+	gatherDoubtful = 300 * time.Millisecond // and two round trips
 )
 
 // bridges are interfaces that lead to containers, virtual machines or other
@@ -102,7 +105,11 @@ func ignored(name string, extra []string) bool {
 // host's own addresses, and what STUN servers see of each very socket.
 func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 	g := a.hosts(endpoints)
-	ctx, cancel := context.WithTimeout(ctx, gatherWithin)
+	within := gatherWithin
+	if !a.link.ways().udp {
+		within = min(within, gatherDoubtful+2*a.link.rtt())
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	servers := a.stunServers()
 	var wait sync.WaitGroup
