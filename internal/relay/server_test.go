@@ -381,3 +381,31 @@ func TestWriteErrorIsCounted(t *testing.T) {
 		t.Errorf("stats: %+v", st)
 	}
 }
+
+// TestGone ends a leg's stream: what comes for the leg waits until it has bound
+// again elsewhere, and what comes late from the stream is a stranger's.
+func TestGone(t *testing.T) {
+	tb := newTable(t, Limits{})
+	tb.from(homeAddr, tb.bindOf(0))
+	stream := &fakeConn{addr: relayAddr}
+	tb.Receive(stream, dgram.One(laptopAddr, tb.bindOf(1)))
+	tb.conn.take()
+	stream.take()
+	if tb.Gone(tb.conn, laptopAddr) {
+		t.Error("another conn's leg was forgotten")
+	}
+	if !tb.Gone(stream, laptopAddr) || tb.Gone(stream, laptopAddr) {
+		t.Error("the leg was not forgotten once")
+	}
+	tb.from(homeAddr, []byte("meanwhile"))
+	tb.Receive(stream, dgram.One(laptopAddr, []byte{0xa0}))
+	tb.wantDrops(unknownSource, 1)
+	if sent := stream.take(); len(sent) != 0 {
+		t.Errorf("sent %v to the stream that has ended", sent)
+	}
+	next := &fakeConn{addr: relayAddr}
+	tb.Receive(next, dgram.One(laptopAddr, tb.bindOf(1)))
+	if sent := next.take(); len(sent) != 2 || string(sent[1].Buf) != "meanwhile" {
+		t.Errorf("sent %v to the next one", sent)
+	}
+}

@@ -116,7 +116,7 @@ func (d *TLSDialer) dial(ctx context.Context, at string, pin [32]byte, cert tls.
 	if got := conn.ConnectionState().NegotiatedProtocol; got != ALPNStreams {
 		return nil, errors.Join(fmt.Errorf("dial coordinator %s over TLS: what answers there speaks %q, not %q", at, got, ALPNStreams), tcp.Close())
 	}
-	session, err := yamux.Client(conn, muxConfig(d.Log))
+	session, err := yamux.Client(&muxConn{Conn: conn}, muxConfig(d.Log))
 	if err != nil {
 		return nil, errors.Join(err, tcp.Close()) // a fault of muxConfig
 	}

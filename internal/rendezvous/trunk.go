@@ -36,7 +36,7 @@ const legQueue = 512 << 10
 
 // serveTrunk serves the streams of a connection until it ends.
 func (s *Server) serveTrunk(ctx context.Context, t *trunk, conn *tls.Conn) {
-	session, err := yamux.Server(conn, muxConfig(s.log))
+	session, err := yamux.Server(&muxConn{Conn: conn}, muxConfig(s.log))
 	if err != nil {
 		s.log.Error().Err(err).Msg("yamux") // a fault of muxConfig
 		return
