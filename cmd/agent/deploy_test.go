@@ -77,8 +77,8 @@ func unit(t *testing.T, name string) map[string][]string {
 // What a change of the units must not lose.
 func TestUnits(t *testing.T) {
 	tests := []struct{ name, command, capabilities string }{
-		{"rendezvous.service", "/usr/local/bin/rendezvous serve ", "CAP_NET_BIND_SERVICE"},
-		{"rendezvous-agent.service", "/usr/local/bin/agent up ", ""},
+		{"rendezvous.service", "/usr/local/bin/rendezvous serve ", "CAP_NET_BIND_SERVICE CAP_NET_RAW"},
+		{"rendezvous-agent.service", "/usr/local/bin/agent up ", "CAP_NET_RAW"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
