@@ -375,3 +375,13 @@ func (c *Conn) Prime(to netip.AddrPort, ttl int) error {
 	c.deliver(out)
 	return err
 }
+
+// Stats is dgram.StatsReader's: what the device lost, or sent the slow way.
+func (c *Conn) Stats() dgram.Stats {
+	d, ok := c.dev.(interface{ tally() map[string]uint64 })
+	if !ok {
+		return dgram.Stats{}
+	}
+	t := d.tally()
+	return dgram.Stats{Full: t["queue_full"], Overflow: t["overflow"], OneByOne: t["one_by_one"]}
+}
