@@ -71,7 +71,12 @@ func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
 		Conns: connsOf(from), Candidates: c.theirs.addrs, More: c.more,
 		SharedOutside: sharesOutside(c.mine.outside, c.theirs.outside),
 		FireAt:        c.fireAt, RTT: c.rtt, Plan: punch.DefaultPlan(),
-		Context: func() *path.Failure { return whyNot(c.mine.behaviour, as.theirBehaviour(c.theirs)) },
+		Context: func() *path.Failure {
+			if as.a.link.ways().udpDead {
+				return udpBlocked()
+			}
+			return whyNot(c.mine.behaviour, as.theirBehaviour(c.theirs))
+		},
 	}
 }
 
@@ -81,6 +86,11 @@ func connsOf(endpoints []*endpoint) []dgram.Conn {
 		conns = append(conns, e.conn)
 	}
 	return conns
+}
+
+func udpBlocked() *path.Failure {
+	return &path.Failure{Reason: "blocked", Evidence: "nothing comes back over UDP in this network, from the coordinator neither",
+		Advice: "open UDP in the firewall here; TCP and what looks like it are tried instead"}
 }
 
 // whyNot explains a punch that failed where the NATs' mappings explain it.

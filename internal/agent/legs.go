@@ -54,10 +54,13 @@ func (r *relayRung) overFakeTCP(ctx context.Context, far netip.AddrPort) (*endpo
 	if err != nil {
 		return nil, err
 	}
-	if err = conn.Open(ctx, far); err == nil {
-		err = whole(ctx, conn, far)
+	if err := conn.Open(ctx, far); err != nil {
+		r.as.discard([]*endpoint{e})
+		return nil, err
 	}
-	if err != nil {
+	withdraw := r.promises()
+	if err := whole(ctx, conn, far); err != nil {
+		withdraw()
 		r.as.discard([]*endpoint{e})
 		return nil, err
 	}

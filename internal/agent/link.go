@@ -389,7 +389,13 @@ func (a *Agent) standing(ctx context.Context) gathered {
 	if g := a.here.Load(); g != nil {
 		return *g
 	}
+	if !a.link.ways().udp {
+		// STUN over UDP may never answer, and data waits for us.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*a.link.rtt()+gatherGrace)
+		defer cancel()
+	}
 	g := a.gather(ctx, a.mains)
-	a.here.Store(&g)
+	a.here.CompareAndSwap(nil, &g) // what publish has found meanwhile is more
 	return g
 }

@@ -225,7 +225,7 @@ func TestExplainHasEveryKind(t *testing.T) {
 				p.carrier.Set(natlab.NoInboundSYN(true))
 			}, nil, unprivileged, "relay-tls",
 			map[string]string{
-				"direct-faketcp": "skipped unprivileged", "direct-tcp": "failed syn-blocked", "relay-udp": "skipped blocked",
+				"direct-udp": "failed blocked", "direct-faketcp": "skipped unprivileged", "direct-tcp": "failed syn-blocked", "relay-udp": "skipped blocked",
 				"relay-faketcp": "skipped unprivileged", "relay-tls": "ok",
 			},
 		},

@@ -23,6 +23,9 @@ const (
 	relayStagger = 400 * time.Millisecond
 	// relayShort is that wait while UDP is in question.
 	relayShort = 100 * time.Millisecond
+	// relayPromise is how much longer they wait where a better one is open, and
+	// is being looked at for a box on the way that takes it apart.
+	relayPromise = 800 * time.Millisecond
 	// doorStagger is the wait between two ports of the coordinator's (RFC 8305
 	// section 8), of which so many are tried.
 	doorStagger   = 250 * time.Millisecond
@@ -49,6 +52,9 @@ type relayRace struct {
 	won path.Kind
 	// over is closed once a transport has won.
 	over chan struct{}
+	// promise, where there is one, is closed once a transport that is open
+	// turns out to be of no use.
+	promise chan struct{}
 }
 
 // relayRung is one transport in the race.
@@ -239,17 +245,43 @@ func (r *relayRung) take(ctx context.Context) (*endpoint, error) {
 	return e, nil
 }
 
-// headStart lets the better transports go ahead; false: one of them has won.
+// headStart lets the better transports go ahead, longer where one is open and
+// is being looked at; false: one of them has won.
 func (r *relayRung) headStart(ctx context.Context) bool {
-	timer := time.NewTimer(r.after)
+	if !r.wait(ctx, r.after, nil) {
+		return false
+	}
+	r.mu.Lock()
+	promise := r.promise
+	r.mu.Unlock()
+	return promise == nil || r.wait(ctx, relayPromise, promise)
+}
+
+// wait waits for d, or until sooner is closed; false: the race is over.
+func (r *relayRung) wait(ctx context.Context, d time.Duration, sooner <-chan struct{}) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
+	case <-sooner:
 		return true
 	case <-r.over:
 	case <-ctx.Done():
 	}
 	return false
+}
+
+// promises says that a transport is open, until withdraw is called.
+func (r *relayRace) promises() (withdraw func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.promise != nil {
+		return func() {} // another door's stands
+	}
+	promise := make(chan struct{})
+	r.promise = promise
+	return func() { close(promise) }
 }
 
 // endWith cancels once another transport has won; stop ends the wait for it.
