@@ -22,7 +22,7 @@ type Counts struct {
 	Reset     uint64 // RST on an established flow
 	Fin       uint64 // FIN
 	Resyn     uint64 // SYN or SYN/ACK with other numbers on an established flow
-	Far       uint64 // sequence numbers further than a window from what was seen; delivered
+	Far       uint64 // runs far from the sequence numbers seen before; delivered
 	Evicted   uint64 // flows forgotten to make room
 	Ended     uint64 // flows forgotten as dead or idle
 	NotOpen   uint64 // datagrams written to where no handshake was made

@@ -32,7 +32,7 @@ type flow struct {
 	heard    bool  // an ACK came since the last SYN/ACK: the peer, and all trackers, know that we are established
 	crossed  bool  // both sides sent a SYN/ACK, and the peer's ACK of ours is not here yet: data waits
 	saw      uint8 // what the peer's SYN looked like, if knows
-	far      uint8 // segments in a row that are further than a window from rcv
+	far      uint8 // runs in a row that are far from rcv
 	owed     uint8 // segments since our last ACK, up to ackEvery
 
 	mss uint16 // in the peer's SYN
@@ -84,8 +84,12 @@ const (
 	// anew: an established flow that brought something this recently needs no
 	// proof that it lives.
 	anew = 30 * time.Second
-	// window in bytes, 0xFE00 << 14, about: nothing genuine is further away.
+	// window in bytes, 0xFE00 << 14, about: nothing genuine is further below.
 	window = 1 << 30
+	// leap is how far above what was seen a run may be, in bytes, and leaps how
+	// many in a row that are further are believed.
+	leap  = 4 << 20
+	leaps = 4
 )
 
 // after says whether sequence number a is behind b.
@@ -104,14 +108,17 @@ func (f *flow) take(now time.Duration, seq uint32, n, k int, counts *Counts) {
 	}
 	f.owed = uint8(min(int(f.owed)+k, ackEvery))
 	end := seq + uint32(n)
-	if d := int32(end - f.rcv); d > window || d < -window {
-		// A box that shifts numbers may have begun anew with another shift; one
-		// stray segment must not move what we acknowledge.
+	d := int32(end - f.rcv)
+	if d > leap || d < -window {
+		// After a blackout at full speed, or behind a box that began anew with
+		// another shift, the next ones are as far. One stray or forged segment
+		// must not move what we acknowledge: a tracker takes for INVALID whoever
+		// acknowledges what was not sent.
 		counts.Far++
-		if f.far++; f.far >= 16 {
-			f.rcv, f.far = end, 0
+		if f.far++; f.far < leaps {
+			return
 		}
-		return
+		f.rcv = end
 	}
 	f.far = 0
 	if after(end, f.rcv) {

@@ -178,7 +178,8 @@ func TestBoundsOfTheTable(t *testing.T) {
 }
 
 // Shows S0-03 and S0-07: a flow is of a constant size, and acknowledges the
-// highest byte that came, whatever is missing, and never less.
+// highest byte that came, whatever is missing, and never less. One segment far
+// away moves nothing, several do.
 func TestFlowIsSmallAndAcknowledgesTheHighest(t *testing.T) {
 	if n := unsafe.Sizeof(flow{}); n > 400 {
 		t.Errorf("a flow has %d bytes", n)
@@ -193,6 +194,7 @@ func TestFlowIsSmallAndAcknowledgesTheHighest(t *testing.T) {
 		want uint32
 	}{
 		{100, 1000, 1100}, {5100, 1000, 6100}, {2100, 1000, 6100}, {100, 1000, 6100}, {1 << 31, 10, 6100}, {6100, 1, 6101},
+		{9 << 20, 10, 6101}, {6101, 1, 6102}, {9 << 20, 10, 6102}, {9<<20 + 10, 10, 6102}, {9<<20 + 20, 10, 6102}, {9<<20 + 30, 10, 9<<20 + 40},
 	} {
 		b.give(segment{remote: leftAddr, seq: step.seq, ack: 0, flags: flagACK | flagPSH}, step.n)
 		var s segment
@@ -201,7 +203,7 @@ func TestFlowIsSmallAndAcknowledgesTheHighest(t *testing.T) {
 			t.Errorf("after %d+%d: ACK %d, not %d", step.seq, step.n, s.ack, step.want)
 		}
 	}
-	if b.counts.Far != 1 {
+	if b.counts.Far != 6 {
 		t.Errorf("%+v", b.counts)
 	}
 }
