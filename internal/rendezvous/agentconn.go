@@ -27,7 +27,6 @@ type agentConn struct {
 	carrier
 	open   func(context.Context) (controlStream, error) // waits for the agent to do so
 	spot   *spot                                        // where it came in
-	wakes  *socket                                      // that a wake may leave from; nil: none would arrive
 	key    Key                                          // of the client's certificate
 	remote netip.AddrPort                               // where it came from
 

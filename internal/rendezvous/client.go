@@ -3,7 +3,6 @@ package rendezvous
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +10,6 @@ import (
 	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/quic-go/quic-go"
 
 	"rendezvous/proto"
 )
@@ -24,70 +21,6 @@ const (
 	eventBuffer   = 64
 	firstID       = 1 << 62 // see heartbeat
 )
-
-// Dialer makes control connections over one PacketConn. Several may be open at
-// once: an agent tries a coordinator's ports side by side.
-type Dialer struct {
-	conn      *wakeable
-	transport *quic.Transport
-
-	mu      sync.Mutex
-	clients map[*Client]netip.AddrPort // where each leads
-	done    chan struct{}
-	once    sync.Once
-	tasks   sync.WaitGroup
-}
-
-// NewDialer uses pc, which stays the caller's to close, after the Dialer.
-func NewDialer(pc net.PacketConn) *Dialer {
-	conn := &wakeable{PacketConn: pc, woken: make(chan netip.AddrPort, 1)}
-	d := &Dialer{
-		conn:      conn,
-		transport: &quic.Transport{Conn: conn, ConnectionIDLength: idLength},
-		clients:   map[*Client]netip.AddrPort{},
-		done:      make(chan struct{}),
-	}
-	d.tasks.Go(d.wake)
-	return d
-}
-
-// wake hands wakes to the clients whose coordinator they come from.
-func (d *Dialer) wake() {
-	for {
-		select {
-		case <-d.done:
-			return
-		case from := <-d.conn.woken:
-			d.mu.Lock()
-			for c, addr := range d.clients {
-				if addr == from {
-					select {
-					case c.woken <- struct{}{}:
-					default:
-					}
-				}
-			}
-			d.mu.Unlock()
-		}
-	}
-}
-
-// Close ends all connections of the Dialer.
-func (d *Dialer) Close() error {
-	d.mu.Lock()
-	all := make([]*Client, 0, len(d.clients))
-	for c := range d.clients {
-		all = append(all, c)
-	}
-	d.mu.Unlock()
-	var err error
-	for _, c := range all {
-		err = errors.Join(err, c.Close())
-	}
-	d.once.Do(func() { close(d.done) })
-	d.tasks.Wait()
-	return errors.Join(err, d.transport.Close())
-}
 
 // Client is a control connection, seen from an agent.
 type Client struct {
@@ -104,7 +37,6 @@ type Client struct {
 	mu    sync.Mutex
 	calls map[uint64]chan *proto.ToAgent
 	next  uint64
-	bye   bool // the coordinator said goodbye
 	err   error
 	once  sync.Once
 }
@@ -127,75 +59,6 @@ func newClient(over carrier, stream controlStream, name string) *Client {
 func (c *Client) start() {
 	c.tasks.Go(c.read)
 	c.tasks.Go(c.heartbeat)
-}
-
-// Dial makes a control connection to the coordinator at addr over pc, which
-// stays the caller's and must serve no other connection. cert is the agent's
-// own; pin is from the join link. Another key there gives a *PinError.
-func Dial(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Client, error) {
-	d := NewDialer(pc)
-	c, err := d.Dial(ctx, addr, pin, cert)
-	if err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	inner := c.closed
-	c.closed = func() error { return errors.Join(inner(), d.Close()) }
-	return c, nil
-}
-
-// Dial is like the function Dial.
-func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Client, error) {
-	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
-	wrong := make(chan *PinError, 1)
-	config := clientTLS(pin, cert, addr.String(), func(e *PinError) {
-		select {
-		case wrong <- e:
-		default:
-		}
-	})
-	quicConf := quicConfig()
-	quicConf.KeepAlivePeriod = 0     // the heartbeat does more
-	quicConf.MaxIncomingStreams = -1 // the coordinator opens none
-	conn, err := d.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), config, quicConf)
-	if err != nil {
-		select {
-		case e := <-wrong:
-			return nil, e
-		default:
-		}
-		return nil, explainDial(ctx, addr, err)
-	}
-	stream, err := conn.OpenStreamSync(ctx)
-	if err != nil {
-		return nil, errors.Join(explainDial(ctx, addr, err), conn.CloseWithError(closeDone, ""))
-	}
-	c := newClient(overQUIC{conn, "quic"}, stream, addr.String())
-	c.closed = func() error {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.clients, c)
-		return nil
-	}
-	d.mu.Lock()
-	d.clients[c] = addr
-	d.mu.Unlock()
-	c.start()
-	return c, nil
-}
-
-func explainDial(ctx context.Context, addr netip.AddrPort, err error) error {
-	var idle *quic.IdleTimeoutError
-	var handshake *quic.HandshakeTimeoutError
-	var transport *quic.TransportError
-	switch {
-	case ctx.Err() != nil:
-		return fmt.Errorf("dial coordinator %v over UDP: no answer: %w; is it running, and UDP %d open?", addr, ctx.Err(), addr.Port())
-	case errors.As(err, &idle), errors.As(err, &handshake):
-		return fmt.Errorf("dial coordinator %v over UDP: no answer; is it running, and UDP %d open?", addr, addr.Port())
-	case errors.As(err, &transport) && transport.ErrorCode == quic.ConnectionRefused:
-		return fmt.Errorf("dial coordinator %v over UDP: it refuses, as it has too many connections, or too many new ones from this network; try again later", addr)
-	}
-	return fmt.Errorf("dial coordinator %v over UDP: %w", addr, closeReason(err))
 }
 
 // Events are the messages that nobody asked for, in order. The channel is
@@ -261,10 +124,11 @@ func (c *Client) lost() error {
 func (c *Client) read() {
 	defer close(c.events)
 	r := bufio.NewReader(c.stream)
+	bye := false
 	for {
 		m := new(proto.ToAgent)
 		if err := proto.ReadMessage(r, m); err != nil {
-			c.fail(c.streamReason(err))
+			c.fail(c.streamReason(err, bye))
 			return
 		}
 		if m.GetId() == 0 {
@@ -272,7 +136,7 @@ func (c *Client) read() {
 				c.fail(lastReason(e))
 				return
 			}
-			c.bye = c.bye || m.GetGoodbye() != nil
+			bye = bye || m.GetGoodbye() != nil
 			select {
 			case c.events <- m:
 			case <-c.ended().Done():
@@ -290,12 +154,12 @@ func (c *Client) read() {
 }
 
 // streamReason is why the control stream could not be read. QUIC says why; a
-// stream of TLS just ends, and what came before it tells. It is the reader's.
-func (c *Client) streamReason(err error) error {
+// stream of TLS just ends, and what came before it tells: a goodbye perhaps.
+func (c *Client) streamReason(err error, bye bool) error {
 	switch {
 	case c.Transport() != wordTLS:
 		return closeReason(err)
-	case c.bye:
+	case bye:
 		return ErrStopping
 	case errors.Is(err, io.EOF):
 		return errCut

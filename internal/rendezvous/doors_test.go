@@ -2,8 +2,10 @@ package rendezvous
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"runtime"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/faketcp"
 	"rendezvous/internal/natlab"
 	"rendezvous/internal/path"
 	"rendezvous/internal/stun"
@@ -58,9 +61,9 @@ func in(host *natlab.Host) *TLSDialer {
 }
 
 // connectFake makes a control connection of QUIC over fake TCP.
-func (g *guest) connectFake(ctx context.Context, host *natlab.Host, to netip.AddrPort, pin [32]byte) (dgram.Opener, error) {
+func (g *guest) connectFake(ctx context.Context, fake dgram.FakeTCP, local, to netip.AddrPort, pin [32]byte) (dgram.Opener, error) {
 	g.t.Helper()
-	conn, err := host.ListenFakeTCP(anyV4, nil)
+	conn, err := fake.ListenFakeTCP(local, nil)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -95,7 +98,7 @@ func TestDoors(t *testing.T) {
 			to := netip.AddrPortFrom(netip.MustParseAddr("203.0.113.10"), port)
 			for name, connect := range map[string]func(*guest) error{
 				"quic":              func(g *guest) error { return g.connect(t.Context(), host, anyV4, to, c.pin) },
-				"quic over faketcp": func(g *guest) error { _, err := g.connectFake(t.Context(), host, to, c.pin); return err },
+				"quic over faketcp": func(g *guest) error { _, err := g.connectFake(t.Context(), host, anyV4, to, c.pin); return err },
 				"tls":               func(g *guest) error { return g.connectTLS(in(host), to.String(), c.pin) },
 			} {
 				g := newGuest(t, strings.ReplaceAll(name, " ", "-")+"-"+to.String()[13:])
@@ -246,4 +249,34 @@ func TestStrictSTUN(t *testing.T) {
 		}
 		_ = conn.Close()
 	})
+}
+
+// TestKernelDoors is open over UDP, TLS and fake TCP on one port of this host,
+// and a browser is served beside them.
+func TestKernelDoors(t *testing.T) {
+	fake, err := faketcp.System(faketcp.Options{})
+	if err != nil {
+		t.Skip(err)
+	}
+	registry := testRegistry(t, t.TempDir())
+	t.Cleanup(func() { _ = registry.Close() })
+	c := streamCoordinator(t, registry, loopback, func(c *Config) { c.FakeTCP = fake })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	dressed := newGuest(t, "dressed")
+	if _, err := dressed.connectFake(ctx, fake, loopback, c.Addrs()[0], c.pin); err != nil {
+		t.Fatal(err)
+	}
+	dressed.join(c.invite(t))
+	plain := tlsGuest(t, c, "plain")
+	for range 10 {
+		dressed.must(dressed.introduce(plain, false, false))
+		plain.event()
+	}
+	conn, err := tls.Dial("tcp", c.tcp(t), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantPage(t, conn, "/", http.StatusOK)
+	_ = dressed.Close()
 }

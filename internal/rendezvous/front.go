@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"rendezvous/proto"
 )
 
@@ -32,7 +30,6 @@ const (
 // and browsers, and bounds what all of them may hold.
 type front struct {
 	server    *Server
-	log       zerolog.Logger
 	tls       *tls.Config
 	gate      *gate
 	strangers *strangers
@@ -66,7 +63,6 @@ func newFront(s *Server) (*front, error) {
 	}
 	return &front{
 		server:    s,
-		log:       s.log,
 		tls:       config,
 		gate:      newGate(s.config.Limits.Connections, s.config.Limits.ConnectionsPerSource),
 		strangers: newStrangers(),

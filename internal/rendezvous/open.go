@@ -47,13 +47,18 @@ func (p portRole) key() string {
 	return "--listen"
 }
 
+// doorSet is where a coordinator is open, and where not.
+type doorSet struct {
+	sockets []*socket     // over UDP and fake TCP, those of a port side by side
+	streams []*streamDoor // TCP
+	shut    []shutDoor
+}
+
 // opening opens sockets and listeners; what it has opened is closed by whoever
 // made it when an error ends it.
 type opening struct {
+	doorSet
 	config   *Config
-	sockets  []*socket
-	streams  []*streamDoor
-	shut     []shutDoor
 	fakeLost bool // fake TCP is not to be had at all: said once
 }
 

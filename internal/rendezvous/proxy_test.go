@@ -2,10 +2,15 @@ package rendezvous
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -224,5 +229,56 @@ func TestEnvironmentProxy(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://%zz")
 	if got := ask("203.0.113.10:443"); !strings.Contains(got, "HTTPS_PROXY") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestTinyproxy goes through a real proxy, where one is installed.
+func TestTinyproxy(t *testing.T) {
+	program, err := exec.LookPath("tinyproxy")
+	if err != nil {
+		t.Skip("no tinyproxy here")
+	}
+	free, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := free.Addr().String()
+	_ = free.Close()
+	_, port, _ := net.SplitHostPort(at)
+	config := filepath.Join(t.TempDir(), "conf")
+	if err := os.WriteFile(config, []byte("Listen 127.0.0.1\nPort "+port+"\nTimeout 60\nBasicAuth me secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	run := exec.CommandContext(ctx, program, "-d", "-c", config)
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cancel()
+		_ = run.Wait()
+	}()
+	waitFor(t, func() bool {
+		conn, err := net.Dial("tcp", at)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	})
+	c := newStreamCoordinator(t)
+	g := newGuest(t, "laptop")
+	if err := g.connectTLS(through(nil, "http", at), c.tcp(t), c.pin); err == nil || !strings.Contains(err.Error(), "answered 407") {
+		t.Errorf("without a password: %v", err)
+	}
+	if err := g.connectTLS(through(url.UserPassword("me", "secret"), "http", at), c.tcp(t), c.pin); err != nil {
+		t.Fatal(err)
+	}
+	g.join(c.invite(t))
+	c.stop()
+	for range g.Events() {
+	}
+	if !errors.Is(g.Err(), ErrStopping) {
+		t.Errorf("lost by %v", g.Err())
 	}
 }

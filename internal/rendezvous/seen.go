@@ -61,8 +61,8 @@ func (s *seen) note(w way, here bool) {
 // noteSeen notes that an agent came or went, if a wake would reach it: the
 // agents on a stream learn from their kernel that the coordinator is gone.
 func (s *Server) noteSeen(a *agentConn, here bool) {
-	if a.wakes != nil {
-		s.seen.note(way{a.wakes.conn.LocalAddr(), a.remote}, here)
+	if a.spot.transport == proto.Transport_TRANSPORT_UDP {
+		s.seen.note(way{a.spot.local, a.remote}, here)
 	}
 }
 
@@ -135,7 +135,7 @@ func (s *Server) callBack(ctx context.Context) {
 	bySocket := map[netip.AddrPort]*socket{}
 	for _, each := range s.sockets {
 		if each.transport == proto.Transport_TRANSPORT_UDP {
-			bySocket[each.conn.LocalAddr()] = each
+			bySocket[each.local] = each
 		}
 	}
 	pace := time.NewTicker(wakePace)

@@ -46,11 +46,9 @@ type Server struct {
 	log      zerolog.Logger
 	registry *Registry
 	relay    *relay.Server
-	sockets  []*socket     // main and alternate port over UDP first
-	streams  []*streamDoor // TCP
-	shut     []shutDoor
-	guess    map[bool]netip.Addr // by "is IPv4": see OutsideAddr
-	started  time.Time
+	doorSet
+	guess   map[bool]netip.Addr // by "is IPv4": see OutsideAddr
+	started time.Time
 
 	present       *presence
 	introductions *introductions
@@ -104,7 +102,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	logShut(s.log, opened.shut)
-	s.sockets, s.streams, s.shut = opened.sockets, opened.streams, opened.shut
+	s.doorSet = opened.doorSet
 	if s.front, err = newFront(s); err == nil {
 		err = s.listen()
 	}
@@ -253,9 +251,7 @@ func (s *Server) accept(ctx context.Context, in *socket) {
 			server: s, carrier: overQUIC{conn, "quic"}, spot: &in.spot, key: key, remote: addrOf(conn.RemoteAddr()),
 			open: func(ctx context.Context) (controlStream, error) { return conn.AcceptStream(ctx) },
 		}
-		if in.transport == proto.Transport_TRANSPORT_UDP {
-			a.wakes = in
-		} else {
+		if in.transport != proto.Transport_TRANSPORT_UDP {
 			a.carrier = overQUIC{conn, "quic over " + transportWord(in.transport)}
 		}
 		s.arrived(ctx, a)
