@@ -19,7 +19,7 @@ import (
 // segments leave one at a time.
 const (
 	routeAge     = 5 * time.Second
-	unsolvedAge  = 20 * time.Millisecond
+	unsolvedAge  = 2 * time.Millisecond
 	mostRoutes   = 1 << 14 // then all are asked for anew
 	ethernetSize = 14
 )

@@ -257,6 +257,9 @@ func (t *table) data(now time.Duration, f *flow, s *segment, n, k int) *flow {
 		if f = t.accept(now, s); f == nil {
 			return nil
 		}
+		// The window of our SYN/ACK was not scaled, and a connection tracker lets
+		// no more than twice that pass before it saw one that is: 131,070 bytes.
+		f.owed = ackEvery
 	}
 	switch f.state {
 	case closed, synSent:
