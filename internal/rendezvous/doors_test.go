@@ -24,11 +24,16 @@ import (
 )
 
 // virtual runs f in virtual time. Yamux keeps timers in a sync.Pool, and those
-// of one bubble can't be used in another; two collections empty the pool.
+// of one bubble can't be used in another, nor outside; two collections empty
+// the pool.
 func virtual(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	runtime.GC()
-	runtime.GC()
+	empty := func() {
+		runtime.GC()
+		runtime.GC()
+	}
+	empty()
+	defer empty()
 	synctest.Test(t, f)
 }
 

@@ -28,7 +28,6 @@ const (
 	maxPending     = 16               // streams that nobody has accepted yet
 	streamMost     = 2 << 20          // bytes that may be on their way in one stream: 160 Mbit/s at 100 ms
 	muxWithin      = 30 * time.Second // for a frame to be written, or a ping to be answered
-	muxCloseWithin = 10 * time.Second // for the other end to close its half of a stream
 	farewellWithin = time.Second      // for the last words of a control connection
 )
 
@@ -41,7 +40,7 @@ func muxConfig(log zerolog.Logger) *yamux.Config {
 	c.ConnectionWriteTimeout = muxWithin
 	c.MaxStreamWindowSize = streamMost
 	c.StreamOpenTimeout = muxWithin
-	c.StreamCloseTimeout = muxCloseWithin
+	c.StreamCloseTimeout = 0 // half-closed streams count among maxStreams, which bounds them
 	c.LogOutput = nil
 	c.Logger = muxLog{log}
 	return c
