@@ -129,6 +129,17 @@ func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 	return g
 }
 
+// gatherSoon is gather of the main sockets for data that waits: where UDP is in
+// question, STUN may never answer, and has two round trips.
+func (a *Agent) gatherSoon(ctx context.Context) gathered {
+	if !a.link.ways().udp {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 2*a.link.rtt()+gatherGrace)
+		defer cancel()
+	}
+	return a.gather(ctx, a.mains)
+}
+
 // hosts is what is known without asking anybody.
 func (a *Agent) hosts(endpoints []*endpoint) gathered {
 	return a.hostsOf(localsOf(endpoints), proto.Transport_TRANSPORT_UDP)

@@ -389,13 +389,7 @@ func (a *Agent) standing(ctx context.Context) gathered {
 	if g := a.here.Load(); g != nil {
 		return *g
 	}
-	if !a.link.ways().udp {
-		// STUN over UDP may never answer, and data waits for us.
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, 2*a.link.rtt()+gatherGrace)
-		defer cancel()
-	}
-	g := a.gather(ctx, a.mains)
+	g := a.gatherSoon(ctx)
 	a.here.CompareAndSwap(nil, &g) // what publish has found meanwhile is more
 	return g
 }
