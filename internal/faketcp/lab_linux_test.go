@@ -118,6 +118,45 @@ func TestRungThroughLinuxNATs(t *testing.T) {
 	}
 }
 
+// Shows S0-14 and S0-16 on Linux' own NAT: it looks at sequence numbers, so
+// packed mode is not begun; told not to (tcp_be_liberal), it lets datagrams as
+// large as UDP's pass.
+func TestPackedThroughLinuxNAT(t *testing.T) {
+	s := netns.Standard(t, netns.Options{Wire: true})
+	var whole atomic.Int64
+	got := func(_ *Conn, _ netip.AddrPort, b []byte) {
+		if len(b) == 1472 && strings.Count(string(b), "x") == len(b) {
+			whole.Add(1)
+		}
+	}
+	vps := listen(t, s.VPS, netns.VPSAddr+":443", nil, got)
+	laptop := listen(t, s.Laptop, "0.0.0.0:0", nil, got)
+	for _, c := range []*Conn{vps, laptop} {
+		c.mu.Lock()
+		c.table.opts.Packed = true
+		c.mu.Unlock()
+	}
+	if err := laptop.Open(t.Context(), vps.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := laptop.Check(t.Context(), vps.LocalAddr()); err != nil || v.Packed || laptop.Extra(vps.LocalAddr()) != 12 {
+		t.Fatalf("strict: %s %v", v.Text(), err)
+	}
+	s.LaptopRouter.Sysctl("net.netfilter.nf_conntrack_tcp_be_liberal=1")
+	if v, err := laptop.Check(t.Context(), vps.LocalAddr()); err != nil || !v.Packed || laptop.Extra(vps.LocalAddr()) != 0 {
+		t.Fatalf("liberal: %s %v", v.Text(), err)
+	}
+	if err := laptop.Write(dgram.Burst{Addr: vps.LocalAddr(), Buf: []byte(strings.Repeat("x", 10*1472)), Size: 1472}); err != nil {
+		t.Fatal(err)
+	}
+	netns.Eventually(t, 3*time.Second, "datagrams of 1,472 bytes", func() error {
+		if n := whole.Load(); n != 10 {
+			return fmt.Errorf("%d of 10", n)
+		}
+		return nil
+	})
+}
+
 // Shows S0-21 with a proxy of the kernel's own TCP between: its handshake is
 // answered at once, and the check tells.
 func TestCheckFindsKernelsProxy(t *testing.T) {
