@@ -26,6 +26,7 @@ import (
 // the packet socket.
 type link struct {
 	at      netip.AddrPort
+	anyPort bool // the kernel chose it
 	guard   *guard
 	packets *socket
 	kernel  *socket
@@ -98,7 +99,7 @@ func (l *link) open(addr netip.AddrPort, beside net.Listener) (err error) {
 	if l.guard, err = newGuard(addr, beside); err != nil {
 		return err
 	}
-	l.at = l.guard.at
+	l.at, l.anyPort = l.guard.at, addr.Port() == 0 && beside == nil
 	if l.routes, err = newRoutes(addr.Addr().WithZone("")); err != nil {
 		return err
 	}
@@ -116,6 +117,11 @@ func (l *link) setReadDeadline(t time.Time) error {
 	return l.closedAs(l.packets.file.SetReadDeadline(t))
 }
 
+// guardLingers is how long the guard of a port that the kernel chose outlives
+// its device: what peers had sent or send again until they see our FIN would
+// be answered by RST, and some NATs forget more than that flow then.
+const guardLingers = 3 * time.Second
+
 // close takes the guard away last.
 func (l *link) close() error {
 	if l.ended.Swap(true) {
@@ -131,7 +137,11 @@ func (l *link) close() error {
 	if l.routes != nil {
 		l.routes.close()
 	}
-	if l.guard != nil {
+	switch {
+	case l.guard == nil:
+	case l.anyPort:
+		time.AfterFunc(guardLingers, func() { _ = l.guard.close() }) // of a listener nobody knows
+	default:
 		errs = append(errs, l.guard.close())
 	}
 	return errors.Join(errs...)
