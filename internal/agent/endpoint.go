@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -32,8 +31,12 @@ type endpoint struct {
 	quic  controls // those that are made from here
 
 	mu     sync.RWMutex
-	byAddr map[netip.AddrPort]*session.Session
+	byAddr map[netip.AddrPort]talkers
 }
+
+// talkers are the sessions whose peer speaks from one address: while a session
+// replaces another, both do.
+type talkers struct{ last, before *session.Session }
 
 // switchboard knows all sessions of the agent by their token, and the
 // addresses that answer STUN.
@@ -109,7 +112,7 @@ func (b *switchboard) setSTUN(addrs []netip.AddrPort) {
 func newEndpoint(conn dgram.Conn, kind path.Kind, board *switchboard) *endpoint {
 	return &endpoint{
 		conn: conn, kind: kind, board: board, stun: stun.NewClient(conn.Write), rx: session.NewRx(),
-		ended: make(chan struct{}), byAddr: make(map[netip.AddrPort]*session.Session),
+		ended: make(chan struct{}), byAddr: make(map[netip.AddrPort]talkers),
 	}
 }
 
@@ -134,10 +137,14 @@ func (e *endpoint) receive(b dgram.Burst) {
 		return
 	}
 	e.mu.RLock()
-	s := e.byAddr[b.Addr]
+	at := e.byAddr[b.Addr]
 	e.mu.RUnlock()
-	if s != nil && !e.foreign(s, b) {
-		s.Receive(e.rx, path.Path{Conn: e.conn, Addr: b.Addr}, e.kind, b)
+	if at.last != nil && !e.foreign(at.last, b) {
+		p := path.Path{Conn: e.conn, Addr: b.Addr}
+		at.last.Receive(e.rx, p, e.kind, b)
+		if at.before != nil && e.rx.Foreign() {
+			at.before.Receive(e.rx, p, e.kind, b)
+		}
 		return
 	}
 	for d := range b.All() {
@@ -219,8 +226,9 @@ func (e *endpoint) receiveProbe(b dgram.Burst) {
 	select {
 	case <-s.Done(): // forget has been here
 	default:
-		if len(e.byAddr) < maxAddrs || e.byAddr[b.Addr] != nil {
-			e.byAddr[b.Addr] = s
+		at, known := e.byAddr[b.Addr]
+		if at.last != s && (known || len(e.byAddr) < maxAddrs) {
+			e.byAddr[b.Addr] = talkers{last: s, before: at.last}
 		}
 	}
 }
@@ -229,5 +237,17 @@ func (e *endpoint) receiveProbe(b dgram.Burst) {
 func (e *endpoint) forget(s *session.Session) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	maps.DeleteFunc(e.byAddr, func(_ netip.AddrPort, k *session.Session) bool { return k == s })
+	for addr, at := range e.byAddr {
+		switch s {
+		case at.last:
+			at = talkers{last: at.before}
+		case at.before:
+			at.before = nil
+		default:
+			continue
+		}
+		if e.byAddr[addr] = at; at.last == nil {
+			delete(e.byAddr, addr)
+		}
+	}
 }

@@ -232,9 +232,9 @@ func (m *lossMeter) answered(now time.Time, next, received uint64, threshold flo
 	m.next, m.received, m.since = next, received, now
 }
 
-// pause forgets where a measurement began: data takes two paths, so that what
-// came says nothing about one of them.
-func (m *lossMeter) pause() { m.since = time.Time{} }
+// pause forgets what was being measured: data takes two paths or is too large
+// for this one, so that what came says nothing about its loss.
+func (m *lossMeter) pause() { m.since, m.high = time.Time{}, 0 }
 
 // Drop forgets a path whose conn is about to be closed.
 func (s *Session) Drop(p path.Path) {

@@ -15,7 +15,13 @@ type Rx struct {
 	in     [dgram.MaxSegments]sealed
 	n      int
 	misses int // datagrams of this burst that opened under no window
+	data   int // datagrams of this burst that are data
+	opened int // of those, the ones that opened
 }
+
+// Foreign says whether the last burst held data and none of it was the
+// session's.
+func (rx *Rx) Foreign() bool { return rx.data > 0 && rx.opened == 0 }
 
 // sealed is one datagram on its way through Receive.
 type sealed struct {
@@ -37,7 +43,7 @@ func (s *Session) Receive(rx *Rx, p path.Path, k path.Kind, b dgram.Burst) (prov
 	if s.cfg.Raw {
 		return s.receiveRaw(p, k, b)
 	}
-	rx.n = 0
+	rx.n, rx.data, rx.opened = 0, 0, 0
 	for d := range b.All() {
 		switch proto.KindOf(d) {
 		case proto.KindData:
@@ -51,6 +57,7 @@ func (s *Session) Receive(rx *Rx, p path.Path, k path.Kind, b dgram.Burst) (prov
 			}
 			rx.in[rx.n] = sealed{datagram: d, head: h}
 			rx.n++
+			rx.data++
 		case proto.KindProbe, proto.KindProbeAnswer:
 			proven = s.receiveProbe(p, k, d) || proven
 		default:
@@ -102,6 +109,7 @@ func (s *Session) open(rx *Rx, p path.Path) {
 	if accepted == 0 {
 		return
 	}
+	rx.opened += accepted
 	s.keys.opened.Add(uint64(accepted))
 	s.keys.settle(key.epoch)
 	s.confirm()
