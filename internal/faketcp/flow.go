@@ -30,7 +30,7 @@ type flow struct {
 	opener   bool  // we sent a SYN, or would have
 	knows    bool  // irs is known: its SYN came
 	heard    bool  // an ACK came since the last SYN/ACK: the peer, and all trackers, know that we are established
-	crossed  bool  // both sides sent a SYN/ACK, and the peer's ACK of ours is not here yet: data waits
+	crossed  bool  // both sides sent a SYN/ACK, or RSTs are about, and the peer's ACK is not here yet: data waits
 	saw      uint8 // what the peer's SYN looked like, if knows
 	far      uint8 // runs in a row that are far from rcv
 	owed     uint8 // segments since our last ACK, up to ackEvery
@@ -69,7 +69,7 @@ const (
 	// ackAfter, looked at every tick: at least one a second.
 	ackAfter = 500 * time.Millisecond
 	// crossedFor bounds the wait for the ACK that ends a handshake in which both
-	// sides sent a SYN/ACK; or two round trips.
+	// sides sent a SYN/ACK, or a router RSTs; or two round trips.
 	crossedFor = 250 * time.Millisecond
 	// silence without an answer to ours is what makes a RST or FIN credible,
 	// and a new SYN worth sending.

@@ -59,7 +59,10 @@ func (t *table) handshake(now time.Duration, f *flow) time.Duration {
 		t.sendSYN(now, f, 0)
 	case now-f.lastIn > max(crossedFor, 2*f.hs.rtt):
 		t.begin(now, f)
+	case f.hs.refused > 0 && f.hs.sent%2 == 0:
+		t.sendSYN(now, f, 0) // for a NAT that a RST made forget, see data
 	default:
+		f.hs.sent++
 		// As a keepalive of TCP: the number before the next, which draws an ACK
 		// (RFC 9293 section 3.8.4).
 		s := f.segment(flagACK, t.window)

@@ -187,7 +187,7 @@ func (t *table) synACK(now time.Duration, f *flow, s *segment) {
 			f.handshakeRTT = now - f.hs.first
 		}
 		f.look(s)
-		f.crossed = f.state == synReceived
+		f.crossed = f.state == synReceived || f.hs.refused > 0
 		t.establish(now, f)
 	case s.seq != f.irs:
 		t.counts.Resyn++
