@@ -23,6 +23,7 @@ type conversation struct {
 	hole    int           // the number of the first one left out
 	rtt     time.Duration // shortest
 	slowest time.Duration
+	plain   bool // the peer's port is the kernel's too, which would answer packed segments by RST
 	verdict Verdict
 }
 
@@ -89,7 +90,7 @@ func (v *conversation) run(ctx context.Context) error {
 	if err := v.gaps(ctx); err != nil {
 		return err
 	}
-	if v.verdict.Usable() && v.conn.mayPack() {
+	if v.verdict.Usable() && v.conn.mayPack() && !v.plain {
 		v.provePacked(ctx)
 	}
 	v.conclude()
@@ -280,6 +281,7 @@ func (v *conversation) weigh(h heard) {
 	if int(h.number) >= len(v.asked) {
 		return
 	}
+	v.plain = v.plain || h.flags&flagPlain != 0
 	q := &v.asked[h.number]
 	if q.packed {
 		q.answered = q.answered || h.flags&flagPacked != 0

@@ -82,6 +82,9 @@ func (c *Conn) told(f *flow) message {
 	if f.knows {
 		m.flags, m.itsISN, m.itsMSS = flagKnows, f.irs, f.mss
 	}
+	if c.shared {
+		m.flags |= flagPlain
+	}
 	return m
 }
 

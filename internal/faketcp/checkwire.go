@@ -38,6 +38,7 @@ const (
 const (
 	flagPacked = 1 // it left in packed form, and asks for an answer in that form
 	flagKnows  = 2 // the sender knows the SYN of the other
+	flagPlain  = 4 // the sender's port is shared with the kernel's TCP: nothing packed
 )
 
 // message is a check's datagram.
