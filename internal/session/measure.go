@@ -34,9 +34,11 @@ func (t Thresholds) withDefaults() Thresholds {
 	return t
 }
 
-// A trial is a train of probes of leastSize, which measures a path that
-// carries no data: as many a second as data sends, within these bounds (0.5
-// and 2.9 Mbit/s), so that a cap on the rate shows as well.
+// A trial is a train of probes, which measures a path that carries no data.
+// They are as large as the largest datagram that data would send there, so that
+// a network which shrank does not look better than it is; and as many a second
+// as data sends, within these bounds (0.6 and 3.5 Mbit/s), so that a cap on the
+// rate shows as well.
 const (
 	trialLasts = time.Second
 	trialTick  = 20 * time.Millisecond
@@ -241,7 +243,7 @@ func (s *Session) trialSize() int {
 // askTrial is one probe of a trial. Unlike others it says nothing about
 // whether the path is alive.
 func (s *Session) askTrial(st *state, now time.Time) parcel {
-	p := s.ask(st, leastSize, now, nil)
+	p := s.ask(st, st.size.mtu, now, nil)
 	w := s.probes.waiting[s.probes.counter]
 	w.trial = true
 	s.probes.waiting[s.probes.counter] = w

@@ -281,7 +281,7 @@ func (s *Session) answered(p path.Path, body proto.ProbeBody, now time.Time) []E
 	switch {
 	case w.trial:
 		st.trial.heard(rtt)
-	case st.doubt || st.size.shrinking():
+	case st.doubt:
 		a.loss.pause()
 	case st == s.paths.best:
 		a.loss.answered(now, w.next, body.Received, s.cfg.Thresholds.Loss)

@@ -129,10 +129,6 @@ func (z *sizeSearch) verify(now time.Time, wait time.Duration, active bool) []in
 	return out
 }
 
-// shrinking says whether the path seems to have become smaller: what is lost
-// is then lost for its size.
-func (z *sizeSearch) shrinking() bool { return z.misses > 1 }
-
 // answered notes that a probe of that size crossed; it reports a change.
 func (z *sizeSearch) answered(size int, now time.Time) bool {
 	switch {
