@@ -42,19 +42,31 @@ func (c *Capture) Count(filter string) int {
 	return len(strings.Fields(out))
 }
 
+// Show is tshark's lines of the packets that match a display filter.
+func (c *Capture) Show(filter string) string {
+	c.t.Helper()
+	return c.tshark("-Y", filter)
+}
+
 func (c *Capture) tshark(args ...string) string {
 	c.t.Helper()
-	return c.host.Run(append([]string{"tshark", "-n", "-r", c.file, "-o", "tcp.check_checksum:TRUE", "-o", "tcp.relative_sequence_numbers:FALSE"}, args...)...)
+	// What stands in the segments is nobody's protocol that tshark knows, but
+	// ports and first bytes make it guess.
+	full := []string{"tshark", "-n", "-r", c.file, "-o", "tcp.check_checksum:TRUE", "-o", "tcp.relative_sequence_numbers:FALSE"}
+	for _, guess := range []string{"tls", "http", "http2", "stun", "classicstun"} {
+		full = append(full, "--disable-protocol", guess)
+	}
+	return c.host.Run(append(full, args...)...)
 }
 
 // Segment is a TCP segment as tshark reads it.
 type Segment struct {
-	From, To         string // address:port
-	Flags            int
-	Seq, Ack         uint32
-	Length           int
-	Options          string // in hex
-	SYN, ACK, Broken bool   // Broken: RST or FIN
+	From, To string // address:port
+	Flags    int
+	Seq, Ack uint32
+	Length   int
+	Options  string // in hex
+	SYN, ACK bool
 }
 
 // Segments are the TCP segments of the capture, in order.
@@ -70,7 +82,7 @@ func (c *Capture) Segments() []Segment {
 		}
 		s := Segment{From: f[0] + ":" + f[1], To: f[2] + ":" + f[3], Seq: uint32(c.number(f[5])), Ack: uint32(c.number(f[6])), Length: c.number(f[7]), Options: f[8]}
 		s.Flags = c.number(f[4])
-		s.SYN, s.ACK, s.Broken = s.Flags&2 != 0, s.Flags&16 != 0, s.Flags&5 != 0
+		s.SYN, s.ACK = s.Flags&2 != 0, s.Flags&16 != 0
 		all = append(all, s)
 	}
 	return all

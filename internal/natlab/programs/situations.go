@@ -19,6 +19,7 @@ type Situation struct {
 	// starts, and says how the agents run.
 	Arrange func(s *netns.Scene) (home, laptop netns.Guise)
 	// Best is the path that each side should end on.
+	Paths        string // that the agents are allowed; "" for all
 	Home, Laptop string
 	Slow         bool // left to `make paths`
 }
@@ -31,10 +32,17 @@ func (x Situation) Start(t netns.T, expose, dial string) *Network {
 	n := x.Open(t)
 	s, dir := n.Scene, n.Dir()
 	n.Home = JoinAs(t, s.Home, n.guises[0], dir, "home", n.Coordinator.Invite())
-	n.Home.Up("--expose", expose)
+	n.Home.Up(x.allow("--expose", expose)...)
 	n.Laptop = JoinAs(t, s.Laptop, n.guises[1], dir, "laptop", n.Home.Do("invite"))
-	n.Laptop.Up("--dial", dial)
+	n.Laptop.Up(x.allow("--dial", dial)...)
 	return n
+}
+
+func (x Situation) allow(args ...string) []string {
+	if x.Paths == "" {
+		return args
+	}
+	return append(args, "--paths", x.Paths)
 }
 
 // Open builds the situation with its coordinator, and no agent yet.
@@ -44,7 +52,7 @@ func (x Situation) Open(t netns.T) *Network {
 	if x.Arrange != nil {
 		n.guises[0], n.guises[1] = x.Arrange(n.Scene)
 	}
-	n.Coordinator = Serve(t, n.VPS, filepath.Join(n.Dir(), "coordinator"), []string{netns.VPSAddr, netns.VPSOtherAddr}, morePorts(n.Scene)...)
+	n.Coordinator = Serve(t, n.VPS, filepath.Join(n.Dir(), "coordinator"), []string{netns.VPSAddr, netns.VPSOtherAddr}, "--ports", "80")
 	return n
 }
 
@@ -170,12 +178,4 @@ func connectProxy(s *netns.Scene) (home, laptop netns.Guise) {
 
 func unprivileged(*netns.Scene) (home, laptop netns.Guise) {
 	return netns.Guise{Unprivileged: true}, netns.Guise{Unprivileged: true}
-}
-
-// morePorts is --ports 80 where the coordinator has it.
-func morePorts(s *netns.Scene) []string {
-	if !strings.Contains(s.VPS.Run("rendezvous", "serve", "--help"), "--ports") {
-		return nil
-	}
-	return []string{"--ports", "80"}
 }

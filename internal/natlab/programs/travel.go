@@ -29,6 +29,10 @@ type Journey struct {
 	Explained    []Attempt     // by the laptop
 }
 
+// idleFor lets agents that have just registered become idle ones: a path is
+// needed for a client's first datagram, not at the agent's start.
+const idleFor = time.Second
+
 // patience is how long the best path may take.
 const patience = 15 * time.Second
 
@@ -38,6 +42,7 @@ func (x Situation) Travel(t netns.T, load time.Duration) (*Network, Journey) {
 	t.Helper()
 	n := x.Start(t, exposeInside, dialInside)
 	n.ConnectWireGuard()
+	time.Sleep(idleFor)
 	var j Journey
 	begin := time.Now()
 	j.FirstAnswer = n.Scene.Laptop.Ping(InsideHome, patience)
