@@ -39,7 +39,7 @@ type flow struct {
 	hs  handshake
 
 	lastIn, lastOut time.Duration // anything genuine; datagrams
-	lastAck         time.Duration
+	lastAck, upAt   time.Duration // our last ACK; established
 	endAt           time.Duration // last RST or FIN, 0 none
 	handshakeRTT    time.Duration // from the first SYN to its SYN/ACK: never less than the true one
 	offered         uint32        // irs of a SYN that would begin the flow anew

@@ -94,7 +94,7 @@ func (t *table) sweep(now time.Duration) time.Duration {
 	}
 	for _, f := range t.flows {
 		switch {
-		case f.unheard(now):
+		case f.unheard(now), f.state == established && f.shaky(now):
 			return unheardTick
 		case now-max(f.lastIn, f.lastOut) < silence:
 			next = fastTick
@@ -109,6 +109,7 @@ const (
 	unheardTick = 100 * time.Millisecond
 	fastTick    = ackAfter
 	slowTick    = 10 * time.Second
+	shakyFor    = 150 * time.Millisecond
 )
 
 func (t *table) over(now time.Duration, f *flow) bool {
@@ -135,14 +136,23 @@ func (t *table) revive(now time.Duration, f *flow) {
 	if f.endAt > f.lastIn {
 		patience = silence * 2 / 3
 	}
+	if f.shaky(now) {
+		patience = max(shakyFor, 2*f.hs.rtt)
+	}
 	switch {
 	case f.unheard(now) && since >= max(unheardTick, 2*f.hs.rtt, quiet/2):
-	case f.opener && f.unanswered(now, patience) && now-f.lastOut <= silence && since >= max(time.Second, 2*f.hs.rtt):
+	case f.opener && f.unanswered(now, patience) && now-f.lastOut <= silence && since >= min(time.Second, patience):
 	default:
 		return
 	}
 	t.counts.Revived++
 	t.sendSYN(now, f, 0)
+}
+
+// shaky says that a RST hit the handshake a moment ago: another may have hit
+// the peer's NAT behind it, and only a SYN of ours mends that.
+func (f *flow) shaky(now time.Duration) bool {
+	return f.opener && f.hs.refused > 0 && now-f.upAt < 2*time.Second
 }
 
 // unheard says that the peer's ACK, which ends a handshake of ours, is missing.

@@ -220,7 +220,7 @@ func (t *table) acknowledge(now time.Duration, f *flow) {
 }
 
 func (t *table) establish(now time.Duration, f *flow) {
-	f.state, f.lastIn, f.lastAck, f.nxt, f.heard = established, now, now, f.iss+1, false
+	f.state, f.upAt, f.lastIn, f.lastAck, f.nxt, f.heard = established, now, now, now, f.iss+1, false
 	if f.opener {
 		t.counts.Opened++
 	} else {
