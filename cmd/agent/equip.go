@@ -17,9 +17,9 @@ import (
 func equip(cfg *agent.Config) {
 	options := dgram.DefaultOptions()
 	options.Offload = cfg.Offload
-	cfg.Net, cfg.TCP = dgram.System(options), dgram.SystemStreams()
-	cfg.FakeTCP, cfg.NoFakeTCP = fakeTCP(cfg.Disguise)
-	cfg.Connect, cfg.ConnectTLS, cfg.RelayTLS = connect, connectTLS, rendezvous.RelayTLS
+	cfg.Host.Net, cfg.Host.TCP = dgram.System(options), dgram.SystemStreams()
+	cfg.Host.FakeTCP, cfg.Host.NoFakeTCP = fakeTCP(cfg.Disguise)
+	cfg.Dialers.Connect, cfg.Dialers.ConnectTLS, cfg.Dialers.RelayTLS = connect, connectTLS, rendezvous.RelayTLS
 }
 
 // fakeTCP is the host's, or why it has none.

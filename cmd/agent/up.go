@@ -94,7 +94,7 @@ func up(ctx context.Context, dir string, cfg agent.Config) error {
 	}
 	cfg.Log, cfg.Version = log, ops.Version()
 	equip(&cfg)
-	if why := cfg.NoFakeTCP; why != nil {
+	if why := cfg.Host.NoFakeTCP; why != nil {
 		log.Info().Str("reason", why.Reason).Str("advice", why.Advice).Msg("no fake TCP on this host; all other paths work")
 	}
 	daemon, err := agent.New(cfg)

@@ -112,7 +112,7 @@ func (a *Agent) listen(k path.Kind) ([]*endpoint, error) {
 	var out []*endpoint
 	var faults []error
 	for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		conn, err := a.cfg.Net.ListenUDP(netip.AddrPortFrom(family, 0))
+		conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(family, 0))
 		if err != nil {
 			faults = append(faults, err)
 			continue
@@ -257,7 +257,7 @@ func (a *Agent) watchNetwork(ctx context.Context) {
 }
 
 func (a *Agent) addresses() string {
-	addrs, err := a.cfg.Net.Addrs()
+	addrs, err := a.cfg.Host.Net.Addrs()
 	if err != nil {
 		return ""
 	}

@@ -115,7 +115,7 @@ func (l *link) try(ctx context.Context, t attempt, cert tls.Certificate) (*reach
 	switch t.over {
 	case proto.Transport_TRANSPORT_TLS:
 		release = func() {}
-		client, err = l.a.cfg.ConnectTLS(ctx, t.at, l.a.cfg.State.Coordinator().Pin, cert)
+		client, err = l.a.cfg.Dialers.ConnectTLS(ctx, t.at, l.a.cfg.State.Coordinator().Pin, cert)
 	case proto.Transport_TRANSPORT_FAKE_TCP:
 		client, release, err = l.tryFakeTCP(ctx, t.addr, cert)
 	default:
@@ -133,7 +133,7 @@ func (l *link) try(ctx context.Context, t attempt, cert tls.Certificate) (*reach
 // tryQUIC dials from a socket that others use too.
 func (l *link) tryQUIC(ctx context.Context, e *endpoint, addr netip.AddrPort, cert tls.Certificate) (*Connection, func(), error) {
 	pc := e.quic.open(e.conn, addr)
-	client, err := l.a.cfg.Connect(ctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
+	client, err := l.a.cfg.Dialers.Connect(ctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
 	if err != nil {
 		e.quic.shut(addr, pc)
 		return nil, nil, err
@@ -147,7 +147,7 @@ func (l *link) tryFakeTCP(ctx context.Context, addr netip.AddrPort, cert tls.Cer
 	if addr.Addr().Unmap().Is6() {
 		family = netip.IPv6Unspecified()
 	}
-	conn, err := l.a.cfg.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(family, 0), nil)
+	conn, err := l.a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(family, 0), nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open a fake TCP socket: %w", err)
 	}

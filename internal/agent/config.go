@@ -19,9 +19,19 @@ import (
 	"rendezvous/proto"
 )
 
-// Config is all that an agent runs by: the first part is what users write in
-// agent.yaml or on the command line, the second what the command hands over.
+// Config is all that an agent runs by: what users write, and what the command
+// hands over.
 type Config struct {
+	Settings
+	State   *State
+	Version string
+	Log     zerolog.Logger
+	Host    Host
+	Dialers Dialers
+}
+
+// Settings are what users write in agent.yaml or on the command line.
+type Settings struct {
 	Name      string // must be the name the agent joined by; "" leaves it at that
 	Expose    []Service
 	Dial      []Dial
@@ -34,16 +44,19 @@ type Config struct {
 	Ignore    []string        // interfaces whose addresses are no candidates; a pattern as in path.Match
 	Metrics   string          // host:port to serve Prometheus metrics on; "" for none
 	LogLevel  string          // one of ops.LogLevels
+}
 
-	State   *State
-	Version string
-	Net     dgram.Network
-	Connect Connect
-	Log     zerolog.Logger
+// Host is what this host sends and receives with.
+type Host struct {
+	Net       dgram.Network
+	TCP       dgram.Streams // nil: no TCP connections of ours
+	FakeTCP   dgram.FakeTCP // nil: none, for the reason in NoFakeTCP
+	NoFakeTCP *path.Failure
+}
 
-	TCP        dgram.Streams // nil: no TCP connections of ours
-	FakeTCP    dgram.FakeTCP // nil: none, for the reason in NoFakeTCP
-	NoFakeTCP  *path.Failure
+// Dialers make connections to the coordinator.
+type Dialers struct {
+	Connect    Connect
 	ConnectTLS ConnectTLS // nil: no control connection over TLS
 	RelayTLS   RelayTLS   // nil: no relay over TLS
 }
@@ -57,7 +70,7 @@ type FlowLimits struct {
 
 // DefaultConfig is what holds where nothing is written.
 func DefaultConfig() Config {
-	return Config{
+	return Config{Settings: Settings{
 		// Linux conntrack's own figures for UDP are 30 s and 120 s; a flow of
 		// ours outlives them, so that it never dies before the NAT's entry.
 		Flows: FlowLimits{Unanswered: time.Minute, Answered: 3 * time.Minute, Max: 10_000},
@@ -68,7 +81,7 @@ func DefaultConfig() Config {
 		Keepalive: 15 * time.Second,
 		Offload:   true,
 		LogLevel:  "info",
-	}
+	}}
 }
 
 // settingError is a fault of one setting, by its key in agent.yaml.

@@ -51,7 +51,7 @@ log: debug
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{
+	want := Config{Settings: Settings{
 		Name: "home",
 		Expose: []Service{
 			{Name: "wg", Host: "127.0.0.1", Port: 51820, Raw: true},
@@ -69,7 +69,7 @@ log: debug
 		Ignore:    []string{"docker*", "virbr0"},
 		Metrics:   "127.0.0.1:9464",
 		LogLevel:  "debug",
-	}
+	}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}

@@ -134,7 +134,7 @@ func (a *Agent) localOf(conn dgram.Conn) string {
 	if !local.Addr().IsUnspecified() {
 		return local.String()
 	}
-	addrs, err := a.cfg.Net.Addrs()
+	addrs, err := a.cfg.Host.Net.Addrs()
 	if err != nil {
 		return local.String()
 	}

@@ -81,7 +81,7 @@ func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung
 		}
 		leaves := slices.ContainsFunc(c.fresh.tcp, (*tcpPort).answered)
 		return &simopen.Rung{
-			Net: as.a.cfg.TCP, Local: locals, Listeners: listeners, Candidates: c.theirs.tcp, SharedOutside: shared, Leaves: leaves,
+			Net: as.a.cfg.Host.TCP, Local: locals, Listeners: listeners, Candidates: c.theirs.tcp, SharedOutside: shared, Leaves: leaves,
 			FireAt: after(c.fireAt, udp, tcpWaits), RTT: c.rtt, Attach: as.attach, Release: as.release,
 		}
 	}

@@ -34,7 +34,7 @@ func (r *relayRung) overUDP() (*endpoint, error) {
 		if !ok {
 			continue
 		}
-		conn, err := r.as.a.cfg.Net.ListenUDP(netip.AddrPortFrom(unspecified(far.Addr()), 0))
+		conn, err := r.as.a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(unspecified(far.Addr()), 0))
 		if err != nil {
 			return nil, fmt.Errorf("open a socket for the relay: %w", err)
 		}
@@ -46,7 +46,7 @@ func (r *relayRung) overUDP() (*endpoint, error) {
 // overFakeTCP opens a socket for the leg whose datagrams look like TCP, and
 // sees whether they cross whole.
 func (r *relayRung) overFakeTCP(ctx context.Context, far netip.AddrPort) (*endpoint, error) {
-	conn, err := r.as.a.cfg.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(unspecified(far.Addr()), 0), nil)
+	conn, err := r.as.a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(unspecified(far.Addr()), 0), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (r *relayRung) overTLS(ctx context.Context, at string) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, far, err := r.as.a.cfg.RelayTLS(ctx, at, r.as.a.cfg.State.Coordinator().Pin, cert)
+	conn, far, err := r.as.a.cfg.Dialers.RelayTLS(ctx, at, r.as.a.cfg.State.Coordinator().Pin, cert)
 	if err != nil {
 		return nil, err
 	}

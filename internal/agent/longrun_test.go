@@ -143,7 +143,7 @@ func TestADayWithoutTheCoordinator(t *testing.T) {
 		// handshakes without answer would be most of what this test does.
 		var down atomic.Bool
 		r := newTrip(t, func(c *Config) {
-			c.Connect = func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error) {
+			c.Dialers.Connect = func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error) {
 				if down.Load() {
 					<-ctx.Done()
 					return nil, ctx.Err()

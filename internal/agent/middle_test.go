@@ -64,7 +64,7 @@ func (m *middle) replace(e *proto.ToAgent) []*proto.ToAgent {
 }
 
 // use is the Config hook of an agent whose coordinator this is.
-func (m *middle) use(c *Config) { c.Connect = m.connect }
+func (m *middle) use(c *Config) { c.Dialers.Connect = m.connect }
 
 // say sends the agent an event of the coordinator's own making.
 func (m *middle) say(e *proto.ToAgent) {

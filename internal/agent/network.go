@@ -11,7 +11,7 @@ import (
 // prefixes do: those of its interfaces that lead anywhere. Two networks with
 // one fingerprint cost each other a moment, no more.
 func (a *Agent) fingerprint() string {
-	addrs, err := a.cfg.Net.Addrs()
+	addrs, err := a.cfg.Host.Net.Addrs()
 	if err != nil {
 		return ""
 	}

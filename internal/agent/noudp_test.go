@@ -44,23 +44,23 @@ func everything(host *natlab.Host) func(*Config) {
 		Proxy: func(string) (*url.URL, error) { return nil, nil },
 	}
 	return func(c *Config) {
-		c.TCP, c.FakeTCP = host, host
-		c.ConnectTLS = func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (*Connection, error) {
+		c.Host.TCP, c.Host.FakeTCP = host, host
+		c.Dialers.ConnectTLS = func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (*Connection, error) {
 			k, err := d.Connect(ctx, at, pin, cert)
 			if err != nil {
 				return nil, err
 			}
 			return &Connection{ControlConn: k, Addr: k.Addr(), Transport: "tls", RTT: k.RTT, Why: k.Err}, nil
 		}
-		c.RelayTLS = func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (dgram.Conn, netip.AddrPort, error) {
+		c.Dialers.RelayTLS = func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (dgram.Conn, netip.AddrPort, error) {
 			return d.Relay(ctx, at, pin, cert)
 		}
 	}
 }
 
 func unprivileged(c *Config) {
-	c.FakeTCP = nil
-	c.NoFakeTCP = &path.Failure{Reason: "unprivileged", Skipped: true, Evidence: "no CAP_NET_RAW", Advice: "setcap"}
+	c.Host.FakeTCP = nil
+	c.Host.NoFakeTCP = &path.Failure{Reason: "unprivileged", Skipped: true, Evidence: "no CAP_NET_RAW", Advice: "setcap"}
 }
 
 func only(kinds ...path.Kind) func(*Config) { return func(c *Config) { c.Paths = kinds } }

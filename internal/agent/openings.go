@@ -23,9 +23,9 @@ func (a *Agent) unable(k path.Kind) *path.Failure {
 	switch {
 	case !a.allows(k):
 		return notAllowed(k, "this agent")
-	case k == path.DirectFakeTCP && a.cfg.FakeTCP == nil:
+	case k == path.DirectFakeTCP && a.cfg.Host.FakeTCP == nil:
 		return a.noFakeTCP()
-	case k == path.DirectTCP && a.cfg.TCP == nil:
+	case k == path.DirectTCP && a.cfg.Host.TCP == nil:
 		return skip("unsupported", "this agent was set up without TCP connections of its own", "")
 	}
 	return nil
@@ -130,7 +130,7 @@ func (a *Agent) families() (all []netip.Addr) {
 func (o *openings) listenFakeTCP() error {
 	var faults []error
 	for _, family := range o.as.a.families() {
-		conn, err := o.as.a.cfg.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(family, 0), nil)
+		conn, err := o.as.a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(family, 0), nil)
 		if err != nil {
 			faults = append(faults, err)
 			continue
@@ -145,7 +145,7 @@ func (o *openings) listenFakeTCP() error {
 func (o *openings) listenTCP() error {
 	var faults []error
 	for _, family := range o.as.a.families() {
-		l, err := o.as.a.cfg.TCP.ListenTCP(netip.AddrPortFrom(family, 0))
+		l, err := o.as.a.cfg.Host.TCP.ListenTCP(netip.AddrPortFrom(family, 0))
 		if err != nil {
 			faults = append(faults, err)
 			continue
@@ -237,7 +237,7 @@ func (o *openings) gatherTCP(ctx context.Context, servers []netip.AddrPort) gath
 	for _, p := range o.tcp {
 		wait.Go(func() {
 			seen := sightings(ctx, sameFamily(servers, p.is4()), func(ctx context.Context, server netip.AddrPort) (stun.Result, error) {
-				r, conn, err := stun.BindTCP(ctx, o.as.a.cfg.TCP, p.local, server)
+				r, conn, err := stun.BindTCP(ctx, o.as.a.cfg.Host.TCP, p.local, server)
 				if err == nil {
 					p.mu.Lock()
 					p.asked = append(p.asked, conn)

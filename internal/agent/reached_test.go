@@ -62,8 +62,8 @@ func (n *narrow) passes(ports *[]uint16, port uint16) bool {
 
 // use is the Config hook of an agent in this network.
 func (n *narrow) use(c *Config) {
-	c.ConnectTLS, c.FakeTCP = n.connectTLS, n
-	c.RelayTLS = func(context.Context, string, [32]byte, tls.Certificate) (dgram.Conn, netip.AddrPort, error) {
+	c.Dialers.ConnectTLS, c.Host.FakeTCP = n.connectTLS, n
+	c.Dialers.RelayTLS = func(context.Context, string, [32]byte, tls.Certificate) (dgram.Conn, netip.AddrPort, error) {
 		return nil, netip.AddrPort{}, errors.New("none here")
 	}
 }
@@ -273,7 +273,7 @@ func TestNothingPasses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a, n, _ := enters(t, w, func(_ *narrow, c *Config) {
-			c.FakeTCP, c.NoFakeTCP = nil, &path.Failure{Reason: "unprivileged", Skipped: true}
+			c.Host.FakeTCP, c.Host.NoFakeTCP = nil, &path.Failure{Reason: "unprivileged", Skipped: true}
 		})
 		time.Sleep(30 * time.Second)
 		got := a.Status().Coordinator.Error
@@ -308,7 +308,7 @@ func TestNameIsLookedUpOnEveryFailure(t *testing.T) {
 		w.at = "vps.example:443"
 		road, _ := w.road(natlab.Home())
 		cfg := DefaultConfig()
-		cfg.State, cfg.Net, cfg.Connect, cfg.Log = w.enrol("laptop"), road, connect, w.log
+		cfg.State, cfg.Host.Net, cfg.Dialers.Connect, cfg.Log = w.enrol("laptop"), road, connect, w.log
 		a, err := New(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -348,7 +348,7 @@ func TestProxyByNameWithoutDNS(t *testing.T) {
 		n.via = "proxy.example:3128"
 		n.open(nil, []uint16{443}, nil)
 		cfg := DefaultConfig()
-		cfg.State, cfg.Net, cfg.Connect, cfg.Log = w.enrol("laptop"), road, connect, w.log
+		cfg.State, cfg.Host.Net, cfg.Dialers.Connect, cfg.Log = w.enrol("laptop"), road, connect, w.log
 		n.use(&cfg)
 		a, err := New(cfg)
 		if err != nil {

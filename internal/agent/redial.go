@@ -85,16 +85,16 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 	}
 	switch {
 	case err == nil:
-		return nil, l.troubles.sum(c.Addr, l.a.cfg.NoFakeTCP)
+		return nil, l.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP)
 	case len(l.troubles) == 0:
 		return nil, err
 	}
-	return nil, fmt.Errorf("%w; %w", err, l.troubles.sum(c.Addr, l.a.cfg.NoFakeTCP))
+	return nil, fmt.Errorf("%w; %w", err, l.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP))
 }
 
 // newPlan is an empty one, for what this agent is able to do.
 func (l *link) newPlan(c Coordinator) *plan {
-	p := &plan{c: c, tls: l.a.cfg.ConnectTLS != nil, faked: l.a.cfg.FakeTCP != nil}
+	p := &plan{c: c, tls: l.a.cfg.Dialers.ConnectTLS != nil, faked: l.a.cfg.Host.FakeTCP != nil}
 	if n, ok := l.a.cfg.State.Worked(l.dialedIn); ok && (n.Over != proto.Transport_TRANSPORT_TLS || p.tls) && (n.Over != proto.Transport_TRANSPORT_FAKE_TCP || p.faked) {
 		p.worked = n
 	}

@@ -118,14 +118,14 @@ func (a *Agent) noDoor(k path.Kind, w ways) *path.Failure {
 		}
 	case path.RelayFakeTCP:
 		switch {
-		case a.cfg.FakeTCP == nil:
+		case a.cfg.Host.FakeTCP == nil:
 			return a.noFakeTCP()
 		case len(w.fakeTCP) == 0:
 			return skip("unsupported", "the coordinator has no port open for fake TCP, or its address is not proven", "run it as root or with CAP_NET_RAW")
 		}
 	case path.RelayTLS:
 		switch {
-		case a.cfg.RelayTLS == nil:
+		case a.cfg.Dialers.RelayTLS == nil:
 			return skip("unsupported", "this agent was set up without TLS to the relay", "")
 		case len(w.tls) == 0:
 			return skip("unsupported", "the coordinator has no port open for TLS", "run a coordinator of this version")
@@ -140,8 +140,8 @@ func skip(reason, evidence, advice string) *path.Failure {
 
 // noFakeTCP is why this host dresses no datagrams as TCP.
 func (a *Agent) noFakeTCP() *path.Failure {
-	if a.cfg.NoFakeTCP != nil {
-		return a.cfg.NoFakeTCP
+	if a.cfg.Host.NoFakeTCP != nil {
+		return a.cfg.Host.NoFakeTCP
 	}
 	return skip("unsupported", "this agent was set up without fake TCP", "")
 }

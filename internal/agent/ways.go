@@ -113,7 +113,7 @@ func (l *link) ways() ways {
 	r, at, how := l.reach, l.addr.Addr().Unmap(), l.how
 	l.mu.Unlock()
 	w := ways{udp: r.udp == unknown || r.udp == yes, udpDead: r.udp == no}
-	if l.a.cfg.RelayTLS != nil {
+	if l.a.cfg.Dialers.RelayTLS != nil {
 		w.tls = slices.Clone(r.tls)
 	}
 	if !at.IsValid() {
@@ -122,12 +122,12 @@ func (l *link) ways() ways {
 	for _, port := range r.order(proto.Transport_TRANSPORT_UDP, how) {
 		w.udpAt = append(w.udpAt, netip.AddrPortFrom(at, port))
 	}
-	if l.a.cfg.FakeTCP != nil {
+	if l.a.cfg.Host.FakeTCP != nil {
 		for _, port := range r.order(proto.Transport_TRANSPORT_FAKE_TCP, how) {
 			w.fakeTCP = append(w.fakeTCP, netip.AddrPortFrom(at, port))
 		}
 	}
-	if l.a.cfg.RelayTLS == nil {
+	if l.a.cfg.Dialers.RelayTLS == nil {
 		return w
 	}
 	for _, port := range r.order(proto.Transport_TRANSPORT_TLS, how) {

@@ -125,8 +125,8 @@ func (w *world) agent(host dgram.Network, name string, configure func(*Config)) 
 func (w *world) run(host dgram.Network, state *State, configure func(*Config)) *running {
 	w.t.Helper()
 	cfg := DefaultConfig()
-	cfg.State, cfg.Net, cfg.Version = state, host, "test"
-	cfg.Connect = connect
+	cfg.State, cfg.Host.Net, cfg.Version = state, host, "test"
+	cfg.Dialers.Connect = connect
 	cfg.Log = w.log.With().Str("who", state.Name()).Logger()
 	if configure != nil {
 		configure(&cfg)
