@@ -71,7 +71,7 @@ type ProbeBody struct {
 	Epoch    uint8          // of the sender's newest key
 	Size     uint16         // bytes of the whole datagram: of the probe, and in an answer of the probe that came
 	Next     uint64         // the sender's next data counter, to find the window again after a blackout
-	Received uint64         // data datagrams that the sender has opened, for measuring loss
+	Received uint64         // data datagrams that the sender has opened and that came on this path, for measuring loss
 	Echo     uint64         // answer: the counter of the probe
 	Observed netip.AddrPort // answer: where the probe came from
 }

@@ -31,8 +31,7 @@ type keyring struct {
 	next     atomic.Pointer[sending] // the responder's, until the initiator uses its own
 	received [2]atomic.Pointer[receiving]
 	export   atomic.Pointer[[32]byte]
-	opened   atomic.Uint64 // data datagrams, over all epochs
-	began    atomic.Int64  // when the current key was settled, Unix nanoseconds
+	began    atomic.Int64 // when the current key was settled, Unix nanoseconds
 }
 
 // install adds the keys of an epoch. The initiator sends under them at once;

@@ -132,6 +132,37 @@ func (o *outdone) strike(now time.Time) {
 	o.strikes++
 }
 
+// past is what is remembered of the last path of a kind that was outdone. The
+// path itself may be forgotten and found again from other ports, which changes
+// nothing about the network that lost its datagrams: without it data would
+// flap.
+type past struct {
+	outdone outdone
+	at      time.Time // of the last strike
+}
+
+// strike puts a path behind the others, and has the next one of its kind begin
+// there.
+func (t *table) strike(st *state, now time.Time) {
+	st.outdone.strike(now)
+	if t.past == nil {
+		t.past = make(map[path.Kind]past)
+	}
+	t.past[st.kind] = past{st.outdone, now}
+}
+
+// remembered is how a new path of a kind begins: behind the others where the
+// last one of its kind was, until a trial of its own is good. That is kept for
+// outdoneMost.
+func (t *table) remembered(k path.Kind, now time.Time) outdone {
+	p, ok := t.past[k]
+	if !ok || now.Sub(p.at) > outdoneMost {
+		delete(t.past, k)
+		return outdone{}
+	}
+	return p.outdone
+}
+
 // Verdict is why data left a path that works.
 type Verdict struct {
 	At   time.Time
@@ -256,9 +287,10 @@ func (s *Session) reconsider(st, best *state, now time.Time) {
 	if st.trial.loss < t.Loss/2 && st.trial.rtt < t.RTT && st.trial.rtt < best.answer.rtt+max(rttGain, best.answer.rtt/3) {
 		st.outdone.is = false
 		st.answer.loss = lossMeter{}
+		delete(s.paths.past, st.kind)
 		return
 	}
-	st.outdone.strike(now)
+	s.paths.strike(st, now)
 }
 
 // compare leaves the best path where it is bad and a measured one is better.
@@ -274,7 +306,7 @@ func (s *Session) compare(now time.Time) []Event {
 		}
 	}
 	if instead != nil {
-		best.outdone.strike(now)
+		s.paths.strike(best, now)
 		s.paths.verdict = Verdict{At: now, Kind: best.kind, Path: best.path, Loss: best.answer.loss.loss, RTT: best.answer.rtt,
 			Instead: instead.kind, InsteadPath: instead.path, InsteadLoss: instead.trial.loss, InsteadRTT: instead.trial.rtt}
 	}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"rendezvous/internal/path"
@@ -15,6 +16,7 @@ type table struct {
 	verdict  Verdict   // the last one
 	sought   time.Time // when Degraded was last told
 	seekWait time.Duration
+	past     map[path.Kind]past
 }
 
 // state is what is known of one path.
@@ -25,8 +27,10 @@ type state struct {
 	chosen   time.Time     // when data last began to take it
 	proven   chan struct{} // closed once the peer has answered a probe here
 	answer   answering
-	heard    time.Time // when something genuine last came from there
-	failing  bool      // the kernel refused a write
+	heard    time.Time      // when something genuine last came from there
+	tx       *atomic.Uint64 // our data datagrams on it; its routes count
+	rx       uint64         // the peer's that we opened
+	failing  bool           // the kernel refused a write
 	dead     bool
 	doubt    bool
 	size     sizeSearch
@@ -43,6 +47,18 @@ type answering struct {
 	waitsFrom  time.Time     // the first probe since the last answer; zero while none waits
 	unanswered int           // probes since the last answer
 	loss       lossMeter
+}
+
+// heard notes an answer; small says that its probe had no padding, which
+// takes a little longer on slow links.
+func (a *answering) heard(rtt time.Duration, small bool, now time.Time) {
+	switch {
+	case a.rtt == 0:
+		a.rtt = rtt
+	case small:
+		a.rtt += (rtt - a.rtt) / 8
+	}
+	a.answered, a.waitsFrom, a.unanswered = now, time.Time{}, 0
 }
 
 const (
@@ -74,7 +90,8 @@ func (s *Session) add(p path.Path, k path.Kind, now time.Time) *state {
 		}
 		delete(s.paths.states, oldest.path)
 	}
-	st := &state{path: p, kind: k, since: now, proven: make(chan struct{}), size: newSizeSearch(extraOf(p))}
+	st := &state{path: p, kind: k, since: now, proven: make(chan struct{}), tx: new(atomic.Uint64), size: newSizeSearch(extraOf(p)),
+		outdone: s.paths.remembered(k, now)}
 	s.paths.states[p] = st
 	return st
 }
@@ -86,6 +103,17 @@ func (st *state) isProven() bool {
 	default:
 		return false
 	}
+}
+
+// revive notes that the peer has answered, and says whether that is news.
+func (st *state) revive() (news bool) {
+	news = st.dead || st.doubt || st.failing
+	st.dead, st.doubt, st.failing = false, false, false
+	if !st.isProven() {
+		close(st.proven)
+		return true
+	}
+	return news
 }
 
 func (st *state) usable() bool { return st.isProven() && !st.dead }
@@ -158,7 +186,7 @@ func (s *Session) publish() {
 		s.route.Store(nil)
 		return
 	}
-	r := &route{path: b.path, kind: b.kind, mtu: b.size.mtu, doubt: b.doubt}
+	r := &route{path: b.path, kind: b.kind, mtu: b.size.mtu, doubt: b.doubt, tx: b.tx}
 	if b.doubt {
 		if spare := s.spare(); spare != nil {
 			also := spare.path
@@ -179,18 +207,19 @@ func (s *Session) spare() *state {
 	return spare
 }
 
-// heard notes that something genuine came on p.
-func (s *Session) heard(p path.Path) {
+// heard notes that n genuine datagrams came on p.
+func (s *Session) heard(p path.Path, n int) {
 	s.mu.Lock()
 	if st := s.paths.states[p]; st != nil {
 		st.heard = time.Now()
+		st.rx += uint64(n)
 	}
 	s.mu.Unlock()
 }
 
 // heardRaw is heard for payload that nothing seals: it says whether the peer
 // has proved that it is there.
-func (s *Session) heardRaw(p path.Path) bool {
+func (s *Session) heardRaw(p path.Path, n int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.paths.states[p]
@@ -198,45 +227,9 @@ func (s *Session) heardRaw(p path.Path) bool {
 		return false
 	}
 	st.heard = time.Now()
+	st.rx += uint64(n)
 	return true
 }
-
-// lossMeter measures the share of our datagrams that the peer did not open,
-// between answers to probes; each probe notes what was sent before it and
-// each answer tells what had come by then. So it knows only the path that all
-// data takes.
-type lossMeter struct {
-	next, received uint64
-	since          time.Time // of next and received, zero without any
-	loss           float64
-	rate           float64 // datagrams a second
-	high           int     // measurements in a row that found more than the threshold
-}
-
-// lossBase is how many datagrams a measurement needs: of 50, two in a row seem
-// to have lost 5 % where 1 % is lost once in 5000 times.
-const lossBase = 50
-
-func (m *lossMeter) answered(now time.Time, next, received uint64, threshold float64) {
-	sent := next - m.next
-	switch {
-	case m.since.IsZero() || next < m.next || received < m.received:
-	case sent < lossBase:
-		return
-	default:
-		m.loss = max(0, 1-float64(received-m.received)/float64(sent))
-		m.rate = float64(sent) / max(now.Sub(m.since).Seconds(), 1e-3)
-		if m.high++; m.loss < threshold {
-			m.high = 0
-		}
-	}
-	m.next, m.received, m.since = next, received, now
-}
-
-// pause forgets where a measurement began: data takes two paths, so that what
-// came says nothing about one of them. Earlier measurements stay: a path that
-// loses much is in doubt again and again.
-func (m *lossMeter) pause() { m.since = time.Time{} }
 
 // Drop forgets a path whose conn is about to be closed.
 func (s *Session) Drop(p path.Path) {

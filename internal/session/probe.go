@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"rendezvous/internal/dgram"
@@ -26,7 +25,7 @@ type sent struct {
 	path path.Path
 	at   time.Time
 	size int    // of the padded probe, 0 for one without padding
-	next uint64 // our data counter when it left
+	tx   uint64 // our data datagrams on that path when it left
 	// trial says that the probe belongs to a trial.
 	trial bool
 	done  chan time.Duration
@@ -60,8 +59,7 @@ func (s *Session) ask(st *state, size int, now time.Time, done chan time.Duratio
 	if len(p.waiting) >= maxWaiting {
 		s.forget(now)
 	}
-	next := s.dataCounter()
-	p.waiting[p.counter] = sent{path: st.path, at: now, size: size, next: next, done: done}
+	p.waiting[p.counter] = sent{path: st.path, at: now, size: size, tx: st.tx.Load(), done: done}
 	if size == 0 {
 		st.answer.asked = now
 		st.answer.unanswered++
@@ -69,7 +67,7 @@ func (s *Session) ask(st *state, size int, now time.Time, done chan time.Duratio
 			st.answer.waitsFrom = now
 		}
 	}
-	body := proto.ProbeBody{Best: st == s.paths.best, Next: next, Received: s.keys.opened.Load(), Epoch: s.epoch()}
+	body := proto.ProbeBody{Best: st == s.paths.best, Next: s.dataCounter(), Received: st.rx, Epoch: s.epoch()}
 	body.Size = uint16(max(size, proto.ProbeSize))
 	return parcel{st.path, s.cfg.Probe.Seal(nil, false, p.counter, body, size)}
 }
@@ -236,13 +234,13 @@ func (s *Session) resync(body proto.ProbeBody) {
 // becomes a path without any prediction (RFC 8445 7.3.1.3 and 7.3.1.4).
 func (s *Session) answer(p path.Path, k path.Kind, h proto.ProbeHeader, body proto.ProbeBody, size int, now time.Time) []parcel {
 	s.probes.counter++
-	reply := proto.ProbeBody{
-		Next: s.dataCounter(), Received: s.keys.opened.Load(), Epoch: s.epoch(),
-		Echo: h.Counter, Size: uint16(size), Observed: p.Addr,
-	}
 	st := s.add(p, k, now)
 	if st == nil {
 		return nil
+	}
+	reply := proto.ProbeBody{
+		Next: s.dataCounter(), Received: st.rx, Epoch: s.epoch(),
+		Echo: h.Counter, Size: uint16(size), Observed: p.Addr,
 	}
 	st.heard = now
 	reply.Best = st == s.paths.best
@@ -270,84 +268,26 @@ func (s *Session) answered(p path.Path, body proto.ProbeBody, now time.Time) []E
 	if w.done != nil {
 		w.done <- rtt
 	}
-	a := &st.answer
-	switch {
-	case a.rtt == 0:
-		a.rtt = rtt
-	case w.size == 0:
-		a.rtt += (rtt - a.rtt) / 8
-	}
-	a.answered, a.waitsFrom, a.unanswered = now, time.Time{}, 0
-	switch {
-	case w.trial:
-		st.trial.heard(rtt)
-	case st.doubt:
-		a.loss.pause()
-	case st == s.paths.best:
-		a.loss.answered(now, w.next, body.Received, s.cfg.Thresholds.Loss)
-	}
+	st.answer.heard(rtt, w.size == 0, now)
+	s.weigh(st, w, body, rtt, now)
 	st.heard, st.observed = now, body.Observed
 	if st.size.answered(max(w.size, 0), now) {
 		s.publish()
 	}
-	changed := st.dead || st.doubt || st.failing || !st.isProven()
-	st.dead, st.doubt, st.failing = false, false, false
-	if !st.isProven() {
-		close(st.proven)
-	}
-	if changed || s.paths.best != st {
+	if st.revive() || s.paths.best != st {
 		return s.choose(now)
 	}
 	return nil
 }
 
-// Report is what is known of one path, for status.
-type Report struct {
-	Path     path.Path
-	Kind     path.Kind
-	State    string // best, spare, trying, failed
-	RTT      time.Duration
-	Loss     float64   // of the best: of our data; of others, of both ways as it was last measured
-	Outdone  bool      // measured to be worse than one of a lower kind
-	MTU      int       // largest payload that crosses whole
-	Since    time.Time // when data began to take it; of the others, when it was first tried
-	Observed netip.AddrPort
-}
-
-// Paths reports the paths, the best first.
-func (s *Session) Paths() []Report {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []Report
-	for _, st := range s.paths.states {
-		r := Report{Path: st.path, Kind: st.kind, RTT: st.answer.rtt, Loss: st.answer.loss.loss, Outdone: st.outdone.is,
-			MTU: service(st.size.mtu, s.cfg.Raw), Since: st.since, Observed: st.observed}
-		switch {
-		case st == s.paths.best:
-			r.State, r.Since = "best", st.chosen
-		case st.usable():
-			r.State, r.Loss = "spare", st.trial.loss
-			if st.outdone.is {
-				r.Loss = max(st.answer.loss.loss, st.trial.loss)
-			}
-		case st.dead:
-			r.State = "failed"
-		default:
-			r.State = "trying"
-		}
-		if st == s.paths.best {
-			out = append([]Report{r}, out...)
-		} else {
-			out = append(out, r)
-		}
+// weigh lets an answer tell of what is lost on its path.
+func (s *Session) weigh(st *state, w sent, body proto.ProbeBody, rtt time.Duration, now time.Time) {
+	switch {
+	case w.trial:
+		st.trial.heard(rtt)
+	case st.doubt:
+		st.answer.loss.pause()
+	case st == s.paths.best:
+		st.answer.loss.answered(now, w.tx, body.Received, s.cfg.Thresholds.Loss)
 	}
-	return out
-}
-
-// Best is the kind of the path that data takes, None without one.
-func (s *Session) Best() path.Kind {
-	if r := s.route.Load(); r != nil {
-		return r.kind
-	}
-	return path.None
 }

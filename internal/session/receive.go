@@ -110,10 +110,9 @@ func (s *Session) open(rx *Rx, p path.Path) {
 		return
 	}
 	rx.opened += accepted
-	s.keys.opened.Add(uint64(accepted))
 	s.keys.settle(key.epoch)
 	s.confirm()
-	s.heard(p)
+	s.heard(p, accepted)
 	s.deliver(rx, in)
 }
 
@@ -287,14 +286,13 @@ func (s *Session) isProbe(d []byte) bool {
 }
 
 func (s *Session) deliverRaw(p path.Path, b dgram.Burst) {
-	if !s.heardRaw(p) {
+	if !s.heardRaw(p, b.Len()) {
 		s.counts.drop(dropUnproven, b.Len())
 		return
 	}
 	if s.seen.touch(&s.seen.received, s.cfg.Timers.Active) {
 		s.poke()
 	}
-	s.keys.opened.Add(uint64(b.Len()))
 	s.counts.received(b.Len(), len(b.Buf))
 	b.Size = min(b.Size, len(b.Buf))
 	s.cfg.Handler.Deliver(proto.ControlFlow, b)

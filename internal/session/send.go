@@ -2,6 +2,7 @@ package session
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
@@ -15,6 +16,7 @@ type route struct {
 	mtu   int // bytes of the largest datagram that crosses path
 	doubt bool
 	also  *path.Path // while path is in doubt: the spare, which gets everything too
+	tx    *atomic.Uint64
 }
 
 // txSize is room for a full burst and what sealing adds to each datagram.
@@ -71,6 +73,7 @@ func (s *Session) sendSealed(r *route, k *sending, flow uint16, b dgram.Burst) {
 // Nothing tells raw ones apart, so a second copy would reach the service.
 func (s *Session) write(r *route, buf []byte, size int) {
 	out := dgram.Burst{Addr: r.path.Addr, Buf: buf, Size: size}
+	r.tx.Add(uint64(out.Len()))
 	if err := r.path.Conn.Write(out); err != nil {
 		s.counts.drop(dropWriteError, out.Len())
 		s.writeFailed(r.path, err, size)

@@ -164,6 +164,7 @@ func (s *Session) due(st *state, now time.Time, active bool, kept map[path.Path]
 func (s *Session) Check() {
 	now := time.Now()
 	s.mu.Lock()
+	s.paths.past = nil // it was the other network's
 	var out []parcel
 	for _, st := range s.paths.states {
 		if st.isProven() {

@@ -1,0 +1,59 @@
+package session
+
+import (
+	"net/netip"
+	"time"
+
+	"rendezvous/internal/path"
+)
+
+// Report is what is known of one path, for status.
+type Report struct {
+	Path     path.Path
+	Kind     path.Kind
+	State    string // best, spare, trying, failed
+	RTT      time.Duration
+	Loss     float64   // of the best: of our data; of others, of both ways as it was last measured
+	Outdone  bool      // measured to be worse than one of a lower kind
+	MTU      int       // largest payload that crosses whole
+	Since    time.Time // when data began to take it; of the others, when it was first tried
+	Observed netip.AddrPort
+}
+
+// Paths reports the paths, the best first.
+func (s *Session) Paths() []Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Report
+	for _, st := range s.paths.states {
+		r := Report{Path: st.path, Kind: st.kind, RTT: st.answer.rtt, Loss: st.answer.loss.loss, Outdone: st.outdone.is,
+			MTU: service(st.size.mtu, s.cfg.Raw), Since: st.since, Observed: st.observed}
+		switch {
+		case st == s.paths.best:
+			r.State, r.Since = "best", st.chosen
+		case st.usable():
+			r.State, r.Loss = "spare", st.trial.loss
+			if st.outdone.is {
+				r.Loss = max(st.answer.loss.loss, st.trial.loss)
+			}
+		case st.dead:
+			r.State = "failed"
+		default:
+			r.State = "trying"
+		}
+		if st == s.paths.best {
+			out = append([]Report{r}, out...)
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Best is the kind of the path that data takes, None without one.
+func (s *Session) Best() path.Kind {
+	if r := s.route.Load(); r != nil {
+		return r.kind
+	}
+	return path.None
+}
