@@ -49,11 +49,11 @@ func (as *association) punchOn(anew bool) {
 			return
 		}
 		as.mu.Lock()
-		as.attempt++
-		n := as.attempt
+		as.search.attempt++
+		n := as.search.attempt
 		as.mu.Unlock()
 		if n > attempts || best != path.None && !best.Relayed() {
-			as.tried.give()
+			as.search.tried.give()
 			if !as.pause(min(againFirst<<min(max(int(n)-attempts-1, 0), 10), againMost)) {
 				continue
 			}
@@ -76,7 +76,7 @@ func (as *association) pause(d time.Duration) bool {
 	select {
 	case <-timer.C:
 		return true
-	case <-as.anew:
+	case <-as.search.anew:
 	case <-as.ctx.Done():
 	}
 	return false
@@ -88,13 +88,13 @@ func (as *association) punches(anew bool) bool {
 	as.mu.Lock()
 	defer as.mu.Unlock()
 	if anew {
-		as.attempt = 1
+		as.search.attempt = 1
 	}
-	busy := as.punching
-	as.punching = true
+	busy := as.search.punching
+	as.search.punching = true
 	if busy && anew {
 		select {
-		case as.anew <- struct{}{}:
+		case as.search.anew <- struct{}{}:
 		default:
 		}
 	}
@@ -102,9 +102,9 @@ func (as *association) punches(anew bool) bool {
 }
 
 func (as *association) punched() {
-	as.tried.give()
+	as.search.tried.give()
 	as.mu.Lock()
-	as.punching = false
+	as.search.punching = false
 	as.mu.Unlock()
 }
 
@@ -112,7 +112,7 @@ func (as *association) punched() {
 // able to, and that are better than best.
 func (as *association) betterThan(best path.Kind) []path.Kind {
 	as.mu.Lock()
-	theirs := as.theirs
+	theirs := as.heard.last
 	as.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(directKinds), func(k path.Kind) bool {
 		return best != path.None && k >= best || as.a.unable(k) != nil || !theirs.allows(k)
@@ -272,13 +272,13 @@ const maxOffers = 128
 func (as *association) unseen(made time.Time) bool {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	if slices.Contains(as.offers, made) || len(as.offers) == maxOffers && made.Before(as.offers[0]) {
+	if slices.Contains(as.heard.made, made) || len(as.heard.made) == maxOffers && made.Before(as.heard.made[0]) {
 		return false
 	}
-	as.offers = append(as.offers, made)
-	slices.SortFunc(as.offers, time.Time.Compare)
-	if len(as.offers) > maxOffers {
-		as.offers = as.offers[1:]
+	as.heard.made = append(as.heard.made, made)
+	slices.SortFunc(as.heard.made, time.Time.Compare)
+	if len(as.heard.made) > maxOffers {
+		as.heard.made = as.heard.made[1:]
 	}
 	return true
 }

@@ -25,21 +25,42 @@ type association struct {
 	cancel    context.CancelFunc
 	began     time.Time
 
-	mu        sync.Mutex
-	endpoints []*endpoint
-	legs      []*endpoint   // those with a leg of an allocation
-	direct    chan struct{} // closed while a direct path is best
-	punching  bool
-	anew      chan struct{} // cuts short the wait between punches
-	attempt   uint32        // of punching; 1 is the first, on the main sockets
-	tried     *signal       // the punches that follow each other at once have been
-	theirs    offered
-	offers    []time.Time // when the candidates of each Again of the peer were made
-	spare     spareState
-	seeking   bool
-	sought    time.Time // when an Again of the peer's was last answered
-	lostAt    time.Time // zero while a path works
-	closed    bool
+	mu      sync.Mutex // for what follows, but the signals of search
+	sockets sockets
+	search  search
+	heard   heard
+	best    bestState
+	spare   spareState
+}
+
+// sockets are those that were opened for a session alone.
+type sockets struct {
+	all    []*endpoint
+	legs   []*endpoint // those with a leg of an allocation
+	closed bool        // none is opened any more
+}
+
+// search is how it stands with the search for other paths.
+type search struct {
+	anew  chan struct{} // cuts short the wait between punches
+	tried *signal       // the punches that follow each other at once have been
+
+	punching bool
+	attempt  uint32 // of punching; 1 is the first, on the main sockets
+	seeking  bool
+	sought   time.Time // when an Again of the peer's was last answered
+}
+
+// heard is what the peer has told of where it is.
+type heard struct {
+	last offered
+	made []time.Time // when the candidates of each Again were made, against replays
+}
+
+// bestState is what is told of the best path.
+type bestState struct {
+	direct chan struct{} // closed while it is a direct one
+	lostAt time.Time     // zero while there is one
 }
 
 // spareState is how it stands with the relay leg that a session should have
@@ -52,8 +73,12 @@ type spareState struct {
 
 // newAssociation makes a session that probes under keys from seed.
 func (p *peer) newAssociation(keys seal.ProbeKeys, initiator bool, raw *proto.RawFlow) *association {
-	as := &association{a: p.a, peer: p, initiator: initiator, raw: raw, began: time.Now(), direct: make(chan struct{}), attempt: 1, tried: newSignal(), anew: make(chan struct{}, 1),
-		spare: spareState{at: time.Now(), wait: spareFirst}}
+	as := &association{
+		a: p.a, peer: p, initiator: initiator, raw: raw, began: time.Now(),
+		search: search{anew: make(chan struct{}, 1), tried: newSignal(), attempt: 1},
+		best:   bestState{direct: make(chan struct{})},
+		spare:  spareState{at: time.Now(), wait: spareFirst},
+	}
 	as.ctx, as.cancel = context.WithCancel(p.a.tasks.ctx)
 	timers := session.DefaultTimers()
 	timers.Keepalive = p.a.cfg.Keepalive
@@ -71,17 +96,17 @@ func (p *peer) newAssociation(keys seal.ProbeKeys, initiator bool, raw *proto.Ra
 func (as *association) close() {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	if as.closed {
+	if as.sockets.closed {
 		return
 	}
-	as.closed = true
+	as.sockets.closed = true
 	as.Close()
 	as.cancel()
 	as.a.board.remove(as.Session)
 	for _, e := range as.a.mains {
 		e.forget(as.Session)
 	}
-	for _, e := range as.endpoints {
+	for _, e := range as.sockets.all {
 		e.close()
 	}
 }
@@ -114,10 +139,10 @@ func (as *association) open() ([]*endpoint, error) {
 // keep reads e until the association or the agent ends.
 func (as *association) keep(e *endpoint) {
 	as.mu.Lock()
-	if as.closed {
+	if as.sockets.closed {
 		e.close()
 	}
-	as.endpoints = append(as.endpoints, e)
+	as.sockets.all = append(as.sockets.all, e)
 	as.mu.Unlock()
 	as.a.tasks.start(func(ctx context.Context) {
 		stop := context.AfterFunc(ctx, e.close)
@@ -150,9 +175,9 @@ func (as *association) discard(endpoints []*endpoint) {
 			continue
 		}
 		e.close()
-		for i, k := range as.endpoints {
+		for i, k := range as.sockets.all {
 			if k == e {
-				as.endpoints = append(as.endpoints[:i], as.endpoints[i+1:]...)
+				as.sockets.all = append(as.sockets.all[:i], as.sockets.all[i+1:]...)
 				break
 			}
 		}
@@ -163,7 +188,7 @@ func (as *association) discard(endpoints []*endpoint) {
 // changed, and the spare is about to be needed.
 func (as *association) refreshLegs() {
 	as.mu.Lock()
-	legs := slices.Clone(as.legs)
+	legs := slices.Clone(as.sockets.legs)
 	as.mu.Unlock()
 	for _, e := range legs {
 		_ = e.leg.Refresh()
@@ -174,14 +199,14 @@ func (as *association) refreshLegs() {
 func (as *association) found() <-chan struct{} {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	return as.direct
+	return as.best.direct
 }
 
 // lostSince is since when no path works, zero while one does.
 func (as *association) lostSince() time.Time {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	return as.lostAt
+	return as.best.lostAt
 }
 
 const (
@@ -198,7 +223,7 @@ func (as *association) hopeful() bool {
 // only what new ports bring.
 func (as *association) youth() time.Duration {
 	as.mu.Lock()
-	relayed := as.theirs.relayed()
+	relayed := as.heard.last.relayed()
 	as.mu.Unlock()
 	if as.beyondUDP() && !(as.a.relayAllowed() && relayed) {
 		return longYouth
@@ -215,18 +240,18 @@ func (as *association) bestChanged() bool {
 	defer as.mu.Unlock()
 	switch {
 	case best != path.None:
-		as.lostAt = time.Time{}
-	case as.lostAt.IsZero():
-		as.lostAt = time.Now()
+		as.best.lostAt = time.Time{}
+	case as.best.lostAt.IsZero():
+		as.best.lostAt = time.Now()
 	}
 	select {
-	case <-as.direct:
+	case <-as.best.direct:
 		if !direct {
-			as.direct = make(chan struct{})
+			as.best.direct = make(chan struct{})
 		}
 	default:
 		if direct {
-			close(as.direct)
+			close(as.best.direct)
 		}
 	}
 	return direct

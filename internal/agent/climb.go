@@ -143,7 +143,7 @@ func (r hopeless) Climb(context.Context, path.Try) error { return r.why }
 
 func (as *association) setTheirs(o offered) {
 	as.mu.Lock()
-	as.theirs = o
+	as.heard.last = o
 	as.mu.Unlock()
 }
 
@@ -152,8 +152,8 @@ func (as *association) setTheirs(o offered) {
 func (as *association) theirBehaviour(o offered) *proto.Behaviour {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	if as.theirs.behaviour != nil {
-		return as.theirs.behaviour
+	if as.heard.last.behaviour != nil {
+		return as.heard.last.behaviour
 	}
 	return o.behaviour
 }

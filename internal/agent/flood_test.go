@@ -64,7 +64,7 @@ func TestGarbageAndReplaysAreCountedAndNothingElse(t *testing.T) {
 			targets = append(targets, netip.AddrPortFrom(netip.MustParseAddr("203.0.113.50"), e.conn.LocalAddr().Port()))
 		}
 		session.mu.Lock()
-		for _, e := range session.endpoints {
+		for _, e := range session.sockets.all {
 			targets = append(targets, netip.AddrPortFrom(netip.MustParseAddr("203.0.113.50"), e.conn.LocalAddr().Port()))
 		}
 		session.mu.Unlock()

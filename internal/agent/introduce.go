@@ -110,7 +110,7 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 	<-done
 	if !as.Ready() && as.beyondUDP() {
 		select {
-		case <-as.tried.ctx.Done():
+		case <-as.search.tried.ctx.Done():
 		case <-as.ctx.Done():
 		}
 	}

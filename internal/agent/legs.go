@@ -157,7 +157,7 @@ type opened struct {
 
 func (as *association) addLeg(e *endpoint) {
 	as.mu.Lock()
-	as.legs = append(as.legs, e)
+	as.sockets.legs = append(as.sockets.legs, e)
 	as.mu.Unlock()
 }
 
@@ -165,15 +165,15 @@ func (as *association) addLeg(e *endpoint) {
 func (as *association) removeLeg(e *endpoint) int {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	as.legs = slices.DeleteFunc(as.legs, func(k *endpoint) bool { return k == e })
-	return len(as.legs)
+	as.sockets.legs = slices.DeleteFunc(as.sockets.legs, func(k *endpoint) bool { return k == e })
+	return len(as.sockets.legs)
 }
 
 // hasLeg says whether there is a leg of that kind.
 func (as *association) hasLeg(k path.Kind) bool {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	return slices.ContainsFunc(as.legs, func(e *endpoint) bool { return e.kind == k })
+	return slices.ContainsFunc(as.sockets.legs, func(e *endpoint) bool { return e.kind == k })
 }
 
 // keepLeg refreshes a leg until it ends; a relay that no longer knows it (the

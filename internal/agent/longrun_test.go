@@ -49,9 +49,9 @@ func sizes(a *running) map[string]int {
 		}
 		out["paths"] += len(current.Paths())
 		current.mu.Lock()
-		out["sockets"] += len(current.endpoints)
-		out["legs"] += len(current.legs)
-		out["offers"] += len(current.offers)
+		out["sockets"] += len(current.sockets.all)
+		out["legs"] += len(current.sockets.legs)
+		out["offers"] += len(current.heard.made)
 		current.mu.Unlock()
 	}
 	return out

@@ -24,15 +24,15 @@ func (as *association) seekOther() {
 	}
 	kinds, another := as.otherKinds()
 	as.mu.Lock()
-	busy, n := as.seeking, max(as.attempt, 1)
-	as.seeking = true
+	busy, n := as.search.seeking, max(as.search.attempt, 1)
+	as.search.seeking = true
 	as.mu.Unlock()
 	if busy {
 		return
 	}
 	defer func() {
 		as.mu.Lock()
-		as.seeking = false
+		as.search.seeking = false
 		as.mu.Unlock()
 	}()
 	if len(kinds) == 0 && !another {
@@ -60,7 +60,7 @@ func (as *association) otherKinds() (kinds []path.Kind, another bool) {
 
 func (as *association) answeredAgain() {
 	as.mu.Lock()
-	as.sought = time.Now()
+	as.search.sought = time.Now()
 	as.mu.Unlock()
 }
 
@@ -68,7 +68,7 @@ func (as *association) answeredAgain() {
 func (as *association) answeredLately() bool {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	return !as.sought.IsZero() && time.Since(as.sought) < 5*seekPause
+	return !as.search.sought.IsZero() && time.Since(as.search.sought) < 5*seekPause
 }
 
 // outdone records why data has left a path that works.

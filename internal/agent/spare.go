@@ -26,14 +26,14 @@ func (as *association) needSpare() {
 func (as *association) spareDue(now time.Time) bool {
 	as.mu.Lock()
 	defer as.mu.Unlock()
-	return len(as.legs) == 0 && now.Sub(as.spare.at) > as.spare.wait
+	return len(as.sockets.legs) == 0 && now.Sub(as.spare.at) > as.spare.wait
 }
 
 // fetchSpare is called when the relay forgot our leg, whenever the coordinator
 // is back, and again until there is one.
 func (as *association) fetchSpare(ctx context.Context) {
 	as.mu.Lock()
-	idle := len(as.legs) == 0 && !as.spare.busy && !as.closed
+	idle := len(as.sockets.legs) == 0 && !as.spare.busy && !as.sockets.closed
 	if idle {
 		as.spare.busy = true
 	}
@@ -46,7 +46,7 @@ func (as *association) fetchSpare(ctx context.Context) {
 	as.mu.Lock()
 	defer as.mu.Unlock()
 	as.spare.busy, as.spare.at = false, time.Now()
-	if as.spare.wait = min(2*as.spare.wait, spareMost); len(as.legs) > 0 {
+	if as.spare.wait = min(2*as.spare.wait, spareMost); len(as.sockets.legs) > 0 {
 		as.spare.wait = spareFirst
 	}
 }
