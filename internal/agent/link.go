@@ -2,61 +2,14 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
 
-	"rendezvous/internal/dgram"
-	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
-
-// ControlConn is the agent's end of a control connection.
-type ControlConn interface {
-	// Call asks and waits for the answer.
-	Call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAgent, error)
-	// Send asks for no answer.
-	Send(m *proto.ToCoordinator) error
-	// Events are what nobody asked for; closed when the connection is lost.
-	Events() <-chan *proto.ToAgent
-	Close() error
-}
-
-// Connection is a control connection and what is known of it.
-type Connection struct {
-	ControlConn
-	Addr      netip.AddrPort
-	Transport string // quic or tls
-	Via       string // the proxy that it goes through; empty: none
-	RTT       func() time.Duration
-	Why       func() error // it was lost
-}
-
-// ErrReplaced and ErrRevoked are reasons for a connection's end (Why) after
-// which another one at once would do harm or no good.
-var (
-	ErrReplaced = errors.New("another agent registered with this agent's key")
-	ErrRevoked  = errors.New("this agent was revoked")
-)
-
-// ErrWrongKey is the reason where whoever answers is not the coordinator.
-var ErrWrongKey = errors.New("whoever answers there has another key than the coordinator")
-
-// Connect dials a coordinator over pc and checks its pinned key.
-type Connect func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error)
-
-// ConnectTLS dials a coordinator over TLS, by HOST:PORT, where a proxy may
-// know the name, and checks its pinned key.
-type ConnectTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (*Connection, error)
-
-// RelayTLS opens a way for one relay leg through TLS to the coordinator. far is
-// the one address on the conn.
-type RelayTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (conn dgram.Conn, far netip.AddrPort, err error)
 
 // link is the agent's connection to its coordinator: made again whenever it is
 // lost, for ever, and never in the way of data.
@@ -68,12 +21,9 @@ type link struct {
 
 	resolve func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error)
 
-	// Those of the goroutine that dials.
-	sweeps   sweeps
-	troubles troubles
-	dialedIn string // the network
+	hunt hunt // of the goroutine that dials, without the mutex
 
-	mu         sync.Mutex
+	mu         sync.Mutex // for what follows
 	client     *Connection
 	how        attempt        // how it was made, or the last one was
 	addr       netip.AddrPort // where the coordinator has proven its key
@@ -83,9 +33,22 @@ type link struct {
 	reach      learned
 }
 
+// hunt is what was tried in one network since something worked.
+type hunt struct {
+	in       string // the network
+	sweeps   sweeps
+	troubles troubles
+}
+
 func newLink(a *Agent) *link {
-	return &link{a: a, urgent: make(chan struct{}, 1), again: make(chan struct{}, 1), troubles: make(troubles), resolve: func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error) { return c.Addrs(ctx) },
-		registered: make(chan struct{}), err: errors.New("it is being tried for the first time"), reach: learned{doors: a.cfg.State.Coordinator().Doors}}
+	return &link{
+		a: a, urgent: make(chan struct{}, 1), again: make(chan struct{}, 1),
+		resolve:    func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error) { return c.Addrs(ctx) },
+		hunt:       hunt{troubles: make(troubles)},
+		registered: make(chan struct{}),
+		err:        errors.New("it is being tried for the first time"),
+		reach:      learned{doors: a.cfg.State.Coordinator().Doors},
+	}
 }
 
 const (
@@ -240,61 +203,6 @@ func (l *link) serve(ctx context.Context, d *reached, moved <-chan struct{}) {
 	}
 }
 
-// register says that we are here, and takes in what the coordinator tells.
-func (l *link) register(ctx context.Context, client *Connection) (*proto.Registered, error) {
-	ctx, cancel := context.WithTimeout(ctx, callWithin)
-	defer cancel()
-	record, err := l.a.record()
-	if err != nil {
-		return nil, err
-	}
-	answer, err := client.Call(ctx, &proto.ToCoordinator{Body: &proto.ToCoordinator_Register{Register: &proto.Register{
-		Instance: l.a.instance, Version: l.a.cfg.Version, Record: record,
-	}}})
-	if err != nil {
-		return nil, fmt.Errorf("register: %w", err)
-	}
-	reg := answer.GetRegistered()
-	servers := l.a.askable(reg.GetStun(), client.Addr.Addr())
-	l.a.board.setSTUN(servers)
-	if err := l.a.cfg.State.SawCoordinator(client.Addr, servers); err != nil {
-		l.a.refusals.note(l.a, "state", err)
-	}
-	for _, r := range reg.GetRevocations() {
-		if err := l.a.applyRevocation(r); err != nil && !errors.Is(err, errWaiting) {
-			l.a.refusals.note(l.a, "revocation", err)
-		}
-	}
-	return reg, nil
-}
-
-// observed publishes what the coordinator saw of the very socket that punches,
-// so that an introduction need not wait for STUN to tell the same.
-func (l *link) observed(client *Connection, reg *proto.Registered) {
-	at, ok := (&proto.Endpoint{Addr: reg.GetObservedAddr(), Port: reg.GetObservedPort()}).AddrPort()
-	e := l.a.mainFor(client.Addr)
-	if !ok || e == nil || l.a.here.Load() != nil {
-		return
-	}
-	g := l.a.hosts(l.a.mains)
-	g.add(e, []sighting{{server: client.Addr, mapped: at}})
-	l.a.here.Store(&g)
-	_ = l.stand(client, g)
-}
-
-// record is our membership record, signed and, once there is a secret,
-// authenticated under it.
-func (a *Agent) record() (*proto.Signed, error) {
-	body, err := proto.Marshal(&proto.Record{Name: a.cfg.State.Name(), Key: a.id.Key(), StaticKey: a.id.StaticKey(), MadeUnix: time.Now().Unix()})
-	if err != nil {
-		return nil, err
-	}
-	if secret, ok := a.cfg.State.Secret(); ok {
-		return seal.Sign(a.id, &secret, seal.ContextMember, body), nil
-	}
-	return seal.Sign(a.id, nil, seal.ContextMember, body), nil
-}
-
 // ping asks the coordinator for a sign of life more often than the client's
 // own heartbeat does: while a session is in use, and when told to check.
 func (l *link) ping(ctx context.Context, client *Connection) {
@@ -340,56 +248,4 @@ func (l *link) check() {
 		default:
 		}
 	}
-}
-
-// publish keeps the candidates of the main sockets fresh, here and at the
-// coordinator, where introductions find them without asking us first.
-func (l *link) publish(ctx context.Context, client *Connection) {
-	tick := time.NewTicker(refreshEvery)
-	defer tick.Stop()
-	var last string
-	var stood time.Time
-	for {
-		g := l.a.gather(ctx, l.a.mains)
-		if ctx.Err() != nil {
-			return
-		}
-		l.a.here.Store(&g)
-		if text := fmt.Sprint(g.candidates, g.behaviour); text != last || time.Since(stood) > standingFor/4 {
-			if err := l.stand(client, g); err == nil {
-				last, stood = text, time.Now()
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
-}
-
-func (l *link) stand(client *Connection, g gathered) error {
-	secret, ok := l.a.cfg.State.Secret()
-	if !ok {
-		return errWaiting
-	}
-	signed, err := l.a.signCandidates(g)
-	if err != nil {
-		return err
-	}
-	plain, err := proto.Marshal(signed)
-	if err != nil {
-		return err
-	}
-	return client.Send(&proto.ToCoordinator{Body: &proto.ToCoordinator_Standing{Standing: &proto.Standing{Sealed: seal.SealStanding(secret, plain)}}})
-}
-
-// standing is what we know of our main sockets, gathered now if never before.
-func (a *Agent) standing(ctx context.Context) gathered {
-	if g := a.here.Load(); g != nil {
-		return *g
-	}
-	g := a.gatherSoon(ctx)
-	a.here.CompareAndSwap(nil, &g) // what publish has found meanwhile is more
-	return g
 }

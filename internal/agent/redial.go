@@ -43,15 +43,15 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 	if err != nil {
 		return nil, err
 	}
-	if network := l.look(); network != l.dialedIn {
-		l.dialedIn, l.sweeps = network, sweeps{}
-		clear(l.troubles)
+	if network := l.look(); network != l.hunt.in {
+		l.hunt.in, l.hunt.sweeps = network, sweeps{}
+		clear(l.hunt.troubles)
 	}
-	wide := l.sweeps.due(time.Now())
+	wide := l.hunt.sweeps.due(time.Now())
 	race := race{
 		cert: cert, began: time.Now(), results: make(chan outcome),
 		try:  l.try,
-		lost: func(t attempt, err error) { l.troubles.note(t, err) },
+		lost: func(t attempt, err error) { l.hunt.troubles.note(t, err) },
 	}
 	p := l.newPlan(c)
 	p.byName(wide)
@@ -76,8 +76,8 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 		return p.sorted()
 	}
 	if won := race.run(ctx, found, plans); won != nil {
-		clear(l.troubles)
-		l.sweeps = sweeps{}
+		clear(l.hunt.troubles)
+		l.hunt.sweeps = sweeps{}
 		return won, nil
 	}
 	if ctx.Err() != nil {
@@ -85,17 +85,17 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 	}
 	switch {
 	case err == nil:
-		return nil, l.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP)
-	case len(l.troubles) == 0:
+		return nil, l.hunt.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP)
+	case len(l.hunt.troubles) == 0:
 		return nil, err
 	}
-	return nil, fmt.Errorf("%w; %w", err, l.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP))
+	return nil, fmt.Errorf("%w; %w", err, l.hunt.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP))
 }
 
 // newPlan is an empty one, for what this agent is able to do.
 func (l *link) newPlan(c Coordinator) *plan {
 	p := &plan{c: c, tls: l.a.cfg.Dialers.ConnectTLS != nil, faked: l.a.cfg.Host.FakeTCP != nil}
-	if n, ok := l.a.cfg.State.Worked(l.dialedIn); ok && (n.Over != proto.Transport_TRANSPORT_TLS || p.tls) && (n.Over != proto.Transport_TRANSPORT_FAKE_TCP || p.faked) {
+	if n, ok := l.a.cfg.State.Worked(l.hunt.in); ok && (n.Over != proto.Transport_TRANSPORT_TLS || p.tls) && (n.Over != proto.Transport_TRANSPORT_FAKE_TCP || p.faked) {
 		p.worked = n
 	}
 	return p

@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/proto"
+)
+
+// ControlConn is the agent's end of a control connection.
+type ControlConn interface {
+	// Call asks and waits for the answer.
+	Call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAgent, error)
+	// Send asks for no answer.
+	Send(m *proto.ToCoordinator) error
+	// Events are what nobody asked for; closed when the connection is lost.
+	Events() <-chan *proto.ToAgent
+	Close() error
+}
+
+// Connection is a control connection and what is known of it.
+type Connection struct {
+	ControlConn
+	Addr      netip.AddrPort
+	Transport string // quic or tls
+	Via       string // the proxy that it goes through; empty: none
+	RTT       func() time.Duration
+	Why       func() error // it was lost
+}
+
+// ErrReplaced and ErrRevoked are reasons for a connection's end (Why) after
+// which another one at once would do harm or no good.
+var (
+	ErrReplaced = errors.New("another agent registered with this agent's key")
+	ErrRevoked  = errors.New("this agent was revoked")
+)
+
+// ErrWrongKey is the reason where whoever answers is not the coordinator.
+var ErrWrongKey = errors.New("whoever answers there has another key than the coordinator")
+
+// Connect dials a coordinator over pc and checks its pinned key.
+type Connect func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Connection, error)
+
+// ConnectTLS dials a coordinator over TLS, by HOST:PORT, where a proxy may
+// know the name, and checks its pinned key.
+type ConnectTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (*Connection, error)
+
+// RelayTLS opens a way for one relay leg through TLS to the coordinator. far is
+// the one address on the conn.
+type RelayTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (conn dgram.Conn, far netip.AddrPort, err error)

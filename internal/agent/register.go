@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"rendezvous/internal/seal"
+	"rendezvous/proto"
+)
+
+// register says that we are here, and takes in what the coordinator tells.
+func (l *link) register(ctx context.Context, client *Connection) (*proto.Registered, error) {
+	ctx, cancel := context.WithTimeout(ctx, callWithin)
+	defer cancel()
+	record, err := l.a.record()
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Call(ctx, &proto.ToCoordinator{Body: &proto.ToCoordinator_Register{Register: &proto.Register{
+		Instance: l.a.instance, Version: l.a.cfg.Version, Record: record,
+	}}})
+	if err != nil {
+		return nil, fmt.Errorf("register: %w", err)
+	}
+	reg := answer.GetRegistered()
+	servers := l.a.askable(reg.GetStun(), client.Addr.Addr())
+	l.a.board.setSTUN(servers)
+	if err := l.a.cfg.State.SawCoordinator(client.Addr, servers); err != nil {
+		l.a.refusals.note(l.a, "state", err)
+	}
+	for _, r := range reg.GetRevocations() {
+		if err := l.a.applyRevocation(r); err != nil && !errors.Is(err, errWaiting) {
+			l.a.refusals.note(l.a, "revocation", err)
+		}
+	}
+	return reg, nil
+}
+
+// observed publishes what the coordinator saw of the very socket that punches,
+// so that an introduction need not wait for STUN to tell the same.
+func (l *link) observed(client *Connection, reg *proto.Registered) {
+	at, ok := (&proto.Endpoint{Addr: reg.GetObservedAddr(), Port: reg.GetObservedPort()}).AddrPort()
+	e := l.a.mainFor(client.Addr)
+	if !ok || e == nil || l.a.here.Load() != nil {
+		return
+	}
+	g := l.a.hosts(l.a.mains)
+	g.add(e, []sighting{{server: client.Addr, mapped: at}})
+	l.a.here.Store(&g)
+	_ = l.stand(client, g)
+}
+
+// record is our membership record, signed and, once there is a secret,
+// authenticated under it.
+func (a *Agent) record() (*proto.Signed, error) {
+	body, err := proto.Marshal(&proto.Record{Name: a.cfg.State.Name(), Key: a.id.Key(), StaticKey: a.id.StaticKey(), MadeUnix: time.Now().Unix()})
+	if err != nil {
+		return nil, err
+	}
+	if secret, ok := a.cfg.State.Secret(); ok {
+		return seal.Sign(a.id, &secret, seal.ContextMember, body), nil
+	}
+	return seal.Sign(a.id, nil, seal.ContextMember, body), nil
+}
+
+// publish keeps the candidates of the main sockets fresh, here and at the
+// coordinator, where introductions find them without asking us first.
+func (l *link) publish(ctx context.Context, client *Connection) {
+	tick := time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	var last string
+	var stood time.Time
+	for {
+		g := l.a.gather(ctx, l.a.mains)
+		if ctx.Err() != nil {
+			return
+		}
+		l.a.here.Store(&g)
+		if text := fmt.Sprint(g.candidates, g.behaviour); text != last || time.Since(stood) > standingFor/4 {
+			if err := l.stand(client, g); err == nil {
+				last, stood = text, time.Now()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (l *link) stand(client *Connection, g gathered) error {
+	secret, ok := l.a.cfg.State.Secret()
+	if !ok {
+		return errWaiting
+	}
+	signed, err := l.a.signCandidates(g)
+	if err != nil {
+		return err
+	}
+	plain, err := proto.Marshal(signed)
+	if err != nil {
+		return err
+	}
+	return client.Send(&proto.ToCoordinator{Body: &proto.ToCoordinator_Standing{Standing: &proto.Standing{Sealed: seal.SealStanding(secret, plain)}}})
+}
+
+// standing is what we know of our main sockets, gathered now if never before.
+func (a *Agent) standing(ctx context.Context) gathered {
+	if g := a.here.Load(); g != nil {
+		return *g
+	}
+	g := a.gatherSoon(ctx)
+	a.here.CompareAndSwap(nil, &g) // what publish has found meanwhile is more
+	return g
+}
