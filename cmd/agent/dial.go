@@ -49,46 +49,23 @@ func dialCoordinator(ctx context.Context, state *agent.State) (*control, error) 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type end struct {
-		control *control
-		err     error
-	}
-	udp, over := make(chan end, 1), make(chan end, 1)
-	failed := make(chan struct{})
+	results, failed := make(chan dialed), make(chan struct{})
 	go func() {
 		c, err := dialUDP(ctx, state, certificate)
 		if err != nil {
 			close(failed)
 		}
-		udp <- end{c, err}
+		results <- dialed{0, c, err}
 	}()
 	go func() {
 		c, err := dialTLS(ctx, state, certificate, failed)
-		over <- end{c, err}
+		results <- dialed{1, c, err}
 	}()
-	var won *control
-	faults := make([]error, 2)
-	for range faults {
-		var e end
-		which := 0
-		select {
-		case e = <-udp:
-		case e = <-over:
-			which = 1
-		}
-		faults[which] = e.err
-		switch {
-		case e.control != nil && won == nil:
-			won = e.control
-			cancel()
-		case e.control != nil:
-			_ = e.control.close() // it came second; nothing was said on it
-		}
-	}
+	first, faults := firstOf(results, 2, 0, cancel)
 	var wrongKey *rendezvous.PinError
 	switch {
-	case won != nil:
-		return won, nil
+	case first != nil:
+		return first, nil
 	case faults[1] == nil, errors.As(faults[0], &wrongKey):
 		return nil, faults[0]
 	}
@@ -117,40 +94,19 @@ func dialTLS(ctx context.Context, state *agent.State, certificate tls.Certificat
 			ports = append(ports, port)
 		}
 	}
-	results := make(chan dialed)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for i, port := range ports {
-		go func() {
-			if !path.Wait(ctx, time.Duration(i)*stagger) {
-				results <- dialed{i, nil, ctx.Err()}
-				return
-			}
-			client, err := rendezvous.DialTLS(ctx, net.JoinHostPort(host, port), c.Pin, certificate)
-			if err != nil {
-				results <- dialed{i, nil, err}
-				return
-			}
-			results <- dialed{i, &control{client: client}, nil}
-		}()
-	}
-	var won *control
-	faults := make([]error, len(ports))
-	for range ports {
-		r := <-results
-		faults[r.which] = r.err
-		switch {
-		case r.control != nil && won == nil:
-			won = r.control
-			cancel()
-		case r.control != nil:
-			_ = r.control.close()
+	// Another key on one port is no reason to leave the others: boxes that open
+	// TLS do so on some ports alone.
+	first, faults := race(ctx, ports, 0, func(ctx context.Context, port string) (*control, error) {
+		client, err := rendezvous.DialTLS(ctx, net.JoinHostPort(host, port), c.Pin, certificate)
+		if err != nil {
+			return nil, err
 		}
+		return &control{client: client}, nil
+	})
+	if first == nil {
+		return nil, faults[0]
 	}
-	if won != nil {
-		return won, nil
-	}
-	return nil, faults[0]
+	return first, nil
 }
 
 // dialUDP connects to the address of the coordinator that answers first: its
@@ -204,40 +160,43 @@ func dialAt(ctx context.Context, at netip.AddrPort, pin [32]byte, certificate tl
 
 type dialed struct {
 	which   int
-	control *control
+	control *control // nil where err is not, or where there was no time to dial
 	err     error
 }
 
-// race dials the addresses one after the other, without waiting for one to
-// fail, and returns the first that answers, or else each one's fault. It gives
-// up when one of the first own has another key. All dialing has ended when it
+// race dials the places one after the other, without waiting for one to fail,
+// and returns the first that answers, or else each one's fault. It gives up
+// when one of the first own has another key. All dialing has ended when it
 // returns.
-func race(ctx context.Context, addrs []netip.AddrPort, own int, dial func(context.Context, netip.AddrPort) (*control, error)) (first *control, faults []error) {
+func race[Place any](ctx context.Context, places []Place, own int, dial func(context.Context, Place) (*control, error)) (first *control, faults []error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan dialed)
-	for i, at := range addrs {
+	for i, at := range places {
 		go func() {
-			wait := time.NewTimer(time.Duration(i) * stagger)
-			defer wait.Stop()
-			select {
-			case <-wait.C:
-				c, err := dial(ctx, at)
-				results <- dialed{i, c, err}
-			case <-ctx.Done():
-				results <- dialed{i, nil, fmt.Errorf("%s: %w", at, ctx.Err())}
+			if !path.Wait(ctx, time.Duration(i)*stagger) {
+				results <- dialed{i, nil, fmt.Errorf("%v: %w", at, ctx.Err())}
+				return
 			}
+			c, err := dial(ctx, at)
+			results <- dialed{i, c, err}
 		}()
 	}
-	faults = make([]error, len(addrs))
-	for range addrs {
+	return firstOf(results, len(places), own, cancel)
+}
+
+// firstOf takes n results in: it cancels the others once one has connected, or
+// one of the first own has met another key.
+func firstOf(results <-chan dialed, n, own int, cancel context.CancelFunc) (first *control, faults []error) {
+	faults = make([]error, n)
+	for range n {
 		r := <-results
 		var wrongKey *rendezvous.PinError
 		switch {
-		case r.err == nil && first == nil:
+		case r.control != nil && first == nil:
 			first = r.control
 			cancel()
-		case r.err == nil:
+		case r.control != nil:
 			_ = r.control.close() // it came second; nothing was said on it
 		case r.which < own && errors.As(r.err, &wrongKey):
 			cancel()

@@ -41,7 +41,7 @@ func newDoctor(t *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Look for what this host lacks, with the command that mends it",
-		Args:  takes(),
+		Args:  ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := t.folder()
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rendezvous/internal/agent"
+	"rendezvous/internal/ops"
 )
 
 func newExplain(t *terminal) *cobra.Command {
@@ -15,7 +16,7 @@ func newExplain(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain PEER",
 		Short: "Show what was tried on each path to a peer, on both sides, and why not",
-		Args:  takes("PEER"),
+		Args:  ops.Takes("PEER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := agent.CheckName("peer", args[0]); err != nil {
 				return usage(err)

@@ -31,7 +31,7 @@ coordinator or from 'agent invite' on a member. The first agent of a network mak
 its secret; a later one gets it with a member's link, or waits until a member
 admits it with 'agent approve'.`,
 		Example: "  agent join 'rdv://vps.example:443/#…'\n  agent join --name home 'rdv://vps.example:443/#…'",
-		Args:    takes("LINK"),
+		Args:    ops.Takes("LINK"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			link, err := proto.ParseLink(args[0])
 			if err != nil {

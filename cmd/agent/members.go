@@ -21,7 +21,7 @@ func newInvite(t *terminal) *cobra.Command {
 		Long: `Print a join link for one more agent, and nothing else. The link holds the
 network's secret: who has it is a member, so send it as you would a password.`,
 		Example: "  agent invite --expires 1h",
-		Args:    takes(),
+		Args:    ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if expires < time.Minute {
 				return ops.Usage("--expires is %s; give 1m or more", expires)
@@ -46,7 +46,7 @@ func newPending(t *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pending",
 		Short: "List who joined by a coordinator's link and waits to be admitted",
-		Args:  takes(),
+		Args:  ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := t.client()
 			if err != nil {
@@ -80,7 +80,7 @@ secret, sealed for it alone. Compare the fingerprint shown with the one that the
 agent itself shows (agent status), or a coordinator that turned bad could put its
 own key there. On a terminal the command asks first.`,
 		Example: "  agent approve laptop",
-		Args:    takes("NAME"),
+		Args:    ops.Takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := t.client()
 			if err != nil {
@@ -143,7 +143,7 @@ func newRevoke(t *terminal) *cobra.Command {
 on. It still knows the network's secret, so links that hold it are to be made
 anew with care.`,
 		Example: "  agent revoke laptop",
-		Args:    takes("NAME"),
+		Args:    ops.Takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := agent.CheckName("agent's", args[0]); err != nil {
 				return usage(err)

@@ -34,7 +34,7 @@ TCP, and what boxes on the way do to datagrams that are dressed as TCP. No agent
 need be running. A server with one address can tell only part of it; RFC
 5780 servers, and a coordinator with two addresses, tell all.`,
 		Example: "  agent netcheck\n  agent netcheck --stun stun.example.org",
-		Args:    takes(),
+		Args:    ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			addrs, err := t.stunServers(cmd.Context(), servers)
 			if err != nil {

@@ -26,7 +26,7 @@ func newPing(t *terminal) *cobra.Command {
 		Long: `Probe the best path to a peer, once a second until Ctrl-C or -c answers, one line
 each. Where there is no session with the peer yet, one is made.`,
 		Example: "  agent ping home -c 3\n  agent ping home --json -c 1",
-		Args:    takes("PEER"),
+		Args:    ops.Takes("PEER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := agent.CheckName("peer", args[0]); err != nil {
 				return usage(err)

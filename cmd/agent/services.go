@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rendezvous/internal/agent"
+	"rendezvous/internal/ops"
 )
 
 func newExpose(t *terminal) *cobra.Command {
@@ -16,7 +17,7 @@ func newExpose(t *terminal) *cobra.Command {
 again. With ?raw the service's datagrams cross unchanged, for one that protects
 its own payload as WireGuard does; else they are sealed end to end.`,
 		Example: `  agent expose 'wg=udp://127.0.0.1:51820?raw'`,
-		Args:    takes("NAME=URL"),
+		Args:    ops.Takes("NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := agent.ParseExposeFlag(args[0])
 			if err != nil {
@@ -40,7 +41,7 @@ func newUnexpose(t *terminal) *cobra.Command {
 		Use:     "unexpose NAME",
 		Short:   "Take a service back, on the running agent",
 		Example: "  agent unexpose wg",
-		Args:    takes("NAME"),
+		Args:    ops.Takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := agent.CheckName("service", args[0]); err != nil {
 				return usage(err)
@@ -65,7 +66,7 @@ func newDial(t *terminal) *cobra.Command {
 		Long: `Listen at URL for local clients and carry each to the service NAME of PEER, on
 the running agent and after it starts again.`,
 		Example: "  agent dial home/wg=udp://127.0.0.1:51821",
-		Args:    takes("PEER/NAME=URL"),
+		Args:    ops.Takes("PEER/NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := agent.ParseDialFlag(args[0])
 			if err != nil {
@@ -89,7 +90,7 @@ func newHangup(t *terminal) *cobra.Command {
 		Use:     "hangup PEER/NAME",
 		Short:   "End a dial, on the running agent",
 		Example: "  agent hangup home/wg",
-		Args:    takes("PEER/NAME"),
+		Args:    ops.Takes("PEER/NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			peer, service, err := agent.ParseTarget(args[0])
 			if err != nil {

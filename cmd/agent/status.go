@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rendezvous/internal/agent"
+	"rendezvous/internal/ops"
 )
 
 func newStatus(t *terminal) *cobra.Command {
@@ -20,7 +21,7 @@ func newStatus(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the running agent's coordinator, services, dials and peers",
-		Args:  takes(),
+		Args:  ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := t.client()
 			if err != nil {

@@ -33,7 +33,7 @@ commands talk to it. Logs go to stderr, as JSON when that is not a terminal.`,
 		Example: `  agent up --expose 'wg=udp://127.0.0.1:51820?raw'
   agent up --dial home/wg=udp://127.0.0.1:51821
   agent up --config /etc/rendezvous/agent.yaml`,
-		Args: takes(),
+		Args: ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := t.folder()
 			if err != nil {

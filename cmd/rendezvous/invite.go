@@ -28,7 +28,7 @@ member admits them with 'agent approve NAME'; better invite them with
 'agent invite' on a member, whose link holds the secret.`,
 		Example: `  rendezvous invite
   rendezvous invite --expires 1h --uses 5`,
-		Args: noArguments,
+		Args: ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := ask.Check(); err != nil {
 				return err

@@ -44,7 +44,7 @@ as a web server on TCP 443, is left to it, and the log says so.
 With two addresses of this host in --public-addr it answers all tests of
 RFC 5780, so that agents learn what their NATs do. Behind a NAT that forwards
 the ports, name the outside address there.`,
-		Args: noArguments,
+		Args: ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := f.settings(cmd)
 			if err != nil {

@@ -21,7 +21,7 @@ func newStatus(t *terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the members, who of them is online, and what was introduced and relayed",
-		Args:  noArguments,
+		Args:  ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := t.folder()
 			if err != nil {
