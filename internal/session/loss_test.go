@@ -140,12 +140,15 @@ func TestPathsMayEndWhileTheyAreMeasured(t *testing.T) {
 				break
 			}
 		}
+		p.degrade(1, 1, 0) // or a probe on its way would bring it back
+		time.Sleep(100 * time.Millisecond)
 		p.a.Drop(relay)
 		p.b.Drop(path.Path{Conn: p.b.conns[1], Addr: p.addr(0, 1)})
 		p.load(2000, 2*time.Millisecond)
 		if p.a.Best() != path.DirectUDP || p.a.saw(Outdone) {
 			t.Fatalf("the spare ended in its trial; data takes %v, events %v", p.a.Best(), p.a.events)
 		}
+		p.degrade(1, 0, 0)
 		p.try(t, 1)
 		p.degrade(0, 1, 0) // dead
 		p.load(2000, 2*time.Millisecond)
