@@ -42,7 +42,7 @@ paths: [direct-udp, relay-udp]
 flows: {unanswered: 30s, answered: 5m, max: 200}
 keepalive: 20s
 degraded: {loss: 20, rtt: 1s}
-faketcp: {window: 0xff00, packed: false, max_per_peer: 8}
+faketcp: {window: 0xff00, packed: true, max_per_peer: 8}
 offload: false
 interfaces: {ignore: ["docker*", virbr0]}
 metrics: 127.0.0.1:9464
@@ -65,7 +65,7 @@ log: debug
 		Flows:     FlowLimits{Unanswered: 30 * time.Second, Answered: 5 * time.Minute, Max: 200},
 		Keepalive: 20 * time.Second,
 		Degraded:  session.Thresholds{Loss: 0.2, RTT: time.Second},
-		Disguise:  faketcp.Options{Window: 0xff00, PerPeer: 8},
+		Disguise:  faketcp.Options{Window: 0xff00, Packed: true, PerPeer: 8},
 		Ignore:    []string{"docker*", "virbr0"},
 		Metrics:   "127.0.0.1:9464",
 		LogLevel:  "debug",
