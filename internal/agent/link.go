@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
@@ -166,7 +168,8 @@ func (l *link) hold(ctx context.Context, d *reached) (next *reached, err error) 
 	defer cancel()
 	moved := make(chan struct{})
 	var tasks sync.WaitGroup
-	tasks.Go(func() { l.ping(ctx, d.Connection) })
+	var silent error
+	tasks.Go(func() { silent = l.ping(ctx, d) })
 	tasks.Go(func() { l.publish(ctx, d.Connection) })
 	if d.how.over != proto.Transport_TRANSPORT_UDP {
 		tasks.Go(func() {
@@ -182,7 +185,7 @@ func (l *link) hold(ctx context.Context, d *reached) (next *reached, err error) 
 	tasks.Wait()
 	if next == nil {
 		_ = d.Close()
-		return nil, d.Why()
+		return nil, cmp.Or(silent, d.Why())
 	}
 	l.a.tasks.start(func(ctx context.Context) { l.leave(ctx, d) })
 	return next, nil
@@ -204,26 +207,31 @@ func (l *link) serve(ctx context.Context, d *reached, moved <-chan struct{}) {
 }
 
 // ping asks the coordinator for a sign of life more often than the client's
-// own heartbeat does: while a session is in use, and when told to check.
-func (l *link) ping(ctx context.Context, client *Connection) {
+// own heartbeat does: while a session is in use, and when told to check. It
+// closes the connection that gives none, and says so.
+func (l *link) ping(ctx context.Context, d *reached) error {
 	tick := time.NewTicker(pingActive)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 			if !l.a.inUse() {
 				continue
 			}
 		case <-l.urgent:
 		}
-		pctx, cancel := context.WithTimeout(ctx, pingActive+3*client.RTT())
-		_, err := client.Call(pctx, &proto.ToCoordinator{})
+		pctx, cancel := context.WithTimeout(ctx, pingActive+3*d.RTT())
+		_, err := d.Call(pctx, &proto.ToCoordinator{})
+		silent := pctx.Err() != nil
 		cancel()
 		if err != nil && ctx.Err() == nil {
-			_ = client.Close()
-			return
+			_ = d.Close()
+			if !silent {
+				return nil // Why says more
+			}
+			return fmt.Errorf("%s stopped answering over %s", d.where(), overName(d.how.over))
 		}
 	}
 }

@@ -258,7 +258,10 @@ type openError struct {
 	err     error
 }
 
-func (e *openError) Error() string {
+func (e *openError) Error() string { return fmt.Sprintf("open fake TCP to %s: %v", e.told(), e.err) }
+
+// told is what was seen, without why it ended.
+func (e *openError) told() string {
 	what := "nothing came back"
 	switch {
 	case e.heard:
@@ -266,7 +269,7 @@ func (e *openError) Error() string {
 	case e.refused > 0:
 		what = fmt.Sprintf("%d were refused with RST", e.refused)
 	}
-	return fmt.Sprintf("open fake TCP to %v: %d SYNs in %v, and %s: %v", e.to, e.sent, e.took.Round(time.Millisecond), what, e.err)
+	return fmt.Sprintf("%v: %d SYNs in %v, and %s", e.to, e.sent, e.took.Round(time.Millisecond), what)
 }
 
 func (e *openError) Unwrap() error { return e.err }

@@ -199,10 +199,14 @@ func explain(lost []outcome) error {
 		if o.stage != "open" {
 			heard = true
 		}
+		if e != nil && errors.Is(e.err, context.DeadlineExceeded) {
+			texts = append(texts, e.told())
+			continue
+		}
 		texts = append(texts, fmt.Sprintf("%v: %v", o.to, o.err))
 	}
 	f := &path.Failure{Reason: "no-answer", Evidence: strings.Join(texts, "; "),
-		Advice: "if a firewall of yours drops incoming TCP that answers outgoing TCP, allow it; otherwise the relay is all there is"}
+		Advice: "if a firewall of yours drops incoming TCP that answers outgoing TCP, allow it; otherwise the relay has to do"}
 	if refused && !heard {
 		f.Reason = "refused"
 		f.Advice = "a router before the peer answers every SYN with RST and none got through; the peer must send at the same time, so check that both clocks of the attempt agree (`agent explain`)"

@@ -210,7 +210,7 @@ func (r *Rung) explain(c *climb, refused []string, patience time.Duration) error
 	f := &path.Failure{
 		Reason:   "no-answer",
 		Evidence: fmt.Sprintf("probed %s for %v from the instant that both sides fired; nothing came back", strings.Join(tried, ", "), patience),
-		Advice:   "if a firewall of yours drops incoming UDP that answers outgoing UDP, allow it; otherwise the relay is all there is",
+		Advice:   "if a firewall of yours drops incoming UDP that answers outgoing UDP, allow it; otherwise what looks like TCP, TCP or the relay has to do",
 	}
 	if len(tried) == 0 {
 		f.Reason, f.Evidence = "no-candidates", noCandidates(refused)

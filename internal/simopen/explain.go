@@ -35,7 +35,7 @@ func (c *climb) explain(patience time.Duration) error {
 		f.Evidence = "outgoing TCP works from the very port (STUN over TCP was answered), yet no SYN of the peer's came in, nor any RST; " + seen
 		f.Advice = "a firewall drops incoming SYNs even from an address that is being called, on one of the two sides; where it is yours, allow TCP from the peer, or leave it to fake TCP and the relay"
 	default:
-		f.Advice = "if a firewall of yours forbids outgoing TCP to any port, allow it; otherwise the relay is all there is"
+		f.Advice = "if a firewall of yours forbids outgoing TCP to any port, allow it; otherwise the relay has to do"
 	}
 	return f
 }
