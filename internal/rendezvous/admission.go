@@ -20,7 +20,7 @@ func (s *Server) enrol(now time.Time, a *agentConn, e *proto.Enrol) (messages, e
 	if err != nil {
 		return nil, err
 	}
-	a.known = true
+	a.reader.known = true
 	s.log.Info().Str("agent", m.Name).Str("key", seal.Fingerprint(m.Key)).Stringer("from", a.remote).
 		Bool("founder", m.Founder).Bool("admitted", m.Admitted).Msg("enrolled")
 	return messages{{Body: &proto.ToAgent_Enrolled{Enrolled: &proto.Enrolled{Name: m.Name, Founder: m.Founder}}}}, nil
@@ -56,7 +56,7 @@ func (s *Server) register(now time.Time, a *agentConn, r *proto.Register) (messa
 		s.log.Warn().Str("agent", m.Name).Stringer("here", a.remote).Stringer("there", replaced.remote).
 			Msg("two agents run with one key and replace each other: stop one of them, and let it join with a state folder of its own")
 	}
-	a.known = true
+	a.reader.known = true
 	s.noteSeen(a, true)
 	s.log.Debug().Str("agent", m.Name).Stringer("from", a.remote).Str("version", ops.Plain(r.GetVersion())).Msg("registered")
 	return s.welcome(a, m, r)

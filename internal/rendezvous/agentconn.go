@@ -30,16 +30,21 @@ type agentConn struct {
 	key    Key                                          // of the client's certificate
 	remote netip.AddrPort                               // where it came from
 
-	stream   controlStream
-	requests meter // used by the reader alone
-	flood    meter
-	known    bool   // enrolled or registered; used by the reader alone
-	behind   func() // what is to leave behind the answer; used by the reader alone
+	reader reader
 
-	mu     sync.Mutex
+	mu     sync.Mutex // for what follows
+	stream controlStream
 	outbox []*proto.ToAgent
 	busy   bool // a goroutine writes what is in the outbox
 	closed bool
+}
+
+// reader is what the goroutine alone uses that reads what the agent says.
+type reader struct {
+	requests meter
+	flood    meter
+	known    bool   // enrolled or registered
+	behind   func() // what is to leave behind the answer
 }
 
 // run is the conversation with the agent, until the connection ends.
@@ -71,13 +76,13 @@ func (a *agentConn) converse(ctx context.Context) error {
 			return a.close(closeProtocol, "what came is no control message", err)
 		}
 		now := time.Now()
-		if !a.flood.take(now, rateFlood) {
+		if !a.reader.flood.take(now, rateFlood) {
 			a.server.drops.flood.Add(1)
 			return a.close(closeProtocol, "far too many requests", errors.New("too many requests"))
 		}
 		a.answer(now, &m)
-		if a.known {
-			a.known = false
+		if a.reader.known {
+			a.reader.known = false
 			if err := stream.SetReadDeadline(time.Time{}); err != nil {
 				return a.close(closeDone, "", err)
 			}
@@ -89,7 +94,7 @@ func (a *agentConn) converse(ctx context.Context) error {
 func (a *agentConn) answer(now time.Time, m *proto.ToCoordinator) {
 	var out messages
 	var err error
-	if a.requests.take(now, rateRequests) {
+	if a.reader.requests.take(now, rateRequests) {
 		out, err = a.server.serve(now, a, m)
 	} else {
 		err = refusef(proto.Code_CODE_LIMITED, "too many requests of this agent; try again in some seconds")
@@ -108,9 +113,9 @@ func (a *agentConn) answer(now time.Time, m *proto.ToCoordinator) {
 		}
 		a.send(each)
 	}
-	if a.behind != nil {
-		a.behind()
-		a.behind = nil
+	if a.reader.behind != nil {
+		a.reader.behind()
+		a.reader.behind = nil
 	}
 }
 

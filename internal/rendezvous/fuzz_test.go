@@ -46,7 +46,6 @@ func FuzzControlStream(f *testing.F) {
 			present:       newPresence(),
 			introductions: newIntroductions(4),
 			door:          newDoor(4),
-			conns:         map[*agentConn]struct{}{},
 		}
 		a := &agentConn{server: s, key: home.key(), closed: true}
 		r := bufio.NewReaderSize(bytes.NewReader(b), readBuffer)

@@ -68,7 +68,7 @@ func (s *Server) introduce(now time.Time, a *agentConn, me attendance, ask *prot
 		offer.Fire, offer.FireAfterUs = true, microseconds(min(afterB, maxFireAfter))
 	}
 	// Were the offer first, the peer's answer might overtake what it answers.
-	a.behind = func() { peer.conn.send(&proto.ToAgent{Body: &proto.ToAgent_Offer{Offer: offer}}) }
+	a.reader.behind = func() { peer.conn.send(&proto.ToAgent{Body: &proto.ToAgent_Offer{Offer: offer}}) }
 	return messages{{Body: &proto.ToAgent_Introduced{Introduced: introduced}}}, nil
 }
 

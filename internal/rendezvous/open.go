@@ -52,6 +52,7 @@ type doorSet struct {
 	sockets []*socket     // over UDP and fake TCP, those of a port side by side
 	streams []*streamDoor // TCP
 	shut    []shutDoor
+	guess   map[bool]netip.Addr // how it is seen, by "is IPv4": see OutsideAddr
 }
 
 // opening opens sockets and listeners; what it has opened is closed by whoever

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,7 +49,6 @@ type Server struct {
 	registry *Registry
 	relay    *relay.Server
 	doorSet
-	guess   map[bool]netip.Addr // by "is IPv4": see OutsideAddr
 	started time.Time
 
 	present       *presence
@@ -57,10 +58,36 @@ type Server struct {
 	seen          seen
 	drops         drops
 
+	conns openConns
 	tasks sync.WaitGroup // goroutines of connections
+}
 
-	mu    sync.Mutex
-	conns map[*agentConn]struct{}
+// openConns are the control connections, of agents and of those who are none
+// yet.
+type openConns struct {
+	mu  sync.Mutex
+	set map[*agentConn]struct{}
+}
+
+func (o *openConns) add(a *agentConn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.set == nil {
+		o.set = make(map[*agentConn]struct{})
+	}
+	o.set[a] = struct{}{}
+}
+
+func (o *openConns) remove(a *agentConn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.set, a)
+}
+
+func (o *openConns) all() []*agentConn {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Collect(maps.Keys(o.set))
 }
 
 // drops count what was not served, beside what relay and STUN count.
@@ -85,17 +112,10 @@ func New(c Config) (*Server, error) {
 		log:           c.Log,
 		registry:      c.Registry,
 		relay:         relay.NewServer(c.Limits.Relay),
-		guess:         map[bool]netip.Addr{},
 		started:       time.Now(),
 		present:       newPresence(),
 		introductions: newIntroductions(c.Limits.Introductions),
 		door:          newDoor(c.Limits.Connections),
-		conns:         map[*agentConn]struct{}{},
-	}
-	for _, v4 := range []bool{true, false} {
-		if a, ok := OutsideAddr(c.Network, v4); ok {
-			s.guess[v4] = a
-		}
 	}
 	opened, err := openDoors(&c)
 	if err != nil {
@@ -103,6 +123,12 @@ func New(c Config) (*Server, error) {
 	}
 	logShut(s.log, opened.shut)
 	s.doorSet = opened.doorSet
+	s.guess = make(map[bool]netip.Addr)
+	for _, v4 := range []bool{true, false} {
+		if a, ok := OutsideAddr(c.Network, v4); ok {
+			s.guess[v4] = a
+		}
+	}
 	if s.front, err = newFront(s); err == nil {
 		err = s.listen()
 	}
@@ -260,17 +286,13 @@ func (s *Server) accept(ctx context.Context, in *socket) {
 
 // arrived serves a new control connection.
 func (s *Server) arrived(ctx context.Context, a *agentConn) {
-	s.mu.Lock()
-	s.conns[a] = struct{}{}
-	s.mu.Unlock()
+	s.conns.add(a)
 	s.tasks.Go(func() { a.run(ctx) })
 }
 
 // departed takes a connection off every table, once it is gone.
 func (s *Server) departed(a *agentConn, why error) {
-	s.mu.Lock()
-	delete(s.conns, a)
-	s.mu.Unlock()
+	s.conns.remove(a)
 	if !s.present.leave(a.key, a) {
 		return
 	}
@@ -307,12 +329,7 @@ func (s *Server) expire(ctx context.Context) {
 // goodbye tells the agents that the coordinator stops, so that they come back
 // without waiting for a timeout.
 func (s *Server) goodbye() {
-	s.mu.Lock()
-	all := make([]*agentConn, 0, len(s.conns))
-	for a := range s.conns {
-		all = append(all, a)
-	}
-	s.mu.Unlock()
+	all := s.conns.all()
 	for _, a := range all {
 		a.send(&proto.ToAgent{Body: &proto.ToAgent_Goodbye{Goodbye: &proto.Goodbye{BackInS: backIn}}})
 	}

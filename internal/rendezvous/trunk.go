@@ -131,9 +131,7 @@ func (t *trunk) converse(ctx context.Context, stream *yamux.Stream) {
 		server: s, carrier: over, spot: t.spot, key: t.key, remote: t.remote,
 		open: func(context.Context) (controlStream, error) { return stream, nil },
 	}
-	s.mu.Lock()
-	s.conns[a] = struct{}{}
-	s.mu.Unlock()
+	s.conns.add(a)
 	a.run(ctx)
 	<-t.session.CloseChan() // its last words may be on their way
 }
