@@ -77,8 +77,9 @@ func DefaultConfig() Config {
 		// RFC 8445 section 11 wants 15 s or more; a quarter of the NATs forget a
 		// UDP mapping after 30 s.
 		Degraded: session.DefaultThresholds(),
-		// A NAT that checks numbers lets packed segments pass while they happen
-		// to lie in its window, so a proof may be luck: packed mode is opt-in.
+		// The proof of packed mode sends segments that a NAT which checks
+		// numbers drops as invalid and a strict one resets for, and most NATs
+		// check: it is opt-in.
 		Disguise:  faketcp.Options{},
 		Keepalive: 15 * time.Second,
 		Offload:   true,

@@ -58,7 +58,8 @@ func TestCheckTellsBoxes(t *testing.T) {
 					t.Errorf("%v; %v; %v", v.Text(), v.Evidence, err)
 				}
 				split := strings.HasPrefix(test.name, "split")
-				if v.Usable() == split || (v.failure(rightAddr) != nil) != split {
+				useless := split || v.OptionsStripped
+				if v.Usable() == useless || (v.failure(rightAddr) != nil) != useless {
 					t.Errorf("usable: %v", v.Usable())
 				}
 				if took := time.Since(began); !split && took != 80*time.Millisecond {

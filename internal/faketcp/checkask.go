@@ -125,9 +125,23 @@ func (c *Conn) checked(f *flow, s *segment, d []byte) {
 		t.counts.Crowded++
 		return
 	}
+	c.answerCheck(f, &m, packed)
+}
+
+// answerCheck answers a question in the form that it came in. Called under mu.
+func (c *Conn) answerCheck(f *flow, m *message, packed bool) {
+	t := c.table
+	size := checkSize
+	if packed {
+		size = leastPacked
+	}
+	if m.asCame < size {
+		t.counts.BadCheck++
+		return
+	}
 	a := c.told(f)
-	a.kind, a.nonce, a.number, a.length, a.came, a.saw = kindAnswer, m.nonce, m.number, checkSize, uint16(m.asCame), m.arrived
-	body := make([]byte, checkSize)
+	a.kind, a.nonce, a.number, a.length, a.came, a.saw = kindAnswer, m.nonce, m.number, uint16(size), uint16(m.asCame), m.arrived
+	body := make([]byte, size)
 	head := f.segment(flagPSH|flagACK, t.window)
 	if packed {
 		a.flags |= flagPacked
@@ -136,7 +150,7 @@ func (c *Conn) checked(f *flow, s *segment, d []byte) {
 	} else {
 		a.sent = fields{head.seq, head.ack, head.window}
 		a.put(body)
-		f.nxt += checkSize
+		f.nxt += uint32(size)
 	}
 	f.owed, f.lastAck = 0, c.reading.now
 	t.out = append(t.out, outgoing{segment: head, body: body})

@@ -1,6 +1,9 @@
 package faketcp
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/rand/v2"
+)
 
 // A check's datagram, in bytes:
 //
@@ -18,14 +21,16 @@ import "encoding/binary"
 //	+-------+-------+--------+--------+--------+-------+-------+-------+-------+
 //
 // The first ISN is the peer's as its SYN came (0: not known), the second the
-// sender's own. A question is padded with zeros to the length it says.
+// sender's own. A question is padded with zeros to the length it says; one in
+// packed form, and its answer, ends with 8 random bytes.
 const (
 	checkByte  = 0x86
 	checkSize  = 56
 	checkMagic = "rdvc"
 	// leastPacked is how long a question that asks for packed mode has to be:
-	// its first 12 bytes travel in the header.
-	leastPacked = checkSize
+	// its first 12 bytes travel in the header, and its last 8 are random, so
+	// that each one's header is another (see maskOf). So is the answer.
+	leastPacked = checkSize + 8
 )
 
 // Kinds of check datagrams.
@@ -90,6 +95,9 @@ func (m *message) put(b []byte) {
 	be.PutUint16(b[44:], m.itsMSS)
 	be.PutUint32(b[48:], m.itsISN)
 	be.PutUint32(b[52:], m.ownISN)
+	if m.flags&flagPacked != 0 && len(b) >= leastPacked {
+		be.PutUint64(b[len(b)-8:], rand.Uint64())
+	}
 }
 
 // parse reads what put wrote; isCheck said that d is one.

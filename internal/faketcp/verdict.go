@@ -23,7 +23,8 @@ type Verdict struct {
 	// WindowClamped: a box rewrites the window.
 	WindowClamped bool
 	// OptionsStripped: a box takes away or rewrites options of the SYN other
-	// than the MSS.
+	// than the MSS. Without window scaling, each connection tracker on the way
+	// drops what exceeds 64 KiB in a round trip.
 	OptionsStripped bool
 	// Packed: the fields that packed mode uses arrive as they left, both ways.
 	Packed bool
@@ -39,8 +40,9 @@ type Verdict struct {
 	Evidence []string
 }
 
-// Usable says whether datagrams cross whole and without waiting for another.
-func (v Verdict) Usable() bool { return !v.SplitTCP && !v.Coalesced }
+// Usable says whether datagrams cross whole, without waiting for another, and
+// at any rate.
+func (v Verdict) Usable() bool { return !v.SplitTCP && !v.Coalesced && !v.OptionsStripped }
 
 // Text is the verdict in a line.
 func (v Verdict) Text() string {
@@ -68,6 +70,13 @@ func (v Verdict) failure(to netip.AddrPort) *path.Failure {
 	if v.Usable() {
 		return nil
 	}
+	if !v.SplitTCP && !v.Coalesced {
+		return &path.Failure{
+			Reason:   "options-stripped",
+			Evidence: fmt.Sprintf("a box on the way to %v takes away options of TCP that fake TCP needs at speed: %s", to, strings.Join(v.Evidence, "; ")),
+			Advice:   "nothing to do: real TCP and the relay over TLS cross such a box, and are tried",
+		}
+	}
 	return &path.Failure{
 		Reason:   "split-tcp",
 		Evidence: fmt.Sprintf("a box on the way to %v ends the TCP connection and makes its own (an accelerator, a transparent proxy): %s", to, strings.Join(v.Evidence, "; ")),
@@ -76,8 +85,9 @@ func (v Verdict) failure(to netip.AddrPort) *path.Failure {
 }
 
 // Failure is the *path.Failure "split-tcp" of a path on which datagrams would
-// stall or lose their boundaries, nil of any other. A relay's leg over fake TCP
-// wants to be checked by it as well.
+// stall or lose their boundaries, "options-stripped" of one on which they would
+// be lost at speed, nil of any other. A relay's leg over fake TCP wants to be
+// checked by it as well.
 func (v Verdict) Failure(to netip.AddrPort) error {
 	if f := v.failure(to); f != nil {
 		return f
