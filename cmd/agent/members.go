@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,17 +43,23 @@ network's secret: who has it is a member, so send it as you would a password.`,
 	return cmd
 }
 
+// pending asks the running agent who waits to be admitted.
+func (t *terminal) pending(ctx context.Context) (*agent.Client, []agent.PendingMember, error) {
+	c, err := t.client()
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := c.Pending(ctx)
+	return c, list, err
+}
+
 func newPending(t *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pending",
 		Short: "List who joined by a coordinator's link and waits to be admitted",
 		Args:  ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := t.client()
-			if err != nil {
-				return err
-			}
-			list, err := c.Pending(cmd.Context())
+			_, list, err := t.pending(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -82,11 +89,7 @@ own key there. On a terminal the command asks first.`,
 		Example: "  agent approve laptop",
 		Args:    ops.Takes("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := t.client()
-			if err != nil {
-				return err
-			}
-			list, err := c.Pending(cmd.Context())
+			c, list, err := t.pending(cmd.Context())
 			if err != nil {
 				return err
 			}
