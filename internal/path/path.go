@@ -37,6 +37,10 @@ func (k Kind) String() string {
 // Relayed says whether the path goes through the coordinator's relay.
 func (k Kind) Relayed() bool { return k >= RelayUDP }
 
+// Stream says whether datagrams travel in a byte stream, where a lost one is
+// sent again and delays those behind it.
+func (k Kind) Stream() bool { return k == DirectTCP || k == RelayTLS }
+
 // ParseKind reads what String wrote; the error lists the words that exist.
 func ParseKind(s string) (Kind, error) {
 	for k, name := range names {

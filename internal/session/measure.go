@@ -60,6 +60,10 @@ const (
 	// rttGain is by how much another path's round trip must be shorter, beside
 	// a third: less than that is the jitter of a mobile network.
 	rttGain = 100 * time.Millisecond
+	// streamSlack is by how much the mean round trip of a stream may exceed that
+	// of datagrams; one datagram in twenty that is sent again, and delays those
+	// behind it, costs more.
+	streamSlack = 10 * time.Millisecond
 )
 
 // trial is the last measurement of a path, and the one under way.
@@ -322,7 +326,14 @@ func (s *Session) compare(now time.Time) []Event {
 // round trip without more loss.
 func (s *Session) beats(st, best *state) bool {
 	t, loss := &st.trial, best.answer.loss.loss
-	if best.answer.loss.high >= badMeasures && t.loss <= loss/2 && t.rtt <= 3*best.answer.rtt+rttGain {
+	longest := 3*best.answer.rtt + rttGain
+	if st.kind.Stream() {
+		// A stream loses nothing: what the network loses there shows in the
+		// round trip. And it is worth its delays only against much loss.
+		loss -= s.cfg.Thresholds.Loss
+		longest = best.answer.rtt + max(best.answer.rtt/4, streamSlack)
+	}
+	if best.answer.loss.high >= badMeasures && loss >= s.cfg.Thresholds.Loss && t.loss <= loss/2 && t.rtt <= longest {
 		return true
 	}
 	return slower(best, t.rtt) && t.loss <= max(loss, 0.01)

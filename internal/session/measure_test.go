@@ -212,3 +212,29 @@ func TestServiceMTUIsTwelveLessOnFakeTCP(t *testing.T) {
 		}
 	})
 }
+
+// S0-20: of a path that loses 5 %, real TCP would only make delay.
+func TestStreamIsWorthItAgainstMuchLossOnly(t *testing.T) {
+	s := New(Config{})
+	for _, c := range []struct {
+		kind path.Kind
+		loss float64
+		rtt  time.Duration
+		want bool
+	}{
+		{path.DirectFakeTCP, 0.06, 40 * time.Millisecond, true},
+		{path.DirectTCP, 0.06, 40 * time.Millisecond, false},
+		{path.DirectTCP, 0.2, 40 * time.Millisecond, true},
+		{path.DirectTCP, 0.2, 90 * time.Millisecond, false}, // it loses as well, and sends again
+		{path.RelayTLS, 0.2, 45 * time.Millisecond, true},
+		{path.RelayUDP, 0.2, 90 * time.Millisecond, true},
+	} {
+		best := &state{kind: path.DirectUDP}
+		best.answer.rtt, best.answer.loss.loss, best.answer.loss.high = 40*time.Millisecond, c.loss, badMeasures
+		st := &state{kind: c.kind}
+		st.trial.rtt = c.rtt
+		if got := s.beats(st, best); got != c.want {
+			t.Errorf("%v with a round trip of %v against 40ms and %.0f %% lost: %v", c.kind, c.rtt, 100*c.loss, got)
+		}
+	}
+}
