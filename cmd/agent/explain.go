@@ -69,7 +69,11 @@ func writeAttempts(w io.Writer, title, side string, attempts []agent.Attempt) {
 			fmt.Fprintf(w, "\n%s\n", title)
 			titled = true
 		}
-		fmt.Fprintf(w, "  %s  %s %s", a.Started.Format("15:04:05"), a.Path, a.Result)
+		if a.Path == "" { // it did not come to any path
+			fmt.Fprintf(w, "  no session")
+		} else {
+			fmt.Fprintf(w, "  %s  %s %s", a.Started.Format("15:04:05"), a.Path, a.Result)
+		}
 		if a.MS > 0 {
 			fmt.Fprintf(w, " after %d ms", a.MS)
 		}

@@ -74,8 +74,15 @@ func (t troubles) ofTransport(over proto.Transport) (parts []string) {
 	return parts
 }
 
-// reason is an error in the fewest words that say it.
+// reason is an error in the fewest words that say it. What a proxy did is no
+// doing of the coordinator's.
 func reason(err error) string {
+	var proxy interface{ Proxy() (where string, err error) }
+	if errors.As(err, &proxy) {
+		where, err := proxy.Proxy()
+		why, _, _ := strings.Cut(reason(err), " to CONNECT ") // each port's answer is the same
+		return "proxy " + where + ": " + why
+	}
 	var timeout net.Error
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():

@@ -46,6 +46,20 @@ func proxyAt(proxy *url.URL) string {
 	return net.JoinHostPort(proxy.Hostname(), port)
 }
 
+// proxyError is what a proxy did, or did not do.
+type proxyError struct {
+	where   string // HOST:PORT
+	between string
+	err     error
+}
+
+func (e *proxyError) Error() string { return "proxy " + e.where + e.between + e.err.Error() }
+
+func (e *proxyError) Unwrap() error { return e.err }
+
+// Proxy says which proxy, and what it did.
+func (e *proxyError) Proxy() (where string, err error) { return e.where, e.err }
+
 // connectThrough asks a proxy for a tunnel to at (CONNECT, RFC 9110 section
 // 9.3.6), by the name as it was given: the proxy may know names that we don't.
 func connectThrough(ctx context.Context, dial dialFunc, proxy *url.URL, at string) (net.Conn, error) {
@@ -55,7 +69,7 @@ func connectThrough(ctx context.Context, dial dialFunc, proxy *url.URL, at strin
 	}
 	conn, err := dial(ctx, "tcp", where)
 	if err != nil {
-		return nil, fmt.Errorf("proxy %s: %w; is HTTPS_PROXY right?", where, err)
+		return nil, &proxyError{where, ": ", fmt.Errorf("%w; is HTTPS_PROXY right?", err)}
 	}
 	tuneTCP(conn)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -63,7 +77,7 @@ func connectThrough(ctx context.Context, dial dialFunc, proxy *url.URL, at strin
 	if proxy.Scheme == "https" {
 		over := tls.Client(conn, &tls.Config{ServerName: proxy.Hostname(), MinVersion: tls.VersionTLS12})
 		if err := over.HandshakeContext(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("proxy %s: TLS with it: %w", where, err), conn.Close())
+			return nil, errors.Join(&proxyError{where, ": ", fmt.Errorf("TLS with it: %w", err)}, conn.Close())
 		}
 		conn = over
 	}
@@ -72,7 +86,7 @@ func connectThrough(ctx context.Context, dial dialFunc, proxy *url.URL, at strin
 		if ctx.Err() != nil {
 			err = fmt.Errorf("it did not answer CONNECT %s: %w", at, ctx.Err())
 		}
-		return nil, errors.Join(fmt.Errorf("proxy %s %w", where, err), conn.Close())
+		return nil, errors.Join(&proxyError{where, " ", err}, conn.Close())
 	}
 	return tunnel, nil
 }
