@@ -1172,6 +1172,7 @@ type Open struct {
 	Instance      uint64                 `protobuf:"varint,3,opt,name=instance,proto3" json:"instance,omitempty"` // of the dialing agent; with flow it names the flow across sessions
 	HasPayload    bool                   `protobuf:"varint,4,opt,name=has_payload,json=hasPayload,proto3" json:"has_payload,omitempty"`
 	Payload       []byte                 `protobuf:"bytes,5,opt,name=payload,proto3" json:"payload,omitempty"` // the datagram that opened the flow, where it fits
+	Paths         []string               `protobuf:"bytes,6,rep,name=paths,proto3" json:"paths,omitempty"`     // the kinds of path that may carry its datagrams; empty means all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1241,12 +1242,20 @@ func (x *Open) GetPayload() []byte {
 	return nil
 }
 
+func (x *Open) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
 type Opened struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Flow          uint32                 `protobuf:"varint,1,opt,name=flow,proto3" json:"flow,omitempty"`
 	Instance      uint64                 `protobuf:"varint,2,opt,name=instance,proto3" json:"instance,omitempty"`
 	Refused       string                 `protobuf:"bytes,3,opt,name=refused,proto3" json:"refused,omitempty"` // why not, empty when it is open
 	Raw           bool                   `protobuf:"varint,4,opt,name=raw,proto3" json:"raw,omitempty"`        // the service protects its own payload
+	Paths         []string               `protobuf:"bytes,5,rep,name=paths,proto3" json:"paths,omitempty"`     // the kinds of path that the service allows; empty means all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1307,6 +1316,13 @@ func (x *Opened) GetRaw() bool {
 		return x.Raw
 	}
 	return false
+}
+
+func (x *Opened) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
 }
 
 type Close struct {
@@ -1741,19 +1757,21 @@ const file_peer_proto_rawDesc = "" +
 	"\x03ask\x18\x06 \x01(\v2\x12.rendezvous.v1.AskH\x00R\x03ask\x12)\n" +
 	"\x04told\x18\a \x01(\v2\x13.rendezvous.v1.ToldH\x00R\x04told\x12&\n" +
 	"\x03bye\x18\b \x01(\v2\x12.rendezvous.v1.ByeH\x00R\x03byeB\x06\n" +
-	"\x04body\"\x8b\x01\n" +
+	"\x04body\"\xa1\x01\n" +
 	"\x04Open\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\x04R\binstance\x12\x1f\n" +
 	"\vhas_payload\x18\x04 \x01(\bR\n" +
 	"hasPayload\x12\x18\n" +
-	"\apayload\x18\x05 \x01(\fR\apayload\"d\n" +
+	"\apayload\x18\x05 \x01(\fR\apayload\x12\x14\n" +
+	"\x05paths\x18\x06 \x03(\tR\x05paths\"z\n" +
 	"\x06Opened\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x04R\binstance\x12\x18\n" +
 	"\arefused\x18\x03 \x01(\tR\arefused\x12\x10\n" +
-	"\x03raw\x18\x04 \x01(\bR\x03raw\"O\n" +
+	"\x03raw\x18\x04 \x01(\bR\x03raw\x12\x14\n" +
+	"\x05paths\x18\x05 \x03(\tR\x05paths\"O\n" +
 	"\x05Close\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x04R\binstance\x12\x16\n" +

@@ -15,7 +15,8 @@ func newExpose(t *terminal) *cobra.Command {
 		Short: "Offer a local service to the peers, on the running agent",
 		Long: `Offer a local service to the peers, on the running agent and after it starts
 again. With ?raw the service's datagrams cross unchanged, for one that protects
-its own payload as WireGuard does; else they are sealed end to end.`,
+its own payload as WireGuard does; else they are sealed end to end. With
+?paths=KIND+KIND they take these kinds of path alone.`,
 		Example: `  agent expose 'wg=udp://127.0.0.1:51820?raw'`,
 		Args:    ops.Takes("NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -64,7 +65,8 @@ func newDial(t *terminal) *cobra.Command {
 		Use:   "dial PEER/NAME=URL",
 		Short: "Listen here for clients of a peer's service, on the running agent",
 		Long: `Listen at URL for local clients and carry each to the service NAME of PEER, on
-the running agent and after it starts again.`,
+the running agent and after it starts again. With ?paths=KIND+KIND the datagrams
+of both directions take these kinds of path alone.`,
 		Example: "  agent dial home/wg=udp://127.0.0.1:51821",
 		Args:    ops.Takes("PEER/NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {

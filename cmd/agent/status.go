@@ -64,7 +64,7 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 	if len(s.Dials) > 0 {
 		rows := newTable("DIAL", "LISTENS ON", "FLOWS")
 		for _, d := range s.Dials {
-			rows.add(d.Peer+"/"+d.Service, d.Listen, strconv.Itoa(d.Flows), d.Error)
+			rows.add(d.Peer+"/"+d.Service, d.Listen, strconv.Itoa(d.Flows), dialNote(d))
 		}
 		fmt.Fprintln(w)
 		rows.write(w, "")
@@ -78,6 +78,19 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 		fmt.Fprintln(w)
 		rows.write(w, "")
 	}
+}
+
+// dialNote is what else there is to say of a dial: the rule for its paths, the
+// service's own included, and what is wrong.
+func dialNote(d agent.DialStatus) string {
+	var notes []string
+	if len(d.Paths) > 0 {
+		notes = append(notes, "over "+strings.Join(d.Paths, ", ")+" alone")
+	}
+	if d.Error != "" {
+		notes = append(notes, d.Error)
+	}
+	return strings.Join(notes, "; ")
 }
 
 func coordinatorLine(c agent.CoordinatorStatus) string {

@@ -29,7 +29,11 @@ func newUp(t *terminal) *cobra.Command {
 		Short: "Run the agent until Ctrl-C",
 		Long: `Run the agent: stay registered at the coordinator, offer services, listen for
 local clients of peers' services, and keep looking for a better path. The other
-commands talk to it. Logs go to stderr, as JSON when that is not a terminal.`,
+commands talk to it. Logs go to stderr, as JSON when that is not a terminal.
+
+An exposed URL may end in ?raw, for a service that protects its own payload.
+Exposed and dialed ones may end in ?paths=KIND+KIND: the datagrams of that
+service take these kinds of path alone (see --paths), and wait for one.`,
 		Example: `  agent up --expose 'wg=udp://127.0.0.1:51820?raw'
   agent up --dial home/wg=udp://127.0.0.1:51821
   agent up --config /etc/rendezvous/agent.yaml`,

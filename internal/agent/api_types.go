@@ -32,18 +32,20 @@ type CoordinatorStatus struct {
 
 // ServiceStatus is a local service that peers may dial.
 type ServiceStatus struct {
-	Name  string `json:"name"`
-	URL   string `json:"url"`
-	Flows int    `json:"flows"`
+	Name  string   `json:"name"`
+	URL   string   `json:"url"`
+	Paths []string `json:"paths,omitempty"` // the kinds that may carry its datagrams; none: all
+	Flows int      `json:"flows"`
 }
 
 // DialStatus is a local address that leads to a peer's service.
 type DialStatus struct {
-	Peer    string `json:"peer"`
-	Service string `json:"service"`
-	Listen  string `json:"listen"` // a URL
-	Flows   int    `json:"flows"`
-	Error   string `json:"error,omitempty"` // why it does not listen, or what the peer answered last
+	Peer    string   `json:"peer"`
+	Service string   `json:"service"`
+	Listen  string   `json:"listen"`          // a URL
+	Paths   []string `json:"paths,omitempty"` // the kinds that may carry its datagrams, by the service's rule as well; none: all
+	Flows   int      `json:"flows"`
+	Error   string   `json:"error,omitempty"` // why it does not listen, or what the peer answered last
 }
 
 // PeerStatus is a peer that this agent has a session with, or wants one.

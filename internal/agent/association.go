@@ -303,6 +303,10 @@ func (h *events) Event(e session.Event) {
 		as.a.tasks.start(func(context.Context) { as.seekOther() })
 	case session.Outdone:
 		as.outdone()
+	case session.Starved:
+		as.a.tasks.start(func(context.Context) { as.seekFor(as.missing) })
+	case session.Served:
+		as.peer.serve(as)
 	case session.Lost:
 		as.bestChanged()
 		as.a.tasks.start(func(context.Context) { as.peer.lost(as) })

@@ -150,6 +150,12 @@ func (c Config) checkServices() (faults []error) {
 		}
 		exposed[s.Name] = s
 	}
+	for _, s := range c.Expose {
+		faults = append(faults, c.checkRule("expose", s.String(), s.Only)...)
+	}
+	for _, d := range c.Dial {
+		faults = append(faults, c.checkRule("dial", d.String(), d.Only)...)
+	}
 	targets, addrs := make(map[string]Dial), make(map[string]Dial)
 	for _, d := range c.Dial {
 		if other, twice := targets[d.Target()]; twice {
@@ -160,6 +166,14 @@ func (c Config) checkServices() (faults []error) {
 		targets[d.Target()], addrs[d.Addr()] = d, d
 	}
 	return faults
+}
+
+// checkRule finds a service that none of the paths allowed here may carry.
+func (c Config) checkRule(key, what string, only path.Kinds) []error {
+	if _, ok := only.Narrow(path.KindsOf(c.Paths...)); ok {
+		return nil
+	}
+	return []error{settingFault(key, "%s allows none of the paths that are allowed here, %v", what, c.Paths)}
 }
 
 // AddFlags adds what the command line gave to c: --expose, --dial and --paths,

@@ -111,7 +111,11 @@ func TestConfigFaults(t *testing.T) {
 		{"public", "expose:\n  wg: udp://h:1?raw&public=2\n", `agent.yaml:2: public ports are not supported yet; leave out public=`},
 		{"not a URL", "expose:\n  wg: 127.0.0.1:51820\n", `agent.yaml:2: "127.0.0.1:51820" is not a URL like udp://127.0.0.1:51820`},
 		{"no url", "expose:\n- name: wg\n", `agent.yaml:2: "" is not a URL like udp://127.0.0.1:51820`},
-		{"raw dial", "dial:\n  a/x: udp://h:1?raw\n", `agent.yaml:2: the URL "udp://h:1?raw" has options; a dial takes none, they belong to the exposed URL on the peer`},
+		{"raw dial", "dial:\n  a/x: udp://h:1?raw\n", `agent.yaml:2: the URL "udp://h:1?raw": of all options a dial takes paths=KIND+KIND alone; others belong to the exposed URL on the peer`},
+		{"dial with more", "dial:\n  a/x: udp://127.0.0.1:1?paths=direct-udp&raw\n", `agent.yaml:2: the URL "udp://127.0.0.1:1?paths=direct-udp&raw": of all options a dial takes paths=KIND+KIND alone`},
+		{"rule of no kind", "dial:\n  a/x: udp://127.0.0.1:1?paths=udp\n", `agent.yaml:2: the URL "udp://127.0.0.1:1?paths=udp": no kind of path is called "udp"`},
+		{"rule beyond paths", "paths: [direct-udp]\nexpose: {x: \"udp://127.0.0.1:1?paths=relay-tls\"}\n",
+			`agent.yaml:2: expose: x=udp://127.0.0.1:1?paths=relay-tls allows none of the paths that are allowed here, [direct-udp]`},
 		{"dial on a name", "dial:\n  a/x: udp://home:1\n", `agent.yaml:2: "udp://home:1" is not udp://IP:PORT with an address of this machine`},
 		{"tcp dial", "dial:\n  a/x: tcp://127.0.0.1:1\n", `agent.yaml:2: tcp://127.0.0.1:1: tcp services are not supported yet; use udp://`},
 		{"no target", "dial:\n  wg: udp://h:1\n", `agent.yaml:2: "wg" is not PEER/NAME, as in home/wg`},
@@ -238,4 +242,34 @@ func FuzzParseExposeFlag(f *testing.F) {
 			t.Errorf("%q reads as %+v, which writes %q and reads as %+v, %v", arg, s, s, again, err)
 		}
 	})
+}
+
+// S0-25
+func TestRulesForPathsSurviveFilesAndFlags(t *testing.T) {
+	want := path.KindsOf(path.DirectFakeTCP, path.RelayTLS)
+	for name, yaml := range map[string]string{
+		"a plus":  "expose:\n  x: udp://127.0.0.1:1?raw&paths=direct-faketcp+relay-tls\ndial:\n  a/x: udp://127.0.0.1:2?paths=relay-tls+direct-faketcp\n",
+		"a comma": "expose:\n  x: udp://127.0.0.1:1?raw&paths=direct-faketcp,relay-tls\ndial:\n  a/x: udp://127.0.0.1:2?paths=relay-tls,direct-faketcp\n",
+		"braces":  "expose: {x: \"udp://127.0.0.1:1?raw&paths=direct-faketcp+relay-tls\"}\ndial: {a/x: \"udp://127.0.0.1:2?paths=direct-faketcp,relay-tls\"}\n",
+		"a list":  "expose:\n- name: x\n  url: udp://127.0.0.1:1?paths=direct-faketcp+relay-tls&raw\ndial:\n  a/x: udp://127.0.0.1:2?paths=direct-faketcp+relay-tls\n",
+	} {
+		c, err := loadText(t, yaml)
+		if err != nil || len(c.Expose) != 1 || len(c.Dial) != 1 {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		s, d := c.Expose[0], c.Dial[0]
+		if s.Only != want || !s.Raw || s.URL() != "udp://127.0.0.1:1?raw&paths=direct-faketcp+relay-tls" {
+			t.Errorf("%s: service %+v, %s", name, s, s.URL())
+		}
+		if d.Only != want || d.URL() != "udp://127.0.0.1:2?paths=direct-faketcp+relay-tls" {
+			t.Errorf("%s: dial %+v, %s", name, d, d.URL())
+		}
+		if again, err := ParseExposeFlag(s.String()); again != s || err != nil {
+			t.Errorf("%s: kept as %s, read as %+v, %v", name, s, again, err)
+		}
+		if again, err := ParseDialFlag(d.String()); again != d || err != nil {
+			t.Errorf("%s: kept as %s, read as %+v, %v", name, d, again, err)
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"rendezvous/internal/forward"
+	"rendezvous/internal/path"
 )
 
 // Service is a local UDP service that peers may dial by its name.
@@ -17,15 +18,17 @@ type Service struct {
 	Name string
 	Host string // where it listens: an IP address or a host name
 	Port uint16
-	Raw  bool // it protects its own payload, which crosses unchanged
+	Raw  bool       // it protects its own payload, which crosses unchanged
+	Only path.Kinds // that may carry its datagrams; empty: all
 }
 
 // Dial is a local address that leads to a peer's service.
 type Dial struct {
 	Peer    string
 	Service string
-	Host    string // where we listen for local clients
-	Port    uint16 // 0: any free port
+	Host    string     // where we listen for local clients
+	Port    uint16     // 0: any free port
+	Only    path.Kinds // that may carry its datagrams; empty: all
 }
 
 // Addr is where the service listens, as host:port.
@@ -37,7 +40,18 @@ func (s Service) URL() string {
 	if s.Raw {
 		u += "?raw"
 	}
-	return u
+	return withRule(u, s.Only)
+}
+
+// withRule adds a rule to a URL's options.
+func withRule(u string, only path.Kinds) string {
+	switch {
+	case only == 0:
+		return u
+	case strings.Contains(u, "?"):
+		return u + "&paths=" + only.String()
+	}
+	return u + "?paths=" + only.String()
 }
 
 func (s Service) String() string { return s.Name + "=" + s.URL() }
@@ -46,7 +60,7 @@ func (s Service) String() string { return s.Name + "=" + s.URL() }
 func (d Dial) Addr() string { return hostPort(d.Host, d.Port) }
 
 // URL is where we listen, as users write it.
-func (d Dial) URL() string { return udpURL(d.Host, d.Port) }
+func (d Dial) URL() string { return withRule(udpURL(d.Host, d.Port), d.Only) }
 
 // Target is the peer's service as users write it: PEER/NAME.
 func (d Dial) Target() string { return d.Peer + "/" + d.Service }
@@ -73,7 +87,7 @@ func ParseService(name, rawURL string) (Service, error) {
 	case !isHost(t.Host):
 		return Service{}, fmt.Errorf("%q has a host that is neither an IP address nor a name", rawURL)
 	}
-	return Service{Name: name, Host: t.Host, Port: t.Port, Raw: t.Raw}, nil
+	return Service{Name: name, Host: t.Host, Port: t.Port, Raw: t.Raw, Only: t.Only}, nil
 }
 
 func noTCP(rawURL string) error {
@@ -90,8 +104,10 @@ func ParseDial(peer, service, rawURL string) (Dial, error) {
 	if strings.HasPrefix(rawURL, "tcp://") {
 		return Dial{}, noTCP(rawURL)
 	}
-	if strings.Contains(listen, "?") {
-		return Dial{}, fmt.Errorf("the URL %q has options; a dial takes none, they belong to the exposed URL on the peer", rawURL)
+	listen, options, _ := strings.Cut(listen, "?")
+	only, err := dialRule(options)
+	if err != nil {
+		return Dial{}, fmt.Errorf("the URL %q: %w", rawURL, err)
 	}
 	if port, ok := strings.CutPrefix(listen, "localhost:"); ok {
 		listen = "127.0.0.1:" + port
@@ -100,7 +116,19 @@ func ParseDial(peer, service, rawURL string) (Dial, error) {
 	if !udp || err != nil || at.Addr().Zone() != "" {
 		return Dial{}, fmt.Errorf("%q is not udp://IP:PORT with an address of this machine, as in udp://127.0.0.1:51821", rawURL)
 	}
-	return Dial{Peer: peer, Service: service, Host: at.Addr().String(), Port: at.Port()}, nil
+	return Dial{Peer: peer, Service: service, Host: at.Addr().String(), Port: at.Port(), Only: only}, nil
+}
+
+// dialRule reads the one option that a dial has.
+func dialRule(options string) (path.Kinds, error) {
+	if options == "" {
+		return 0, nil
+	}
+	given, err := url.ParseQuery(options)
+	if err != nil || len(given) != 1 || len(given["paths"]) != 1 {
+		return 0, errors.New("of all options a dial takes paths=KIND+KIND alone; others belong to the exposed URL on the peer")
+	}
+	return path.ParseKinds(given.Get("paths"))
 }
 
 // ParseExposeFlag reads NAME=URL.

@@ -26,14 +26,15 @@ func (a *Agent) Status() Status {
 		st.Waiting = errWaiting.Error()
 	}
 	for _, s := range a.services.List() {
-		st.Services = append(st.Services, ServiceStatus{Name: s.Name, URL: s.URL, Flows: s.Flows})
+		st.Services = append(st.Services, ServiceStatus{Name: s.Name, URL: s.URL, Paths: s.Only.Names(), Flows: s.Flows})
 	}
 	for d, err := range a.late.all() {
-		st.Dials = append(st.Dials, DialStatus{Peer: d.Peer, Service: d.Service, Listen: d.URL(), Error: err.Error()})
+		st.Dials = append(st.Dials, DialStatus{Peer: d.Peer, Service: d.Service, Listen: d.URL(), Paths: d.Only.Names(), Error: err.Error()})
 	}
 	for _, p := range a.peers.all() {
 		for _, d := range p.flows.Dials() {
-			st.Dials = append(st.Dials, DialStatus{Peer: p.name, Service: d.Service, Listen: "udp://" + d.Listen.String(), Flows: d.Flows, Error: d.Error})
+			st.Dials = append(st.Dials, DialStatus{Peer: p.name, Service: d.Service, Listen: withRule("udp://"+d.Listen.String(), d.Only),
+				Paths: d.Rule.Names(), Flows: d.Flows, Error: d.Error})
 		}
 		if s, ok := p.status(); ok {
 			st.Peers = append(st.Peers, s)
@@ -69,7 +70,7 @@ func (a *Agent) counters() map[string]uint64 {
 	}
 	for _, p := range a.peers.all() {
 		p.mu.Lock()
-		out["held-too-long"] += p.queue.lost()
+		out["held-too-long"] += p.queue.lost() + p.ruled.lost()
 		current := p.current
 		p.mu.Unlock()
 		for reason, n := range p.flows.Drops() {
@@ -353,7 +354,7 @@ func (a *Agent) dial(d Dial) error {
 		return fmt.Errorf("dial %s: %q is not IP:PORT: %w", d, d.Addr(), err)
 	}
 	p := a.peer(d.Peer)
-	if _, err := p.flows.Listen(d.Service, listen); err != nil {
+	if _, err := p.flows.Listen(d.Service, listen, d.Only); err != nil {
 		return err
 	}
 	if a.link.current() != nil {

@@ -29,6 +29,7 @@ type peer struct {
 	offers *rate.Limiter
 
 	queue queue
+	ruled queue // what waits for some kinds of path alone
 
 	mu      sync.Mutex
 	info    Peer
@@ -100,44 +101,63 @@ func (p *peer) association() *association {
 	return p.current
 }
 
-// Send carries a burst of a flow to the peer (forward.Carrier).
-func (p *peer) Send(flow uint16, b dgram.Burst) {
-	if as := p.association(); as != nil && as.Ready() && as.Send(flow, b) {
+// Send carries a burst of a flow to the peer, over these kinds of path alone
+// (forward.Carrier).
+func (p *peer) Send(only path.Kinds, flow uint16, b dgram.Burst) {
+	if as := p.association(); as != nil && as.Ready() && as.SendOver(only, flow, b) {
 		return
 	}
-	p.hold(held{flow: flow, burst: dgram.Burst{Buf: append([]byte{}, b.Buf...), Size: b.Size}})
+	p.hold(held{only: only, flow: flow, burst: dgram.Burst{Buf: append([]byte{}, b.Buf...), Size: b.Size}})
 }
 
 // SendFrame carries control to the peer (forward.Carrier).
-func (p *peer) SendFrame(f *proto.Frame) {
-	if as := p.association(); as != nil && as.Ready() && as.SendFrame(f) {
+func (p *peer) SendFrame(only path.Kinds, f *proto.Frame) {
+	if as := p.association(); as != nil && as.Ready() && as.SendFrameOver(only, f) {
 		return
 	}
 	if f.GetClose() != nil {
 		return // no session is made to say goodbye on
 	}
-	p.hold(held{frame: f})
+	p.hold(held{only: only, frame: f})
 }
 
-// hold keeps what can't be sent yet and sees to it that a path is made.
+// hold keeps what can't be sent yet and sees to it that a path is made. What a
+// rule restricts waits apart: a service whose kinds of path are not to be had
+// must not take the room of others.
 func (p *peer) hold(h held) {
-	p.queue.put(time.Now(), h)
-	if as := p.association(); as != nil && as.Ready() {
-		p.flush(as) // it became ready in between
-		return
+	if h.only != 0 {
+		p.ruled.put(time.Now(), h)
+	} else {
+		p.queue.put(time.Now(), h)
 	}
-	p.want("dial")
+	switch as := p.association(); {
+	case as == nil || !as.Ready():
+		p.want("dial")
+	case h.only == 0 || as.Serves(h.only):
+		p.flush(as) // it became ready in between
+	}
 }
 
-// flush sends what was held, in order.
+// flush sends what was held, in order. What still has no path of its kinds
+// goes on waiting.
 func (p *peer) flush(as *association) {
 	for _, h := range p.queue.take(time.Now()) {
-		if h.frame != nil {
-			as.SendFrame(h.frame)
-		} else {
-			as.Send(h.flow, h.burst)
+		as.sendHeld(h)
+	}
+	var rest []held
+	for _, h := range p.ruled.take(time.Now()) {
+		if !as.sendHeld(h) {
+			rest = append(rest, h)
 		}
 	}
+	p.ruled.putBack(rest)
+}
+
+func (as *association) sendHeld(h held) bool {
+	if h.frame != nil {
+		return as.SendFrameOver(h.only, h.frame)
+	}
+	return as.SendOver(h.only, h.flow, h.burst)
 }
 
 // want starts an introduction unless there is a session that serves or will, one
@@ -174,7 +194,7 @@ func (p *peer) joined(err error) {
 	wait := min(retryFirst<<min(p.tries.failures, 10), retryMost)
 	p.tries.failures++
 	p.tries.retryAt = time.Now().Add(wait)
-	if p.queue.waits(time.Now()) {
+	if p.queue.waits(time.Now()) || p.ruled.waits(time.Now()) {
 		p.a.tasks.start(func(ctx context.Context) {
 			if path.Wait(ctx, wait) {
 				p.want("dial")
@@ -282,6 +302,7 @@ func (p *peer) drop(as *association) (was bool) {
 func (p *peer) tend(now time.Time) {
 	p.tendRaws(now)
 	p.queue.expire(now)
+	p.ruled.expire(now)
 	as := p.association()
 	if as == nil {
 		return

@@ -5,12 +5,14 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
 // held is a burst or a frame that waits for a path.
 type held struct {
 	at    time.Time
+	only  path.Kinds // that it may take; empty: all
 	flow  uint16
 	burst dgram.Burst
 	frame *proto.Frame
@@ -43,6 +45,20 @@ func (q *queue) put(now time.Time, h held) {
 	})
 	q.list = append(q.list, h)
 	q.bytes += len(h.burst.Buf)
+}
+
+// putBack gives back, in front, what was taken and could not be sent.
+func (q *queue) putBack(list []held) {
+	if len(list) == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, h := range list {
+		q.bytes += len(h.burst.Buf)
+	}
+	q.list = append(list, q.list...)
+	q.forget(func(held) bool { return len(q.list) > maxHeld || q.bytes > maxHeldSize })
 }
 
 // take empties the queue of all that is not too old.

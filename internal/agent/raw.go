@@ -155,8 +155,8 @@ func (p *peer) rawMoved(child *association) {
 	p.mu.Unlock()
 	// While its path is in doubt the session carries the flow: to send on both
 	// would deliver twice, for nothing tells raw datagrams apart.
-	p.flows.SetRaw(key.flow, key.instance, func(b dgram.Burst) bool {
-		return child.Ready() && !child.Doubtful() && child.Send(0, b)
+	p.flows.SetRaw(key.flow, key.instance, func(only path.Kinds, b dgram.Burst) bool {
+		return child.Ready() && !child.Doubtful() && (only == 0 || only.Has(child.Best())) && child.Send(0, b)
 	})
 	if old != nil && old != child {
 		time.AfterFunc(linger, old.close)

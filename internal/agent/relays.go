@@ -78,6 +78,9 @@ func (as *association) relaySteps(c climbing) []ladder.Step {
 	}
 	race := &relayRace{as: as, alloc: as.a.ownRelay(c.allocation), over: make(chan struct{})}
 	w := as.a.link.ways()
+	if c.another && !slices.ContainsFunc(relayKinds, func(k path.Kind) bool { return as.noRelay(k, w, c) == nil }) {
+		c.another = false // the peer wants another leg of its own, which needs one of ours
+	}
 	var steps []ladder.Step
 	wait := time.Duration(0)
 	for _, k := range relayKinds {
@@ -104,8 +107,17 @@ func (as *association) noRelay(k path.Kind, w ways, c climbing) *path.Failure {
 		return skip("not-needed", "a raw flow's datagrams cross sealed where UDP does not pass", "")
 	case c.another && as.hasLeg(k):
 		return skip("not-needed", "there is such a path already", "")
+	case c.another && !as.relayWanted(k):
+		return skip("not-needed", "a service waits for another kind of leg", "")
 	}
 	return as.a.noDoor(k, w)
+}
+
+// relayWanted says whether a leg of kind k is worth having beside others: any
+// is, unless services wait for kinds of leg of their own.
+func (as *association) relayWanted(k path.Kind) bool {
+	wanted := as.Starving()
+	return !slices.ContainsFunc(relayKinds, wanted.Has) || wanted.Has(k)
 }
 
 // noDoor is why no leg of ours could have a transport in this network, nil if
@@ -120,8 +132,10 @@ func (a *Agent) noDoor(k path.Kind, w ways) *path.Failure {
 		switch {
 		case a.cfg.Host.FakeTCP == nil:
 			return a.noFakeTCP()
+		case len(w.fakeTCP) == 0 && len(w.udpAt) == 0:
+			return skip("blocked", "the coordinator is reached through a proxy, and fake TCP does not pass through one", "")
 		case len(w.fakeTCP) == 0:
-			return skip("unsupported", "the coordinator has no port open for fake TCP, or its address is not proven", "run it as root or with CAP_NET_RAW")
+			return skip("unsupported", "the coordinator has no port open for fake TCP", "run the coordinator as root or with CAP_NET_RAW")
 		}
 	case path.RelayTLS:
 		switch {

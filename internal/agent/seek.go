@@ -13,16 +13,20 @@ import (
 // loss of what it sends itself.
 const seekPause = time.Second
 
-// seekOther looks for other kinds of path than those there are, because the
-// best one is bad. Which of them data takes is for the session to measure.
-func (as *association) seekOther() {
+// seekOther looks for other kinds of path, because the best one is bad.
+func (as *association) seekOther() { as.seekFor(as.otherKinds) }
+
+// seekFor looks for other kinds of path than those there are, because the best
+// one is bad, or because a service may take none of them. Which of them data
+// takes is for the session to measure.
+func (as *association) seekFor(kindsOf func() (kinds []path.Kind, another bool)) {
 	if as.raw != nil {
 		return
 	}
 	if !as.initiator && (!path.Wait(as.ctx, seekPause) || as.answeredLately()) {
 		return
 	}
-	kinds, another := as.otherKinds()
+	kinds, another := kindsOf()
 	as.mu.Lock()
 	busy, n := as.search.seeking, max(as.search.attempt, 1)
 	as.search.seeking = true
@@ -46,16 +50,31 @@ func (as *association) seekOther() {
 // otherKinds is the kinds of direct path that both sides can climb and that
 // there is none of, and whether our leg could take another transport.
 func (as *association) otherKinds() (kinds []path.Kind, another bool) {
-	have := make(map[path.Kind]bool)
-	for _, r := range as.Paths() {
-		have[r.Kind] = have[r.Kind] || r.State == PathBest || r.State == PathSpare
-	}
-	kinds = slices.DeleteFunc(as.betterThan(path.None), func(k path.Kind) bool { return have[k] })
+	have := as.haveKinds()
+	kinds = slices.DeleteFunc(as.betterThan(path.None), have.Has)
 	w := as.a.link.ways()
 	another = slices.ContainsFunc(relayKinds, func(k path.Kind) bool {
-		return !have[k] && as.noRelay(k, w, climbing{another: true}) == nil
+		return !have.Has(k) && as.noRelay(k, w, climbing{another: true}) == nil
 	})
 	return kinds, another
+}
+
+// missing is otherKinds of those alone that services wait for.
+func (as *association) missing() (kinds []path.Kind, another bool) {
+	kinds, another = as.otherKinds()
+	wanted := as.Starving()
+	kinds = slices.DeleteFunc(kinds, func(k path.Kind) bool { return !wanted.Has(k) })
+	return kinds, another && slices.ContainsFunc(relayKinds, wanted.Has)
+}
+
+// haveKinds is the kinds of the paths that work.
+func (as *association) haveKinds() (have path.Kinds) {
+	for _, r := range as.Paths() {
+		if r.State == PathBest || r.State == PathSpare {
+			have |= path.KindsOf(r.Kind)
+		}
+	}
+	return have
 }
 
 func (as *association) answeredAgain() {

@@ -69,7 +69,7 @@ func (o *outgoing) due(now time.Duration) bool {
 
 // ask says what to do with a burst of a flow that is not open: an Open to send
 // first, what then remains to send, and whether anything does.
-func (t *Flows) ask(f *flow, b dgram.Burst) (frame *proto.Frame, rest dgram.Burst, ok bool) {
+func (t *Flows) ask(f *flow, b dgram.Burst) (frame []announcement, rest dgram.Burst, ok bool) {
 	now := t.now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -89,12 +89,12 @@ func (t *Flows) ask(f *flow, b dgram.Burst) (frame *proto.Frame, rest dgram.Burs
 			rest, ok = others, b.Len() > 1
 		}
 		t.await(f, opening)
-		return t.openFrame(f, now), rest, ok
+		return []announcement{t.openFrame(f, now)}, rest, ok
 	case o.due(now):
 		if o.state == reopen {
 			t.await(f, opening)
 		}
-		return t.openFrame(f, now), b, true
+		return []announcement{t.openFrame(f, now)}, b, true
 	}
 	return nil, b, true
 }
@@ -117,13 +117,13 @@ func cut(b dgram.Burst) (first []byte, others dgram.Burst) {
 }
 
 // openFrame is the Open of the flow. t.mu is held.
-func (t *Flows) openFrame(f *flow, now time.Duration) *proto.Frame {
+func (t *Flows) openFrame(f *flow, now time.Duration) announcement {
 	f.out.sent = now
 	f.out.tries++
-	return &proto.Frame{Body: &proto.Frame_Open{Open: &proto.Open{
+	return announcement{f.rule(), &proto.Frame{Body: &proto.Frame_Open{Open: &proto.Open{
 		Flow: uint32(f.number), Service: f.out.dial.service, Instance: f.instance,
-		HasPayload: f.out.hasPayload, Payload: f.out.payload,
-	}}}
+		HasPayload: f.out.hasPayload, Payload: f.out.payload, Paths: f.out.dial.only.Names(),
+	}}}}
 }
 
 // announceAll makes the Opens of all flows due again: a new session was made.
@@ -142,8 +142,8 @@ func (t *Flows) announceAll() {
 }
 
 // repeat is the Opens that are due without a burst. t.mu is held.
-func (t *Flows) repeat(now time.Duration) []*proto.Frame {
-	var frames []*proto.Frame
+func (t *Flows) repeat(now time.Duration) []announcement {
+	var frames []announcement
 	for f := range t.unanswered {
 		o := f.out
 		switch {
@@ -178,11 +178,18 @@ func (t *Flows) opened(m *proto.Opened) {
 	delete(t.unanswered, f)
 	o.hasPayload, o.payload = false, nil
 	wantsRaw := false
-	switch why := ops.Plain(m.GetRefused()); why {
+	told, err := ruleOf(m.GetPaths())
+	why := ops.Plain(m.GetRefused())
+	if err != nil && why == "" {
+		why = err.Error()
+	}
+	switch why {
 	case "":
-		wantsRaw = m.GetRaw() && f.raw.Load() == nil && o.state != open
+		o.dial.told = told
+		f.obey(o.dial.rule())
+		wantsRaw = m.GetRaw() && f.overUDP() && f.raw.Load() == nil && o.state != open
 		o.state, o.raw, o.dial.refused = open, m.GetRaw(), ""
-		if !o.raw {
+		if !o.raw || !f.overUDP() {
 			f.raw.Store(nil)
 		}
 	case errNumberTaken.Error():
@@ -199,7 +206,7 @@ func (t *Flows) opened(m *proto.Opened) {
 // farEnded handles the peer's Close of a flow whose client is still here. In
 // use, it is opened again at once, else with the client's next burst. t.mu is
 // held.
-func (t *Flows) farEnded(f *flow, now time.Duration) *proto.Frame {
+func (t *Flows) farEnded(f *flow, now time.Duration) []announcement {
 	o := f.out
 	if o.state == fresh || o.state == refused || o.answered > 0 && now-o.answered < openEach {
 		return nil
@@ -211,5 +218,5 @@ func (t *Flows) farEnded(f *flow, now time.Duration) *proto.Frame {
 		return nil
 	}
 	t.await(f, opening)
-	return t.openFrame(f, now)
+	return []announcement{t.openFrame(f, now)}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -61,7 +62,7 @@ func TestNoSocketForAFlowIsARefusal(t *testing.T) {
 		if p.home.Len() != 0 {
 			t.Error("the flow lives")
 		}
-		if _, err := p.home.Listen("x", addr("127.0.0.1:9")); err == nil || !strings.Contains(err.Error(), "127.0.0.1:9") {
+		if _, err := p.home.Listen("x", addr("127.0.0.1:9"), 0); err == nil || !strings.Contains(err.Error(), "127.0.0.1:9") {
 			t.Errorf("listen: %v", err)
 		}
 	})
@@ -85,14 +86,14 @@ func TestRawService(t *testing.T) {
 		}
 		var there, back int
 		works := true
-		p.laptop.SetRaw(1, 11, func(b dgram.Burst) bool {
+		p.laptop.SetRaw(1, 11, func(_ path.Kinds, b dgram.Burst) bool {
 			if works {
 				there++
 				p.home.Deliver(1, b)
 			}
 			return works
 		})
-		p.home.SetRaw(1, 11, func(b dgram.Burst) bool {
+		p.home.SetRaw(1, 11, func(_ path.Kinds, b dgram.Burst) bool {
 			back++
 			p.laptop.Deliver(1, b)
 			return true
@@ -230,7 +231,7 @@ func TestHangup(t *testing.T) {
 		p := newPair(t)
 		listen(t, p.homeNet, serviceAddr, true)
 		d := p.dial("wg")
-		again, err := p.laptop.Listen("wg", addr(dialAddr))
+		again, err := p.laptop.Listen("wg", addr(dialAddr), 0)
 		if err != nil || again != d || d.Addr() != addr(dialAddr) {
 			t.Errorf("listening twice: %v", err)
 		}
@@ -263,7 +264,7 @@ func TestBothSidesDialWithTheSameNumber(t *testing.T) {
 		// where home has a flow by now.
 		p.laptop.numbers.own = p.laptop.numbers.ownEnd
 		p.home.numbers.own = proto.MaxFlow
-		if _, err := p.home.Listen("wg", addr(dialAddr)); err != nil {
+		if _, err := p.home.Listen("wg", addr(dialAddr), 0); err != nil {
 			t.Fatal(err)
 		}
 		listen(t, p.homeNet, "127.0.0.1:0", false).send(addr(dialAddr), "home's")

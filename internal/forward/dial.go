@@ -15,10 +15,12 @@ type Dial struct {
 	service string
 	asked   netip.AddrPort // to listen on; its port may be 0
 	conn    dgram.Conn
+	only    path.Kinds // that its datagrams may take; empty: all
 
 	// guarded by Flows.mu
 	clients map[netip.AddrPort]*flow
-	refused string // what the peer said last, empty once it opened a flow
+	refused string     // what the peer said last, empty once it opened a flow
+	told    path.Kinds // that the service may take, as the peer said last
 	closed  bool
 }
 
@@ -26,24 +28,27 @@ type Dial struct {
 type DialStatus struct {
 	Service string
 	Listen  netip.AddrPort
+	Only    path.Kinds // that the dial allows; empty: all
+	Rule    path.Kinds // what that and the service's own rule leave
 	Flows   int
 	Error   string // why the peer refused the last flow; empty when it did not
 }
 
-// Listen opens a local address whose clients reach the peer's service. To
-// listen again on the address of a living Dial of the service gives that Dial.
-func (t *Flows) Listen(service string, listen netip.AddrPort) (*Dial, error) {
+// Listen opens a local address whose clients reach the peer's service, over
+// these kinds of path alone where the set is not empty. To listen again on the
+// address of a living Dial of the service, by the same rule, gives that Dial.
+func (t *Flows) Listen(service string, listen netip.AddrPort, only path.Kinds) (*Dial, error) {
 	if err := CheckName(service); err != nil {
 		return nil, err
 	}
-	if have := t.findDial(service, listen); have != nil {
+	if have := t.findDial(service, listen, only); have != nil {
 		return have, nil
 	}
 	conn, err := t.cfg.Network.ListenUDP(listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen on udp://%v for clients of %q: %w; is the address this host's, and the port free?", listen, service, err)
 	}
-	d := &Dial{flows: t, service: service, asked: listen, conn: conn, clients: make(map[netip.AddrPort]*flow)}
+	d := &Dial{flows: t, service: service, asked: listen, only: only, conn: conn, clients: make(map[netip.AddrPort]*flow)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
@@ -61,11 +66,11 @@ func (t *Flows) read(conn dgram.Conn, handle func(dgram.Burst)) {
 	_ = path.Read(conn, handle)
 }
 
-func (t *Flows) findDial(service string, listen netip.AddrPort) *Dial {
+func (t *Flows) findDial(service string, listen netip.AddrPort, only path.Kinds) *Dial {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, d := range t.dials {
-		if d.service == service && d.asked == listen {
+		if d.service == service && d.asked == listen && d.only == only {
 			return d
 		}
 	}
@@ -119,7 +124,7 @@ func (t *Flows) Dials() []DialStatus {
 	defer t.mu.RUnlock()
 	out := make([]DialStatus, 0, len(t.dials))
 	for _, d := range t.dials {
-		out = append(out, DialStatus{Service: d.service, Listen: d.conn.LocalAddr(), Flows: len(d.clients), Error: d.refused})
+		out = append(out, DialStatus{Service: d.service, Listen: d.conn.LocalAddr(), Only: d.only, Rule: d.rule(), Flows: len(d.clients), Error: d.refused})
 	}
 	return out
 }
@@ -141,9 +146,7 @@ func (d *Dial) receive(b dgram.Burst) {
 	t.touch(f)
 	if !isOpen {
 		frame, rest, ok := t.ask(f, b)
-		if frame != nil {
-			t.cfg.Carrier.SendFrame(frame)
-		}
+		t.announce(frame...)
 		if !ok {
 			return
 		}
@@ -164,6 +167,7 @@ func (t *Flows) begin(d *Dial, client netip.AddrPort) *flow {
 	ok = ok && !d.closed
 	if ok {
 		f.number = number
+		f.obey(d.rule())
 		t.insert(f, now)
 	}
 	t.mu.Unlock()

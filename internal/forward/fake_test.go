@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -181,6 +182,7 @@ type line struct {
 	to    *Flows
 	lose  func(f *proto.Frame) bool // f is nil for data
 	raws  []uint16
+	only  []path.Kinds // of each burst and Open that left
 	sent  []*proto.Frame
 	data  []dgram.Burst
 	queue chan func(*Flows)
@@ -213,9 +215,10 @@ func (l *line) put(do func(*Flows)) {
 	}
 }
 
-func (l *line) Send(flow uint16, b dgram.Burst) {
+func (l *line) Send(only path.Kinds, flow uint16, b dgram.Burst) {
 	b.Buf = bytes.Clone(b.Buf)
 	l.mu.Lock()
+	l.only = append(l.only, only)
 	lost := l.lose != nil && l.lose(nil)
 	l.data = append(l.data, b)
 	l.mu.Unlock()
@@ -224,8 +227,11 @@ func (l *line) Send(flow uint16, b dgram.Burst) {
 	}
 }
 
-func (l *line) SendFrame(f *proto.Frame) {
+func (l *line) SendFrame(only path.Kinds, f *proto.Frame) {
 	l.mu.Lock()
+	if f.GetOpen() != nil {
+		l.only = append(l.only, only)
+	}
 	lost := l.lose != nil && l.lose(f)
 	l.sent = append(l.sent, f)
 	l.mu.Unlock()
@@ -313,7 +319,7 @@ func (p *pair) expose(name, url string) {
 
 func (p *pair) dial(service string) *Dial {
 	p.t.Helper()
-	d, err := p.laptop.Listen(service, addr(dialAddr))
+	d, err := p.laptop.Listen(service, addr(dialAddr), 0)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -19,9 +20,10 @@ type flow struct {
 	in       *incoming
 
 	route    atomic.Pointer[route] // to the client or service; nil while the service's name is resolved
-	raw      atomic.Pointer[func(dgram.Burst) bool]
-	used     atomic.Int64 // when, on the clock of the flows, rounded down by up to coarse
-	answered atomic.Bool  // both sides have sent
+	raw      atomic.Pointer[func(path.Kinds, dgram.Burst) bool]
+	only     atomic.Uint32 // a path.Kinds: the rule of both ends
+	used     atomic.Int64  // when, on the clock of the flows, rounded down by up to coarse
+	answered atomic.Bool   // both sides have sent
 
 	recent *list.Element // guarded by Flows.mu; nil once the flow has ended
 }
@@ -52,10 +54,11 @@ func (t *Flows) touch(f *flow) {
 
 // send carries what came from this side's client or service to the peer.
 func (t *Flows) send(f *flow, b dgram.Burst) {
-	if raw := f.raw.Load(); raw != nil && (*raw)(b) {
+	only := f.rule()
+	if raw := f.raw.Load(); raw != nil && (*raw)(only, b) {
 		return
 	}
-	t.cfg.Carrier.Send(f.number, b)
+	t.cfg.Carrier.Send(only, f.number, b)
 }
 
 // makeRoom ends the least recently used flows until one more may live. t.mu is
@@ -121,7 +124,7 @@ func (t *Flows) finish(flows []*flow, why string) {
 		f.closeSocket()
 		unknown := f.out != nil && (f.out.state == fresh || f.out.state == refused)
 		if why != "" && !unknown {
-			t.cfg.Carrier.SendFrame(closeFrame(f.number, f.instance, why))
+			t.cfg.Carrier.SendFrame(0, closeFrame(f.number, f.instance, why))
 		}
 	}
 }
@@ -154,9 +157,7 @@ func (t *Flows) closed(m *proto.Close) {
 		t.finish([]*flow{f}, "")
 		return
 	}
-	frame := t.farEnded(f, now)
+	again := t.farEnded(f, now)
 	t.mu.Unlock()
-	if frame != nil {
-		t.cfg.Carrier.SendFrame(frame)
-	}
+	t.announce(again...)
 }

@@ -20,16 +20,19 @@ import (
 	"golang.org/x/time/rate"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
 // Carrier is the peer. Flows calls it while holding no lock.
 type Carrier interface {
-	// Send carries a flow's datagrams; b is valid during the call. It never
-	// blocks, and holds back a few datagrams while there is no session yet.
-	Send(flow uint16, b dgram.Burst)
-	// SendFrame carries control. It may be lost; what matters is repeated.
-	SendFrame(f *proto.Frame)
+	// Send carries a flow's datagrams, over these kinds of path alone; the
+	// empty set is no rule. b is valid during the call. It never blocks, and
+	// holds back a few datagrams while there is no session or no such path yet.
+	Send(only path.Kinds, flow uint16, b dgram.Burst)
+	// SendFrame carries control, over these kinds of path where it holds a
+	// datagram. It may be lost; what matters is repeated.
+	SendFrame(only path.Kinds, f *proto.Frame)
 	// Raw tells the dialing side that the far service is raw: the flow wants a
 	// 5-tuple of its own, to be given with SetRaw. It may come again for a
 	// flow that has none.
@@ -182,7 +185,7 @@ func (t *Flows) Deliver(number uint16, b dgram.Burst) {
 // can't know, so it names no instance.
 func (t *Flows) sayUnknown(number uint16) {
 	if number != proto.ControlFlow && number <= proto.MaxFlow && t.closes.Allow() {
-		t.cfg.Carrier.SendFrame(closeFrame(number, 0, "unknown flow"))
+		t.cfg.Carrier.SendFrame(0, closeFrame(number, 0, "unknown flow"))
 	}
 }
 
@@ -202,7 +205,7 @@ func (t *Flows) Frame(f *proto.Frame) {
 // SetRaw lets a flow's datagrams go through send for as long as it returns
 // true; what it refuses, and everything once send is nil, goes sealed. It does
 // nothing when no such flow lives.
-func (t *Flows) SetRaw(number uint16, instance uint64, send func(dgram.Burst) bool) {
+func (t *Flows) SetRaw(number uint16, instance uint64, send func(path.Kinds, dgram.Burst) bool) {
 	f := t.find(number)
 	if f == nil || f.instance != instance {
 		return
@@ -214,13 +217,14 @@ func (t *Flows) SetRaw(number uint16, instance uint64, send func(dgram.Burst) bo
 	f.raw.Store(&send)
 }
 
-// IsRaw says whether such a flow lives and its service is a raw one.
+// IsRaw says whether such a flow lives, its service is a raw one, and its rule
+// lets datagrams cross over UDP unchanged.
 func (t *Flows) IsRaw(number uint16, instance uint64) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	f := t.byNumber[number]
 	switch {
-	case f == nil || f.instance != instance:
+	case f == nil || f.instance != instance || !f.overUDP():
 		return false
 	case f.out != nil:
 		return f.out.raw
@@ -237,7 +241,7 @@ func (t *Flows) Reopen() {
 	t.announceAll()
 	frames := t.repeat(now)
 	t.mu.Unlock()
-	t.sendAll(frames)
+	t.announce(frames...)
 }
 
 // Expire ends what has been idle too long and what goes to services that are
@@ -256,7 +260,7 @@ func (t *Flows) Expire(now time.Time) {
 	t.count.add(expiredFlow, len(idle))
 	t.finish(idle, "idle")
 	t.finish(gone, "service withdrawn")
-	t.sendAll(frames)
+	t.announce(frames...)
 }
 
 // idle are the flows that were not used for too long. t.mu is held.
@@ -309,9 +313,16 @@ func (t *Flows) Close() {
 	t.readers.Wait()
 }
 
-func (t *Flows) sendAll(frames []*proto.Frame) {
-	for _, f := range frames {
-		t.cfg.Carrier.SendFrame(f)
+// announcement is an Open, and the rule of the flow whose first datagram it
+// may hold.
+type announcement struct {
+	only path.Kinds
+	open *proto.Frame
+}
+
+func (t *Flows) announce(list ...announcement) {
+	for _, a := range list {
+		t.cfg.Carrier.SendFrame(a.only, a.open)
 	}
 }
 

@@ -194,7 +194,7 @@ func TestIdleFlowsExpire(t *testing.T) {
 		silent, talks := listen(t, p.homeNet, serviceAddr, false), listen(t, p.homeNet, "127.0.0.1:53", true)
 		p.expose("dns", "udp://127.0.0.1:53")
 		p.dial("wg")
-		if _, err := p.laptop.Listen("dns", addr("127.0.0.1:5353")); err != nil {
+		if _, err := p.laptop.Listen("dns", addr("127.0.0.1:5353"), 0); err != nil {
 			t.Fatal(err)
 		}
 		listen(t, p.laptopNet, "127.0.0.1:0", false).send(addr(dialAddr), "?")

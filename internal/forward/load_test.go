@@ -11,19 +11,20 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
 // sink is a Carrier and a Network whose sockets swallow what is written.
 type sink struct{ bursts, datagrams atomic.Int64 }
 
-func (s *sink) Send(_ uint16, b dgram.Burst) {
+func (s *sink) Send(_ path.Kinds, _ uint16, b dgram.Burst) {
 	s.bursts.Add(1)
 	s.datagrams.Add(int64(b.Len()))
 }
-func (s *sink) SendFrame(*proto.Frame)           {}
-func (s *sink) Raw(uint16, uint64)               {}
-func (s *sink) Addrs() ([]dgram.HostAddr, error) { return nil, nil }
+func (s *sink) SendFrame(path.Kinds, *proto.Frame) {}
+func (s *sink) Raw(uint16, uint64)                 {}
+func (s *sink) Addrs() ([]dgram.HostAddr, error)   { return nil, nil }
 func (s *sink) ListenUDP(a netip.AddrPort) (dgram.Conn, error) {
 	return &sinkSock{s, fakeSock{addr: a, done: make(chan struct{}), net: newNet()}}, nil
 }
@@ -52,7 +53,7 @@ func openedFlows(t testing.TB, s *sink) (*Flows, *Dial) {
 		t.Fatal(err)
 	}
 	flows := New(Config{Carrier: s, Instance: 11, Low: true, Services: services, Network: s})
-	d, err := flows.Listen("wg", addr(dialAddr))
+	d, err := flows.Listen("wg", addr(dialAddr), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +146,7 @@ func TestManyGoroutines(t *testing.T) {
 			p.laptop.Reopen()
 			p.laptop.Dials()
 			p.services.List()
-			p.laptop.SetRaw(3, 11, func(dgram.Burst) bool { return false })
+			p.laptop.SetRaw(3, 11, func(path.Kinds, dgram.Burst) bool { return false })
 			p.expose("wg", fmt.Sprintf("udp://%s?public=%d", serviceAddr, 1+i))
 		}
 		clients.Wait()

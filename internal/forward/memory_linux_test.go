@@ -34,9 +34,9 @@ func resident(t testing.TB) int {
 // the other gets at once.
 type loop struct{ to *Flows }
 
-func (l *loop) Send(flow uint16, b dgram.Burst) { l.to.Deliver(flow, b) }
-func (l *loop) SendFrame(f *proto.Frame)        { l.to.Frame(f) }
-func (l *loop) Raw(uint16, uint64)              {}
+func (l *loop) Send(_ path.Kinds, flow uint16, b dgram.Burst) { l.to.Deliver(flow, b) }
+func (l *loop) SendFrame(_ path.Kinds, f *proto.Frame)        { l.to.Frame(f) }
+func (l *loop) Raw(uint16, uint64)                            {}
 
 // TestMemoryOfTenThousandFlows: both ends of ten thousand flows, with a real
 // socket before the service each, that have all carried datagrams both ways.
@@ -73,7 +73,7 @@ func TestMemoryOfTenThousandFlows(t *testing.T) {
 	runtime.GC()
 	before := resident(t)
 
-	d, err := laptop.Listen("echo", addr(dialAddr))
+	d, err := laptop.Listen("echo", addr(dialAddr), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

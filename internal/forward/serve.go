@@ -10,6 +10,7 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -58,7 +59,7 @@ func (t *Flows) open(m *proto.Open) {
 	case isNew:
 		t.raise(f, m)
 	case f.route.Load() != nil:
-		t.cfg.Carrier.SendFrame(openedFrame(f))
+		t.cfg.Carrier.SendFrame(0, openedFrame(f))
 	}
 	if deliver {
 		t.Deliver(f.number, dgram.One(netip.AddrPort{}, m.GetPayload()))
@@ -79,6 +80,13 @@ func (t *Flows) accept(m *proto.Open, gone *ended) (f *flow, isNew bool, err err
 		return nil, false, errStale
 	}
 	now := t.now()
+	s := t.cfg.Services.get(m.GetService())
+	var only path.Kinds
+	if s != nil {
+		if only, err = s.allow(m.GetPaths()); err != nil {
+			return nil, false, err
+		}
+	}
 	f = t.byNumber[uint16(m.GetFlow())]
 	switch {
 	case f != nil && f.out != nil:
@@ -89,12 +97,12 @@ func (t *Flows) accept(m *proto.Open, gone *ended) (f *flow, isNew bool, err err
 		t.remove(f, now)
 		gone.past = append(gone.past, f)
 	}
-	s := t.cfg.Services.get(m.GetService())
 	if s == nil {
 		return nil, false, fmt.Errorf("no service %q is exposed here", ops.Plain(m.GetService()))
 	}
 	gone.evicted = t.makeRoom(now)
 	f = &flow{number: uint16(m.GetFlow()), instance: m.GetInstance(), in: &incoming{service: s}}
+	f.obey(only)
 	t.insert(f, now)
 	return f, true, nil
 }
@@ -116,14 +124,14 @@ func (t *Flows) meet(instance uint64, gone *ended) (ok bool) {
 
 func (t *Flows) refuse(m *proto.Open, why error) {
 	t.count.add(refusedOpen, 1)
-	t.cfg.Carrier.SendFrame(&proto.Frame{Body: &proto.Frame_Opened{Opened: &proto.Opened{
+	t.cfg.Carrier.SendFrame(0, &proto.Frame{Body: &proto.Frame_Opened{Opened: &proto.Opened{
 		Flow: m.GetFlow(), Instance: m.GetInstance(), Refused: why.Error(),
 	}}})
 }
 
 func openedFrame(f *flow) *proto.Frame {
 	return &proto.Frame{Body: &proto.Frame_Opened{Opened: &proto.Opened{
-		Flow: uint32(f.number), Instance: f.instance, Raw: f.in.service.target.Raw,
+		Flow: uint32(f.number), Instance: f.instance, Raw: f.in.service.target.Raw, Paths: f.in.service.target.Only.Names(),
 	}}}
 }
 
@@ -180,7 +188,7 @@ func (t *Flows) start(f *flow, m *proto.Open, addr netip.Addr) {
 	f.in.held = nil
 	t.readers.Go(func() { t.read(conn, func(b dgram.Burst) { t.fromService(f, to, b) }) })
 	t.mu.Unlock()
-	t.cfg.Carrier.SendFrame(openedFrame(f))
+	t.cfg.Carrier.SendFrame(0, openedFrame(f))
 	for _, b := range held {
 		b.Addr = to
 		t.count.write(conn, b)

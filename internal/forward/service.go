@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"rendezvous/internal/path"
 )
 
 // Target is what a service's URL says.
@@ -16,12 +18,13 @@ type Target struct {
 	Scheme string // "udp" or "tcp"
 	Host   string // an IP address, or a name that is resolved when a flow opens
 	Port   uint16
-	Raw    bool   // it protects its own payload, which crosses unchanged
-	Public uint16 // the port wanted on the coordinator for clients without an agent; 0: none
+	Raw    bool       // it protects its own payload, which crosses unchanged
+	Public uint16     // the port wanted on the coordinator for clients without an agent; 0: none
+	Only   path.Kinds // that may carry its datagrams; empty: all
 }
 
-// ParseURL reads udp://HOST:PORT and tcp://HOST:PORT with the options ?raw and
-// ?public=PORT, which combine with &.
+// ParseURL reads udp://HOST:PORT and tcp://HOST:PORT with the options ?raw,
+// ?paths=KIND+KIND and ?public=PORT, which combine with &.
 func ParseURL(raw string) (Target, error) {
 	u, err := url.Parse(raw)
 	switch {
@@ -61,12 +64,16 @@ func (t *Target) take(options url.Values) (err error) {
 		switch {
 		case key == "raw" && len(values) == 1 && values[0] == "":
 			t.Raw = true
+		case key == "paths" && len(values) == 1:
+			if t.Only, err = path.ParseKinds(values[0]); err != nil {
+				return fmt.Errorf("paths: %w", err)
+			}
 		case key == "public" && len(values) == 1:
 			if t.Public, err = port(values[0]); err != nil {
 				return fmt.Errorf("public: %w", err)
 			}
 		default:
-			return fmt.Errorf("%q does not exist or is given wrongly; there are ?raw and ?public=PORT", key)
+			return fmt.Errorf("%q does not exist or is given wrongly; there are ?raw, ?paths=KIND+KIND and ?public=PORT", key)
 		}
 	}
 	return nil

@@ -3,17 +3,21 @@ package forward
 import (
 	"strings"
 	"testing"
+
+	"rendezvous/internal/path"
 )
 
 func TestParseURL(t *testing.T) {
 	for in, want := range map[string]Target{
-		"udp://127.0.0.1:51820":                  {"udp", "127.0.0.1", 51820, false, 0},
-		"udp://nas.lan:53/":                      {"udp", "nas.lan", 53, false, 0},
-		"udp://[fe80::1%25eth0]:53":              {"udp", "fe80::1%eth0", 53, false, 0},
-		"udp://127.0.0.1:51820?raw":              {"udp", "127.0.0.1", 51820, true, 0},
-		"udp://127.0.0.1:51820?raw&public=51820": {"udp", "127.0.0.1", 51820, true, 51820},
-		"udp://127.0.0.1:51820?public=1":         {"udp", "127.0.0.1", 51820, false, 1},
-		"tcp://[::1]:22":                         {"tcp", "::1", 22, false, 0},
+		"udp://127.0.0.1:51820":                            {"udp", "127.0.0.1", 51820, false, 0, 0},
+		"udp://nas.lan:53/":                                {"udp", "nas.lan", 53, false, 0, 0},
+		"udp://[fe80::1%25eth0]:53":                        {"udp", "fe80::1%eth0", 53, false, 0, 0},
+		"udp://127.0.0.1:51820?raw":                        {"udp", "127.0.0.1", 51820, true, 0, 0},
+		"udp://127.0.0.1:51820?raw&public=51820":           {"udp", "127.0.0.1", 51820, true, 51820, 0},
+		"udp://127.0.0.1:1?paths=direct-faketcp,relay-tls": {"udp", "127.0.0.1", 1, false, 0, path.KindsOf(path.DirectFakeTCP, path.RelayTLS)},
+		"udp://127.0.0.1:1?raw&paths=direct-tcp+relay-tls": {"udp", "127.0.0.1", 1, true, 0, path.KindsOf(path.DirectTCP, path.RelayTLS)},
+		"udp://127.0.0.1:51820?public=1":                   {"udp", "127.0.0.1", 51820, false, 1, 0},
+		"tcp://[::1]:22":                                   {"tcp", "::1", 22, false, 0, 0},
 	} {
 		if got, err := ParseURL(in); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", in, got, err)
@@ -40,6 +44,8 @@ func TestParseURL(t *testing.T) {
 		"udp://127.0.0.1:53?public=":         "public",
 		"udp://127.0.0.1:53?public=1&public": "public",
 		"udp://127.0.0.1:53?mtu=1":           "mtu",
+		"udp://127.0.0.1:53?paths":           "paths",
+		"udp://127.0.0.1:53?paths=udp":       "there are [direct-udp",
 		"udp://127.0.0.1:53?%zz":             "options",
 	} {
 		if got, err := ParseURL(in); err == nil || !strings.Contains(err.Error(), say) {
@@ -83,7 +89,7 @@ func TestExpose(t *testing.T) {
 		t.Errorf("unexpose: %v", err)
 	}
 	flows := New(Config{Services: s})
-	if _, err := flows.Listen("WG", addr("127.0.0.1:1")); err == nil {
+	if _, err := flows.Listen("WG", addr("127.0.0.1:1"), 0); err == nil {
 		t.Error("dialed a name that can't be")
 	}
 }

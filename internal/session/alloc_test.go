@@ -25,3 +25,18 @@ func TestNoAllocationPerDatagram(t *testing.T) {
 		t.Errorf("%d datagrams opened, drops %v", got, rx.Counts().Dropped)
 	}
 }
+
+// S0-25
+func TestNoAllocationPerDatagramUnderARule(t *testing.T) {
+	tx, rx, conn, p := benched(t)
+	mem := NewRx()
+	burst := burstOf(0, 16, 1400)
+	only := path.KindsOf(path.DirectUDP, path.RelayTLS)
+	tx.SendOver(only, 1, burst)
+	if n := testing.AllocsPerRun(200, func() {
+		tx.SendOver(only, 1, burst)
+		rx.Receive(mem, p, path.DirectUDP, conn.last)
+	}); n > 0 {
+		t.Errorf("%v allocations a burst", n)
+	}
+}

@@ -12,6 +12,7 @@ import (
 type table struct {
 	states map[path.Path]*state
 	best   *state
+	rules  []*rule
 
 	verdict  Verdict   // the last one
 	sought   time.Time // when Degraded was last told
@@ -152,11 +153,14 @@ func (s *Session) choose(now time.Time) []Event {
 		}
 	}
 	s.paths.best = best
+	var events []Event
+	for _, rl := range s.paths.rules {
+		events = append(events, s.chooseUnder(rl, now)...)
+	}
 	s.publish()
 	if best == old {
-		return nil
+		return events
 	}
-	var events []Event
 	switch {
 	case best == nil:
 		events = append(events, Lost)
@@ -181,26 +185,32 @@ func (s *Session) publish() {
 		return
 	default:
 	}
-	b := s.paths.best
+	s.route.Store(s.routeTo(s.paths.best, 0))
+	for _, rl := range s.paths.rules {
+		rl.route.Store(s.routeTo(rl.best, rl.only))
+	}
+}
+
+// routeTo is the route over the best path under a rule, nil without one.
+func (s *Session) routeTo(b *state, only path.Kinds) *route {
 	if b == nil {
-		s.route.Store(nil)
-		return
+		return nil
 	}
 	r := &route{path: b.path, kind: b.kind, mtu: b.size.mtu, doubt: b.doubt, tx: b.tx}
 	if b.doubt {
-		if spare := s.spare(); spare != nil {
+		if spare := s.spare(b, only); spare != nil {
 			also := spare.path
 			r.also, r.mtu = &also, min(r.mtu, spare.size.mtu)
 		}
 	}
-	s.route.Store(r)
+	return r
 }
 
-// spare is the second-best usable path.
-func (s *Session) spare() *state {
+// spare is the second-best usable path under a rule.
+func (s *Session) spare(best *state, only path.Kinds) *state {
 	var spare *state
 	for _, st := range s.paths.states {
-		if st != s.paths.best && st.usable() && better(st, spare, nil) {
+		if st != best && only.Allows(st.kind) && st.usable() && better(st, spare, nil) {
 			spare = st
 		}
 	}

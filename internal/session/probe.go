@@ -287,7 +287,7 @@ func (s *Session) weigh(st *state, w sent, body proto.ProbeBody, rtt time.Durati
 		st.trial.heard(rtt)
 	case st.doubt:
 		st.answer.loss.pause()
-	case st == s.paths.best:
+	case s.leads(st):
 		st.answer.loss.answered(now, w.tx, body.Received, s.cfg.Thresholds.Loss)
 	}
 }

@@ -15,6 +15,7 @@ type Report struct {
 	RTT      time.Duration
 	Loss     float64   // of the best: of our data; of others, of both ways as it was last measured
 	Outdone  bool      // measured to be worse than one of a lower kind
+	Tx, Rx   uint64    // datagrams of data and control that took it: ours, and the peer's that we opened
 	MTU      int       // largest payload that crosses whole
 	Since    time.Time // when data began to take it; of the others, when it was first tried
 	Observed netip.AddrPort
@@ -26,7 +27,7 @@ func (s *Session) Paths() []Report {
 	defer s.mu.Unlock()
 	var out []Report
 	for _, st := range s.paths.states {
-		r := Report{Path: st.path, Kind: st.kind, RTT: st.answer.rtt, Loss: st.answer.loss.loss, Outdone: st.outdone.is,
+		r := Report{Path: st.path, Kind: st.kind, RTT: st.answer.rtt, Loss: st.answer.loss.loss, Outdone: st.outdone.is, Tx: st.tx.Load(), Rx: st.rx,
 			MTU: service(st.size.mtu, s.cfg.Raw), Since: st.since, Observed: st.observed}
 		switch {
 		case st == s.paths.best:

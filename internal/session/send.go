@@ -33,6 +33,11 @@ func (s *Session) Send(flow uint16, b dgram.Burst) bool {
 		s.counts.drop(dropNoPath, b.Len())
 		return false
 	}
+	return s.sendBy(r, flow, b)
+}
+
+// sendBy is Send over one route.
+func (s *Session) sendBy(r *route, flow uint16, b dgram.Burst) bool {
 	if s.seen.touch(&s.seen.sent, s.cfg.Timers.Active) {
 		s.poke() // the path may have died while it was idle: probe at once
 	}
@@ -112,8 +117,19 @@ func (s *Session) sendRaw(r *route, b dgram.Burst) bool {
 }
 
 // SendFrame sends control to the peer once; who needs an answer repeats it.
-func (s *Session) SendFrame(f *proto.Frame) bool {
-	r, k := s.route.Load(), s.keys.sending.Load()
+func (s *Session) SendFrame(f *proto.Frame) bool { return s.frameBy(s.route.Load(), f) }
+
+// SendFrameOver is SendFrame for what carries a datagram of a flow that may
+// take only these kinds of path; see SendOver.
+func (s *Session) SendFrameOver(only path.Kinds, f *proto.Frame) bool {
+	if only == 0 {
+		return s.SendFrame(f)
+	}
+	return s.frameBy(s.routeFor(only), f)
+}
+
+func (s *Session) frameBy(r *route, f *proto.Frame) bool {
+	k := s.keys.sending.Load()
 	if r == nil || k == nil {
 		return false
 	}

@@ -46,6 +46,10 @@ const (
 	// Outdone: data left a path that works for one of a lower kind, which was
 	// measured to be better.
 	Outdone
+	// Starved: data waits for a path of some kinds, and there is none.
+	Starved
+	// Served: now there is one.
+	Served
 )
 
 // Config is what a session is made of.
@@ -71,6 +75,7 @@ type Session struct {
 	probes prober
 	join   joiner
 	route  atomic.Pointer[route]
+	rules  rules
 	keys   keyring
 	counts counters
 	seen   activity
@@ -172,6 +177,11 @@ func (s *Session) Close() {
 	s.once.Do(func() {
 		close(s.done)
 		s.route.Store(nil)
+		for i := range s.rules {
+			if rl := s.rules[i].Load(); rl != nil {
+				rl.route.Store(nil)
+			}
+		}
 	})
 }
 

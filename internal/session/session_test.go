@@ -141,8 +141,11 @@ func newPair(t *testing.T, n int, raw bool, options ...natlab.Option) *pair {
 	return p
 }
 
-// kindOf: the first conn stands for a direct path, the second for a relay.
-func kindOf(i int) path.Kind { return []path.Kind{path.DirectUDP, path.RelayUDP}[i] }
+// kindOf: the first conn stands for a direct path, the second for a relay, the
+// third for fake TCP.
+func kindOf(i int) path.Kind {
+	return []path.Kind{path.DirectUDP, path.RelayUDP, path.DirectFakeTCP}[i]
+}
 
 func (p *pair) establish(t *testing.T, ids [2]seal.Identity) {
 	t.Helper()

@@ -35,7 +35,7 @@ func (s *Session) step(now time.Time) time.Duration {
 			out = append(out, s.ask(st, 0, now, nil))
 			wait = s.due(st, now, active, kept)
 		}
-		if st == s.paths.best && !st.doubt {
+		if s.leads(st) && !st.doubt {
 			mtu := st.size.mtu
 			st.size.weigh(extraOf(st.path), now)
 			for _, size := range st.size.next(now, st.answer.rtt, active) {
@@ -52,6 +52,8 @@ func (s *Session) step(now time.Time) time.Duration {
 		}
 		next = min(next, wait)
 	}
+	starved, wait := s.tendRules(now)
+	events, next = append(events, starved...), min(next, wait)
 	trials, found, wait := s.measure(now, active)
 	out, events, next = append(out, trials...), append(events, found...), min(next, wait)
 	s.keys.retire(now)
@@ -80,7 +82,7 @@ func (s *Session) judge(now time.Time, active bool) []Event {
 		late := now.Sub(a.waitsFrom)
 		if !st.doubt && (late > 3*a.rtt+s.cfg.Timers.Doubt || st.failing) {
 			st.doubt = true
-			if st == s.paths.best {
+			if s.leads(st) {
 				changed = true
 				events = append(events, InDoubt)
 			}
@@ -130,8 +132,8 @@ func (s *Session) kept() map[path.Path]bool {
 		kept[next.path] = true
 	}
 	for _, st := range s.paths.states {
-		if st.outdone.is && st.usable() {
-			kept[st.path] = true // it may get better
+		if st.outdone.is && st.usable() || s.leads(st) {
+			kept[st.path] = true // it may get better, or a rule wants it
 		}
 	}
 	return kept
@@ -144,9 +146,9 @@ func (s *Session) due(st *state, now time.Time, active bool, kept map[path.Path]
 	switch {
 	case st.dead:
 		pace = deadPace
-	case st.doubt && (st == s.paths.best || st.answer.unanswered < goneAfter):
+	case st.doubt && (s.leads(st) || st.answer.unanswered < goneAfter):
 		pace = doubtPace
-	case st == s.paths.best && active:
+	case active && s.leads(st):
 		pace = t.Check
 	case !kept[st.path]:
 		pace = t.Consent + t.Keepalive // let it end
