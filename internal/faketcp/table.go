@@ -35,7 +35,8 @@ type table struct {
 	window  uint16
 	options []byte // of a SYN
 	cookies cookies
-	limit   bucket
+	limit   bucket // of answers to strangers
+	again   bucket // of SYNs that follow a RST
 	counts  Counts
 	out     []outgoing
 	owing   []*flow // flows whose ACK is due after this visit
@@ -48,6 +49,12 @@ type outgoing struct {
 	body []byte
 }
 
+// mostAgain bounds the SYNs that RSTs can draw from one port, over all
+// addresses: enough for 1.5 s at one a millisecond, in which two sides that fire
+// at one instant have met; then 125 a second. So who names a victim's address
+// gets no flood.
+const mostAgain = 1500
+
 // mostAnswers bounds what one visit to the kernel can make us send.
 const mostAnswers = 256
 
@@ -57,6 +64,7 @@ func newTable(o Options, port uint16) *table {
 		flows: make(map[netip.AddrPort]*flow), perAddr: make(map[netip.Addr]int),
 		opts: o, window: o.window(), options: synOptions(o.MSS),
 		cookies: newCookies(port), limit: bucket{rate: 5000, burst: 1000, level: 1000},
+		again: bucket{rate: 125, burst: mostAgain, level: mostAgain},
 	}
 }
 
@@ -245,6 +253,10 @@ func (t *table) reset(now time.Duration, f *flow) {
 		f.hs.refused++
 		if f.state == synReceived {
 			f.state = synSent // the tracker needs both SYNs again
+		}
+		if !t.again.take(now) {
+			t.counts.Limited++
+			return // the next one leaves by the usual pace
 		}
 		f.hs.next = max(now, f.hs.last+time.Millisecond)
 		f.wake() // the Open that waits sends it
