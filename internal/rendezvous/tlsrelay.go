@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/yamux"
 
@@ -31,7 +32,30 @@ type pool struct {
 // pooled is a connection and how many legs it has.
 type pooled struct {
 	*muxed
-	legs int
+	legs     int
+	doubtful bool // it was silent when a leg wanted to share it
+}
+
+// sharedWithin is how long, besides some round trips, a connection that is to
+// be shared may take to answer. One that is held by an address which this host
+// has lost is silent for good.
+const sharedWithin = time.Second
+
+// answers says whether the connection gives a sign of life soon.
+func (c *pooled) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, sharedWithin+3*c.pulse.roundTrip())
+	defer cancel()
+	came := make(chan error, 1)
+	go func() {
+		_, err := c.session.Ping() // ends within muxWithin, or with the session
+		came <- err
+	}()
+	select {
+	case err := <-came:
+		return err == nil
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // RelayTLS opens a way for one relay leg to the coordinator at HOST:PORT, as
@@ -77,8 +101,11 @@ func (d *TLSDialer) pool(k poolKey) *pool {
 
 // take gives a connection with room for one more leg, which it counts.
 func (p *pool) take(ctx context.Context, dial func() (*muxed, error)) (*pooled, error) {
-	if c := p.join(); c != nil {
-		return c, nil
+	for c := p.join(); c != nil; c = p.join() {
+		if c.answers(ctx) {
+			return c, nil
+		}
+		p.doubt(c)
 	}
 	select {
 	case p.dialing <- struct{}{}:
@@ -106,12 +133,22 @@ func (p *pool) join() *pooled {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
-		if c.legs < poolLegs && !c.session.IsClosed() {
+		if c.legs < poolLegs && !c.doubtful && !c.session.IsClosed() {
 			c.legs++
 			return c
 		}
 	}
 	return nil
+}
+
+// doubt lets no more legs share c, and counts off the one that was to.
+func (p *pool) doubt(c *pooled) {
+	p.mu.Lock()
+	c.doubtful = true
+	p.mu.Unlock()
+	if p.leave(c) {
+		_ = c.session.Close()
+	}
 }
 
 // leave counts a leg off, and says whether it was the last.
