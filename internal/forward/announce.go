@@ -8,6 +8,7 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -164,6 +165,16 @@ func (t *Flows) repeat(now time.Duration) []announcement {
 // its own.
 var errNumberTaken = errors.New("flow number is taken")
 
+// verdictOf is the service's rule, and why the flow is refused, by the peer or
+// for a rule that can't be obeyed here.
+func verdictOf(m *proto.Opened) (rule path.Kinds, refused string) {
+	rule, err := ruleOf(m.GetPaths())
+	if refused = ops.Plain(m.GetRefused()); refused == "" && err != nil {
+		refused = err.Error()
+	}
+	return rule, refused
+}
+
 // opened handles the peer's answer to an Open.
 func (t *Flows) opened(m *proto.Opened) {
 	now := t.now()
@@ -178,11 +189,7 @@ func (t *Flows) opened(m *proto.Opened) {
 	delete(t.unanswered, f)
 	o.hasPayload, o.payload = false, nil
 	wantsRaw := false
-	told, err := ruleOf(m.GetPaths())
-	why := ops.Plain(m.GetRefused())
-	if err != nil && why == "" {
-		why = err.Error()
-	}
+	told, why := verdictOf(m)
 	switch why {
 	case "":
 		o.dial.told = told

@@ -16,7 +16,7 @@ type Thresholds struct {
 	RTT  time.Duration // round trip
 }
 
-// DefaultThresholds: 5 % of loss halve what TCP gets through any path, and
+// DefaultThresholds are those of an agent without others: 5 % of loss halve what TCP gets through any path, and
 // 700 ms is the round trip from which networks that hold UDP back were seen to
 // begin.
 func DefaultThresholds() Thresholds {

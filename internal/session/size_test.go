@@ -2,8 +2,13 @@ package session
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab"
 )
 
 // road is a path in the eyes of a sizeSearch: it passes up to limit bytes, and
@@ -73,5 +78,23 @@ func TestSizeDoesNotTakeLossForASmallPath(t *testing.T) {
 	r = newRoad(1472, 0.36)
 	if full := r.run(time.Hour); full < 0.7 {
 		t.Errorf("36 %% loss: at full size for %.3f of the time", full)
+	}
+}
+
+func TestSmallPathIsFoundAndLargeDatagramsAreSplit(t *testing.T) {
+	for _, raw := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, 1, raw, natlab.MTU(1400))
+			p.try(t, 0)
+			time.Sleep(3 * time.Second)
+			if mtu := p.a.Paths()[0].MTU; mtu != service(1372, raw) {
+				t.Errorf("raw %v: service MTU %d, want %d", raw, mtu, service(1372, raw))
+			}
+			p.a.Send(1, dgram.One(netip.AddrPort{}, numbered(1, 1452)))
+			time.Sleep(time.Second)
+			if want := map[bool]int{false: 1, true: 0}[raw]; len(p.b.received()) != want {
+				t.Errorf("raw %v: %d datagrams arrived, want %d", raw, len(p.b.received()), want)
+			}
+		})
 	}
 }
