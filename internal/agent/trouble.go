@@ -77,7 +77,9 @@ func (t troubles) ofTransport(over proto.Transport) (parts []string) {
 // reason is an error in the fewest words that say it. What a proxy did is no
 // doing of the coordinator's.
 func reason(err error) string {
-	var proxy interface{ Proxy() (where string, err error) }
+	var proxy interface {
+		Proxy() (where string, err error)
+	}
 	if errors.As(err, &proxy) {
 		where, err := proxy.Proxy()
 		why, _, _ := strings.Cut(reason(err), " to CONNECT ") // each port's answer is the same
