@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -144,6 +145,16 @@ func (l *link) leave(ctx context.Context, d *reached) {
 			return
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// seekAll looks at once for better paths to all peers: UDP passes again in this
+// network, and who has given up on it waits long between tries.
+func (a *Agent) seekAll() {
+	for _, p := range a.peers.all() {
+		if as := p.association(); as != nil && as.Best() != path.None && len(as.betterThan(as.Best())) > 0 {
+			a.tasks.start(func(context.Context) { as.seekFor(as.otherKinds) })
 		}
 	}
 }

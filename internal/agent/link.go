@@ -125,7 +125,9 @@ func (l *link) once(ctx context.Context) error {
 		p.linkIsBack(ctx)
 	}
 	for d != nil {
-		d, err = l.hold(ctx, d)
+		if d, err = l.hold(ctx, d); d != nil {
+			l.a.seekAll()
+		}
 	}
 	return err
 }
