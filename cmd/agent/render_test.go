@@ -43,10 +43,11 @@ func TestStatusGolden(t *testing.T) {
 		"status": {
 			Name: "laptop", PID: 412, Version: "v1.0.0", Fingerprint: "k7qy-3mfa-x2ce-p5wd",
 			Coordinator: agent.CoordinatorStatus{Connected: true, Transport: "quic", Addr: "203.0.113.10:443", RTT: 40.2},
-			Services:    []agent.ServiceStatus{{Name: "wg", URL: "udp://127.0.0.1:51820?raw", Flows: 1}, {Name: "dns", URL: "udp://[::1]:53"}},
+			Services:    []agent.ServiceStatus{{Name: "wg", URL: "udp://127.0.0.1:51820?raw", Flows: 1}, {Name: "dns", URL: "udp://[::1]:53?paths=relay-tls", Paths: []string{"relay-tls"}}},
 			Dials: []agent.DialStatus{
 				{Peer: "home", Service: "wg", Listen: "udp://127.0.0.1:51821", Flows: 12},
 				{Peer: "office", Service: "game", Listen: "udp://0.0.0.0:7777", Error: "office is offline"},
+				{Peer: "office", Service: "sip", Listen: "udp://127.0.0.1:5060", Paths: []string{"direct-faketcp", "relay-faketcp"}},
 			},
 			Peers: []agent.PeerStatus{
 				{
@@ -243,5 +244,18 @@ func TestCoordinatorLine(t *testing.T) {
 		if got := coordinatorLine(c); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+func TestExplainRepeats(t *testing.T) {
+	at := func(second int) time.Time { return time.Date(2026, 3, 1, 12, 0, second, 0, time.UTC) }
+	failed := func(second int, reason string) agent.Attempt {
+		return agent.Attempt{Path: "direct-udp", Result: agent.ResultFailed, Reason: reason, Started: at(second), Side: agent.SideLocal}
+	}
+	var out strings.Builder
+	writeExplain(&out, agent.Explain{Peer: "home", Attempts: []agent.Attempt{failed(1, "blocked"), failed(2, "no-answer"), failed(3, "blocked")}})
+	want := "home: no path now\n\ntried here\n  12:00:02  direct-udp failed: no-answer\n  12:00:03  direct-udp failed: blocked, 2 times since 12:00:01\n"
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
 	}
 }

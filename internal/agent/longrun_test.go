@@ -35,9 +35,11 @@ func sizes(a *running) map[string]int {
 	a.refusals.mu.Unlock()
 	for _, p := range a.peers.all() {
 		out["flows"] += p.flows.Len()
-		p.queue.mu.Lock()
-		out["held"] += len(p.queue.list)
-		p.queue.mu.Unlock()
+		for _, q := range []*queue{&p.queue, &p.ruled} {
+			q.mu.Lock()
+			out["held"] += len(q.list)
+			q.mu.Unlock()
+		}
 		p.mu.Lock()
 		out["raw flows"] += len(p.raws)
 		out["attempts"] += len(p.log)

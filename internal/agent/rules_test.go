@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
 	"rendezvous/internal/path"
 )
@@ -151,4 +153,28 @@ func TestServiceWhoseKindIsNotToBeHadHarmsNobody(t *testing.T) {
 			t.Errorf("%d of 6000 datagrams are counted as held too long", n)
 		}
 	})
+}
+
+// What can't be sent goes back in front, in its order and with its age; too
+// much of it makes room from the oldest.
+func TestQueueTakesBackWhatHasNoPath(t *testing.T) {
+	var q queue
+	began := time.Now()
+	for i := range 3 {
+		q.put(began, held{flow: uint16(i), burst: dgram.One(netip.AddrPort{}, make([]byte, 10))})
+	}
+	list := q.take(began)
+	q.put(began.Add(time.Second), held{flow: 3, burst: dgram.One(netip.AddrPort{}, make([]byte, 10))})
+	q.putBack(list[1:])
+	if q.bytes != 30 || len(q.list) != 3 || q.list[0].flow != 1 || q.list[2].flow != 3 {
+		t.Errorf("%d bytes, %+v", q.bytes, q.list)
+	}
+	if q.expire(began.Add(heldFor + time.Millisecond)); len(q.list) != 1 || q.lost() != 2 {
+		t.Errorf("%d are left, %d lost", len(q.list), q.lost())
+	}
+	q.putBack(make([]held, maxHeld))
+	if len(q.list) != maxHeld || q.list[maxHeld-1].flow != 3 {
+		t.Errorf("%d are held", len(q.list))
+	}
+	q.putBack(nil)
 }
