@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -61,10 +63,7 @@ func writeExplain(w io.Writer, e agent.Explain) {
 
 func writeAttempts(w io.Writer, title, side string, attempts []agent.Attempt) {
 	titled := false
-	for _, a := range attempts {
-		if a.Side != side {
-			continue
-		}
+	for _, a := range gatherEnds(attempts, side) {
 		if !titled {
 			fmt.Fprintf(w, "\n%s\n", title)
 			titled = true
@@ -80,6 +79,9 @@ func writeAttempts(w io.Writer, title, side string, attempts []agent.Attempt) {
 		if a.Reason != "" {
 			fmt.Fprintf(w, ": %s", a.Reason)
 		}
+		if a.times > 1 {
+			fmt.Fprintf(w, ", %d times since %s", a.times, a.since.Format("15:04:05"))
+		}
 		fmt.Fprintln(w)
 		if a.Evidence != "" {
 			fmt.Fprintf(w, "            %s\n", a.Evidence)
@@ -88,4 +90,37 @@ func writeAttempts(w io.Writer, title, side string, attempts []agent.Attempt) {
 			fmt.Fprintf(w, "            → %s\n", a.Advice)
 		}
 	}
+}
+
+// repeated is the last of those attempts that ended alike.
+type repeated struct {
+	agent.Attempt
+	times int
+	since time.Time
+}
+
+// gatherEnds is what one side tried, in order of time; what was tried again and
+// again with the same end stands once, where it was tried last.
+func gatherEnds(attempts []agent.Attempt, side string) (list []repeated) {
+	type end struct{ path, result, reason, evidence string }
+	seen := make(map[end]repeated)
+	for _, a := range attempts {
+		if a.Side != side {
+			continue
+		}
+		e := end{path: a.Path, result: a.Result, reason: a.Reason}
+		if a.Reason == "not-needed" {
+			e.evidence = a.Evidence // it says what was taken instead
+		}
+		r, again := seen[e]
+		if again {
+			list = slices.DeleteFunc(list, func(o repeated) bool { return o.Attempt == r.Attempt })
+		} else {
+			r.since = a.Started
+		}
+		r.Attempt, r.times = a, r.times+1
+		seen[e] = r
+		list = append(list, r)
+	}
+	return list
 }

@@ -195,6 +195,7 @@ func announce(ctx context.Context, daemon agent.Watcher, log zerolog.Logger) err
 		return err
 	}
 	<-ctx.Done()
+	log.Info().Msg("stopping")
 	return ops.Stopping("leaving")
 }
 
