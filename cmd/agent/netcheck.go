@@ -245,6 +245,9 @@ func withoutUDP(n agent.Netcheck) string {
 	switch {
 	case n.UDP || !plainTCP(n) && n.FakeTCP != fakeOK:
 		return ""
+	case n.FakeTCP == fakeOK && onlyWeb(n.FakeTCPPorts):
+		return "Only the ports of web sites pass here, so no other agent is reached directly: data goes through the\n" +
+			"coordinator. Datagrams dressed as TCP do pass (relay-faketcp): one that is lost delays no other."
 	case n.FakeTCP == fakeOK:
 		return "UDP does not pass here. Datagrams dressed as TCP do (direct-faketcp, relay-faketcp): they stay\n" +
 			"datagrams, and one that is lost delays no other."
@@ -259,6 +262,11 @@ func withoutUDP(n agent.Netcheck) string {
 		text += " As root, or with CAP_NET_RAW, fake TCP may do better: see agent doctor."
 	}
 	return text
+}
+
+// onlyWeb says whether no port but those of web sites has answered.
+func onlyWeb(ports []int) bool {
+	return !slices.ContainsFunc(ports, func(p int) bool { return p != 80 && p != 443 })
 }
 
 func portRule(n agent.Netcheck) string {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -261,11 +262,11 @@ func (a *Agent) addresses() string {
 	if err != nil {
 		return ""
 	}
-	var out string
+	var out []string
 	for _, c := range hostCandidates(addrs, a.cfg.Ignore, []dgram.Conn{a.mains[0].conn}) {
-		out += c.addr.Addr().String() + " "
+		out = append(out, c.addr.Addr().String())
 	}
-	return out
+	return strings.Join(out, " ")
 }
 
 // tend expires what is idle and writes what may be lost in a crash.

@@ -197,6 +197,7 @@ func (e *endpoint) receiveOne(b dgram.Burst) {
 		e.receiveProbe(b)
 	case proto.KindData:
 		e.board.dropped.stale.Add(1)
+	case proto.KindPrime: // the network between is shorter than its hop limit
 	default:
 		e.board.dropped.malformed.Add(1)
 	}
