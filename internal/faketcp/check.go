@@ -233,7 +233,23 @@ func (v *conversation) provePacked(ctx context.Context) {
 			break
 		}
 	}
-	plain, asked, answered := 0, 0, 0
+	plain, proven := v.proof(first)
+	if !proven || v.verdict.SeqRewritten || v.verdict.WindowClamped {
+		return
+	}
+	c := v.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.table.flows[v.to]; f != nil && f.packed.state != packGivenUp {
+		f.packed = packing{state: packProven, plain: plain, next: c.now() + proofEvery}
+		v.verdict.Packed = true
+	}
+}
+
+// proof counts the questions from the first on: the longest that crossed plain,
+// and whether enough of the packed ones did.
+func (v *conversation) proof(first int) (plain int, proven bool) {
+	asked, answered := 0, 0
 	for _, q := range v.asked[first:] {
 		if q.packed {
 			asked++
@@ -245,16 +261,7 @@ func (v *conversation) provePacked(ctx context.Context) {
 			plain = max(plain, q.length)
 		}
 	}
-	if asked == 0 || float64(answered) < proofShare*float64(asked) || plain == 0 || v.verdict.SeqRewritten || v.verdict.WindowClamped {
-		return
-	}
-	c := v.conn
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f := c.table.flows[v.to]; f != nil && f.packed.state != packGivenUp {
-		f.packed = packing{state: packProven, plain: plain, next: c.now() + proofEvery}
-		v.verdict.Packed = true
-	}
+	return plain, asked > 0 && plain > 0 && float64(answered) >= proofShare*float64(asked)
 }
 
 // conclude weighs the handshake against the round trip.
