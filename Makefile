@@ -6,8 +6,8 @@ export CGO_ENABLED ?= 0
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 
-# What uses the lab of namespaces measures time, so it runs alone, after the rest.
-LAB_PATTERN := /internal/natlab/(netns|programs)(/|$$)
+# What uses the lab of namespaces measures time or is long, so it runs alone, after the rest.
+LAB_PATTERN := /internal/(natlab/(netns|programs)|faketcp)(/|$$)
 
 # GOARCH is the host's where none is named.
 CROSS := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm64
@@ -29,7 +29,7 @@ unit: ## tests that need no privilege, with the race detector
 	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
 
 lab: ## tests with real programs in network namespaces
-	CGO_ENABLED=1 scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)') ./internal/faketcp
+	CGO_ENABLED=1 scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
 
 check: format vet lint generated cross ## all that looks at the code without running it
 

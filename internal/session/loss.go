@@ -17,6 +17,12 @@ type lossMeter struct {
 // to have lost 5 % where 1 % is lost once in 5000 times.
 const lossBase = 50
 
+// heldBackMost is how many datagrams a second a network that holds a kind of
+// path back is expected to let pass, 240 Mbit/s or so. What is lost beyond is
+// more than the hosts or the link can carry, over whatever path, and a trial of
+// some hundred probes would not show that of another one.
+const heldBackMost = 20_000
+
 func (m *lossMeter) answered(now time.Time, tx, received uint64, threshold float64) {
 	sent := tx - m.tx
 	switch {
@@ -26,7 +32,7 @@ func (m *lossMeter) answered(now time.Time, tx, received uint64, threshold float
 	default:
 		m.loss = max(0, 1-float64(received-m.received)/float64(sent))
 		m.rate = float64(sent) / max(now.Sub(m.since).Seconds(), 1e-3)
-		if m.high++; m.loss < threshold {
+		if m.high++; m.loss < threshold || m.rate*(1-m.loss) > heldBackMost {
 			m.high = 0
 		}
 	}

@@ -25,6 +25,7 @@ func TestLossMeter(t *testing.T) {
 		"few and few make enough":             {answers: []answer{{0, 0}, {49, 0}, {50, 25}}, loss: 0.5, high: 1},
 		"in a row":                            {answers: []answer{{0, 0}, {100, 50}, {200, 100}, {300, 150}}, loss: 0.5, high: 3},
 		"a good one ends the row":             {answers: []answer{{0, 0}, {100, 50}, {200, 150}}, loss: 0, high: 0},
+		"an overload is no fault of the path": {answers: []answer{{0, 0}, {100_000, 40_000}, {200_000, 80_000}}, loss: 0.6},
 		"below the threshold":                 {answers: []answer{{0, 0}, {100, 96}}, loss: 0.04, high: 0},
 		"copies of the other path came too":   {answers: []answer{{0, 0}, {100, 130}}, loss: 0},
 		"the peer forgot the path meanwhile":  {answers: []answer{{0, 0}, {100, 100}, {200, 10}, {300, 110}}, loss: 0},

@@ -22,7 +22,7 @@ func TestPlainPairCarriesTheLoad(t *testing.T) {
 
 	var pings programs.Pings
 	programs.Load(t, s.Laptop, &pings, "ping", "-to", "127.0.0.1:9001", "-n", "200", "-size", "100")
-	if pings.Answered != 200 || pings.Duplicates != 0 || pings.P50 > 2000 {
+	if pings.Answered != 200 || pings.Duplicates != 0 || pings.P50 > 5000 {
 		t.Errorf("pings: %+v", pings)
 	}
 	var rate programs.Rate
