@@ -131,22 +131,10 @@ func (d *reached) quiet(ctx context.Context) {
 // leave takes in what the coordinator still says on a connection that another
 // has replaced, and closes it.
 func (l *link) leave(ctx context.Context, d *reached) {
-	timer := time.NewTimer(quietWithin)
-	defer timer.Stop()
 	defer func() { _ = d.Close() }()
-	for {
-		select {
-		case m, ok := <-d.Events():
-			if !ok {
-				return
-			}
-			l.event(ctx, m)
-		case <-timer.C:
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
+	quiet, cancel := context.WithTimeout(ctx, quietWithin)
+	defer cancel()
+	l.serve(ctx, d, quiet.Done())
 }
 
 // seekAll looks at once for better paths to all peers: UDP passes again in this

@@ -11,6 +11,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 	"rendezvous/internal/seal"
+	"rendezvous/internal/stun"
 	"rendezvous/proto"
 )
 
@@ -176,32 +177,17 @@ type sighting struct {
 	server, mapped netip.AddrPort
 }
 
-// mapped asks up to three servers of the endpoint's family at once. The first
-// is the one that counts for the candidate; a second port and a second address
-// tell on what the mapping depends. They are not waited for much longer than
-// the fastest took: a firewall may block one, and a punch waits for us.
+// mapped asks up to maxServers of the endpoint's family at once. The first is
+// the one that counts for the candidate.
 func (e *endpoint) mapped(ctx context.Context, servers []netip.AddrPort) []sighting {
-	var asked []netip.AddrPort
-	for _, s := range servers {
-		if s.Addr().Unmap().Is4() == e.is4() && len(asked) < 3 && !e.board.silent(s) {
-			asked = append(asked, s)
+	answering := slices.DeleteFunc(slices.Clone(servers), e.board.silent)
+	return sightings(ctx, sameFamily(answering, e.is4()), func(ctx context.Context, server netip.AddrPort) (stun.Result, error) {
+		r, err := e.stun.Bind(ctx, server)
+		if err == nil {
+			e.board.answered(server)
 		}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	found := make([]sighting, len(asked))
-	var wait sync.WaitGroup
-	for i, server := range asked {
-		wait.Go(func() {
-			if r, err := e.stun.Bind(ctx, server); err == nil {
-				found[i] = sighting{server, r.Mapped}
-				e.board.answered(server)
-				time.AfterFunc(r.RTT+gatherGrace, cancel)
-			}
-		})
-	}
-	wait.Wait()
-	return slices.DeleteFunc(found, func(s sighting) bool { return !s.mapped.IsValid() })
+		return r, err
+	})
 }
 
 // add takes in what the servers saw of one endpoint.

@@ -193,8 +193,8 @@ func (l *link) hold(ctx context.Context, d *reached) (next *reached, err error) 
 	return next, nil
 }
 
-// serve takes in events until the connection ends, or another is there.
-func (l *link) serve(ctx context.Context, d *reached, moved <-chan struct{}) {
+// serve takes in events until the connection ends, or enough says so.
+func (l *link) serve(ctx context.Context, d *reached, enough <-chan struct{}) {
 	for {
 		select {
 		case m, ok := <-d.Events():
@@ -202,7 +202,7 @@ func (l *link) serve(ctx context.Context, d *reached, moved <-chan struct{}) {
 				return
 			}
 			l.event(ctx, m)
-		case <-moved:
+		case <-enough:
 			return
 		}
 	}

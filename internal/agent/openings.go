@@ -267,7 +267,7 @@ func sameFamily(servers []netip.AddrPort, v4 bool) (list []netip.AddrPort) {
 }
 
 // sightings asks all servers at once, and waits for none much longer than the
-// fastest took.
+// fastest took: a firewall may block one, and a punch waits for us.
 func sightings(ctx context.Context, servers []netip.AddrPort, ask func(context.Context, netip.AddrPort) (stun.Result, error)) []sighting {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

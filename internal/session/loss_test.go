@@ -109,7 +109,7 @@ func TestRawSessionMeasuresTooAndLeavesALossyPath(t *testing.T) {
 		p.try(t, 0)
 		p.try(t, 1)
 		p.load(1000, 2*time.Millisecond)
-		if loss, _ := p.a.BestLoss(); loss > 0.01 || p.a.saw(Degraded) {
+		if loss := p.a.Paths()[0].Loss; loss > 0.01 || p.a.saw(Degraded) {
 			t.Fatalf("on a clean path %v is lost, events %v", loss, p.a.events)
 		}
 		p.degrade(0, 0.2, 0)

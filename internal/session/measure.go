@@ -193,16 +193,6 @@ func (s *Session) Outdone() Verdict {
 	return s.paths.verdict
 }
 
-// BestLoss is what is measured of the best path now.
-func (s *Session) BestLoss() (loss float64, rtt time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b := s.paths.best; b != nil {
-		return b.answer.loss.loss, b.answer.rtt
-	}
-	return 0, 0
-}
-
 // bad says whether the best path is worse than the thresholds.
 func (s *Session) bad(st *state) bool {
 	t := s.cfg.Thresholds
@@ -262,10 +252,10 @@ func (s *Session) seek(now time.Time, best *state) (events []Event) {
 			st.trial.begin(now, s.trialSize())
 		}
 	}
-	if bad && now.Sub(s.paths.sought) >= s.paths.seekWait {
-		s.paths.seekWait = min(max(2*s.paths.seekWait, outdoneFirst), outdoneMost)
-		s.paths.sought = now
-		events = append(events, Degraded)
+	if bad {
+		if tell, _ := s.paths.degraded.due(now, outdoneFirst, outdoneMost); tell {
+			events = append(events, Degraded)
+		}
 	}
 	return events
 }

@@ -14,10 +14,25 @@ type table struct {
 	best   *state
 	rules  []*rule
 
-	verdict  Verdict   // the last one
-	sought   time.Time // when Degraded was last told
-	seekWait time.Duration
+	verdict  Verdict // the last one
+	degraded reminder
 	past     map[path.Kind]past
+}
+
+// reminder says when an event that holds on is told again: after a wait that
+// doubles.
+type reminder struct {
+	told time.Time
+	wait time.Duration
+}
+
+// due says whether it is told now, and how long until the next time.
+func (r *reminder) due(now time.Time, first, most time.Duration) (tell bool, left time.Duration) {
+	if left = r.told.Add(r.wait).Sub(now); left > 0 {
+		return false, left
+	}
+	r.told, r.wait = now, min(max(2*r.wait, first), most)
+	return true, r.wait
 }
 
 // state is what is known of one path.

@@ -29,9 +29,8 @@ type rule struct {
 	used  atomic.Int64 // as in activity
 
 	// The session's mutex guards these.
-	best   *state
-	sought time.Time // when Starved was last told
-	wait   time.Duration
+	best    *state
+	starved reminder
 }
 
 // SendOver is Send for a flow whose datagrams may take only these kinds of
@@ -118,7 +117,7 @@ func (s *Session) chooseUnder(rl *rule, now time.Time) (events []Event) {
 		}
 	}
 	if old == nil {
-		rl.wait = 0
+		rl.starved.wait = 0
 		events = append(events, Served)
 	}
 	return events
@@ -153,13 +152,11 @@ func (s *Session) tendRules(now time.Time) (events []Event, next time.Duration) 
 		if rl.best != nil || rl.used.Load() == 0 || idle > s.cfg.Timers.Active {
 			continue
 		}
-		wait := rl.sought.Add(rl.wait).Sub(now)
-		if wait <= 0 {
-			rl.wait = min(max(2*rl.wait, starvedFirst), starvedMost)
-			rl.sought, wait = now, rl.wait
+		tell, left := rl.starved.due(now, starvedFirst, starvedMost)
+		if tell {
 			events = append(events, Starved)
 		}
-		next = min(next, wait)
+		next = min(next, left)
 	}
 	clear(s.paths.rules[len(kept):])
 	s.paths.rules = kept

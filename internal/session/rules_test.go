@@ -55,7 +55,7 @@ func TestRuleTakesTheBestPathOfItsKindsWhileOtherDataTakesTheBestOfAll(t *testin
 		if direct, relay, fake := p.came(0), p.came(1), p.came(2); direct < 500 || direct > 505 || relay > 1 || fake != 500 {
 			t.Errorf("%d came over direct-udp, %d over relay-udp, %d over direct-faketcp", direct, relay, fake)
 		}
-		if loss, _ := p.a.BestLoss(); loss > 0.02 || p.a.saw(Degraded) {
+		if loss := p.a.Paths()[0].Loss; loss > 0.02 || p.a.saw(Degraded) {
 			t.Errorf("data that takes another path counts as lost: %v, %v", loss, p.a.events)
 		}
 	})
