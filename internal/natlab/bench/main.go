@@ -35,15 +35,9 @@ type part struct {
 }
 
 func run(t netns.T, only string, runs int, out string) {
-	dir, err := os.MkdirTemp("", "rdv-bench-")
+	remove, err := netns.Provide(programs.Packages()...)
+	t.Cleanup(remove)
 	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := netns.Build(dir, programs.Packages()...); err != nil {
-		t.Fatalf("%v", err)
-	}
-	if err := os.Setenv("RDV_BIN", dir); err != nil {
 		t.Fatalf("%v", err)
 	}
 	parts := []part{
@@ -59,7 +53,7 @@ func run(t netns.T, only string, runs int, out string) {
 	r := &report{}
 	r.line("# Figures\n")
 	r.line("By `make bench` on %s: %d processors, %s/%s, Linux %s, %s. Load, sink, all programs and the NATs share the processors,",
-		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, kernel(), runtime.Version())
+		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, netns.Kernel(), runtime.Version())
 	r.line("so compare rows of one run, not runs or machines. Programs and NATs are network namespaces of one machine.")
 	for _, p := range parts {
 		if only == "" || slices.Contains(strings.Split(only, ","), p.name) {
@@ -86,15 +80,6 @@ type report struct {
 func (r *report) line(format string, args ...any) {
 	fmt.Printf(format+"\n", args...)
 	fmt.Fprintf(&r.text, format+"\n", args...)
-}
-
-// kernel is the release of the running one.
-func kernel() string {
-	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(b))
 }
 
 // target prints a figure beside what it should be.

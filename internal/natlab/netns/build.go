@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 )
 
 // Build compiles programs of this module ("rendezvous/cmd/agent") into a
@@ -26,17 +27,34 @@ func TestMain(run func() int, packages ...string) int {
 	if err := usable(); err != nil {
 		return run() // each test says it
 	}
-	dir, err := os.MkdirTemp("", "rdv-bin-")
-	if err == nil {
-		defer os.RemoveAll(dir)
-		err = Build(dir, packages...)
-	}
-	if err == nil {
-		err = os.Setenv("RDV_BIN", dir)
-	}
+	remove, err := Provide(packages...)
+	defer remove()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return run()
+}
+
+// Provide builds programs into a folder where hosts of the labs that follow
+// find them. remove removes it, and is never nil.
+func Provide(packages ...string) (remove func(), err error) {
+	dir, err := os.MkdirTemp("", "rdv-bin-")
+	if err != nil {
+		return func() {}, err
+	}
+	remove = func() { os.RemoveAll(dir) }
+	if err := Build(dir, packages...); err != nil {
+		return remove, err
+	}
+	return remove, os.Setenv("RDV_BIN", dir)
+}
+
+// Kernel is the release of the running one.
+func Kernel() string {
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
 }

@@ -43,15 +43,9 @@ goes over the agents by a raw service.
 `
 
 func run(t netns.T, only, out string, load time.Duration) {
-	dir, err := os.MkdirTemp("", "rdv-paths-")
+	remove, err := netns.Provide(programs.Packages()...)
+	t.Cleanup(remove)
 	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := netns.Build(dir, programs.Packages()...); err != nil {
-		t.Fatalf("%v", err)
-	}
-	if err := os.Setenv("RDV_BIN", dir); err != nil {
 		t.Fatalf("%v", err)
 	}
 	var report bytes.Buffer
@@ -59,7 +53,7 @@ func run(t netns.T, only, out string, load time.Duration) {
 		fmt.Printf(format, args...)
 		fmt.Fprintf(&report, format, args...)
 	}
-	say(introduction, time.Now().UTC().Format(time.DateOnly), kernel(), load)
+	say(introduction, time.Now().UTC().Format(time.DateOnly), "Linux "+netns.Kernel(), load)
 	var broken, elsewhere []string
 	for _, x := range programs.Situations() {
 		if !strings.Contains(x.Name, only) {
@@ -110,13 +104,4 @@ func attempt(t netns.T, body func(t netns.T)) {
 		netns.Scope(t, func(inner netns.T) { body(&attempted{T: inner}) })
 	}()
 	<-done
-}
-
-// kernel is the release of the running one.
-func kernel() string {
-	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	if err != nil {
-		return "unknown kernel"
-	}
-	return "Linux " + strings.TrimSpace(string(b))
 }
