@@ -138,7 +138,7 @@ func (w *sender) attempt(bytes []byte, segment int) error {
 		case w.errno == unix.EAGAIN:
 			return w.wait()
 		case w.errno == unix.ENOBUFS:
-			time.Sleep(shortage)
+			time.Sleep(Shortage)
 		case w.errno == unix.EINTR:
 		case w.errno == before || !passing(w.errno):
 			return w.final()
@@ -165,21 +165,26 @@ func passing(errno syscall.Errno) bool {
 	return errno == unix.EPERM || transient(errno) && errno != unix.EMSGSIZE
 }
 
-// shortage is the rest after ENOBUFS, the end of which nothing announces.
-const shortage = time.Millisecond
+// Shortage is the rest after ENOBUFS, the end of which nothing announces.
+const Shortage = time.Millisecond
 
-// wait sends when the socket has room again. The deadline is never taken back:
-// only this function heeds it, and sets it anew each time.
-func (w *sender) wait() error {
-	if err := w.s.sock.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+func (w *sender) wait() error { return WhenRoom(w.s.sock, w.s.raw, w.again, &w.errno) }
+
+// WhenRoom sends when a socket that was full has room again, and gives
+// unix.EAGAIN where that takes longer than patience. again makes the system
+// call, leaves its error in errno, and is false while the socket is still full.
+// The socket's write deadline is never taken back: only this function heeds it,
+// and sets it anew each time.
+func WhenRoom(sock interface{ SetWriteDeadline(time.Time) error }, raw syscall.RawConn, again func(fd uintptr) bool, errno *syscall.Errno) error {
+	if err := sock.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
-	err := w.s.raw.Write(w.again)
+	err := raw.Write(again)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return unix.EAGAIN
-	case err == nil && w.errno != 0:
-		return w.errno
+	case err == nil && *errno != 0:
+		return *errno
 	}
 	return err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -22,7 +21,6 @@ type sender struct {
 	hop   *hop
 	seg   segment
 	errno syscall.Errno
-	sock  *socket // the last tried
 	hdr   unix.Msghdr
 	iov   [2]unix.Iovec
 	link  unix.RawSockaddrLinklayer
@@ -50,21 +48,15 @@ func sendmsg(fd uintptr, msg *unix.Msghdr) syscall.Errno {
 	return errno
 }
 
-// patience bounds how long a send waits for room, shortage how long it rests
-// when the interface's queue is full, which nothing tells the end of, and
-// retries how often.
-const (
-	patience = 20 * time.Millisecond
-	shortage = time.Millisecond
-	retries  = 3
-)
+// retries bounds how often a send rests where the interface's queue is full.
+const retries = 3
 
 // send is device's.
 func (l *link) send(s *segment, b dgram.Burst) error {
 	w := senders.Get().(*sender)
 	w.l, w.seg = l, *s
 	err := w.burst(b)
-	w.l, w.hop, w.sock, w.seg = nil, nil, nil, segment{}
+	w.l, w.hop, w.seg = nil, nil, segment{}
 	w.iov[1].Base = nil // the caller's bytes, which the pool must not keep alive
 	senders.Put(w)
 	if err == nil || errors.Is(err, net.ErrClosed) {
@@ -239,7 +231,6 @@ func (w *sender) routed(payload []byte) error {
 
 // attempt makes the system call for a packet of count segments.
 func (w *sender) attempt(s *socket, head, payload []byte, count int) error {
-	w.sock = s
 	w.iov[0].Base = &head[0]
 	w.iov[0].SetLen(len(head))
 	w.iov[1].Base = unsafe.SliceData(payload)
@@ -254,7 +245,7 @@ func (w *sender) attempt(s *socket, head, payload []byte, count int) error {
 		case w.errno == 0:
 			return nil
 		case w.errno == unix.EAGAIN:
-			if err := w.wait(); !errors.Is(err, unix.EAGAIN) {
+			if err := dgram.WhenRoom(s.file, s.raw, w.again, &w.errno); !errors.Is(err, unix.EAGAIN) {
 				return err
 			}
 			w.l.full.Add(uint64(count))
@@ -267,7 +258,7 @@ func (w *sender) attempt(s *socket, head, payload []byte, count int) error {
 			}
 			return w.errno
 		case w.errno == unix.ENOBUFS:
-			time.Sleep(shortage)
+			time.Sleep(dgram.Shortage)
 		case w.errno == unix.EPERM && try == 0:
 			// The first send of a flow is known to get it while connection
 			// tracking sets itself up.
@@ -276,20 +267,4 @@ func (w *sender) attempt(s *socket, head, payload []byte, count int) error {
 		}
 		w.l.retried.Add(1)
 	}
-}
-
-// wait sends when the socket has room again. The deadline is never taken back:
-// only this function heeds it, and sets it anew each time.
-func (w *sender) wait() error {
-	if err := w.sock.file.SetWriteDeadline(time.Now().Add(patience)); err != nil {
-		return err
-	}
-	err := w.sock.raw.Write(w.again)
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return unix.EAGAIN
-	case err == nil && w.errno != 0:
-		return w.errno
-	}
-	return err
 }
