@@ -236,7 +236,7 @@ func TestEnvironmentProxy(t *testing.T) {
 func TestTinyproxy(t *testing.T) {
 	program, err := exec.LookPath("tinyproxy")
 	if err != nil {
-		t.Skip("no tinyproxy here")
+		lacks(t, "tinyproxy is not installed")
 	}
 	free, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

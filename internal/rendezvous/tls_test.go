@@ -286,7 +286,8 @@ func TestRelayOverTLS(t *testing.T) {
 	first.send(t, bindOf(forLaptop, 1))
 	first.wants(t, "bound")
 	first.send(t, []byte("held"))
-	time.Sleep(100 * time.Millisecond) // the UDP leg must not overtake it
+	first.send(t, bindOf(forLaptop, 2)) // its answer says that what went before has come
+	first.wants(t, "bound")
 
 	udp, err := localNetwork().ListenUDP(loopback)
 	if err != nil {
@@ -308,7 +309,7 @@ func TestRelayOverTLS(t *testing.T) {
 	}
 	_ = first.Close()
 	<-first.done
-	second.send(t, bindOf(forLaptop, 2))
+	second.send(t, bindOf(forLaptop, 3))
 	second.wants(t, "bound")
 	near.send(t, []byte("moved"))
 	for { // the first answer to the second bind may come twice
@@ -323,12 +324,7 @@ func TestRelayOverTLS(t *testing.T) {
 	}
 	_ = udp.Close()
 	<-near.done
-	for wait := 0; c.front.legs.Load() != 0 && wait < 100; wait++ {
-		time.Sleep(20 * time.Millisecond)
-	}
-	if n := c.front.legs.Load(); n != 0 {
-		t.Errorf("the coordinator still has %d legs", n)
-	}
+	waitFor(t, func() bool { return c.front.legs.Load() == 0 })
 }
 
 func poolSize(d *TLSDialer) int {
