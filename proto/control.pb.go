@@ -126,6 +126,8 @@ type ToCoordinator struct {
 	//	*ToCoordinator_ListPending
 	//	*ToCoordinator_Approve
 	//	*ToCoordinator_Revoke
+	//	*ToCoordinator_Publish
+	//	*ToCoordinator_Release
 	Body          isToCoordinator_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -265,6 +267,24 @@ func (x *ToCoordinator) GetRevoke() *Revoke {
 	return nil
 }
 
+func (x *ToCoordinator) GetPublish() *Publish {
+	if x != nil {
+		if x, ok := x.Body.(*ToCoordinator_Publish); ok {
+			return x.Publish
+		}
+	}
+	return nil
+}
+
+func (x *ToCoordinator) GetRelease() *Release {
+	if x != nil {
+		if x, ok := x.Body.(*ToCoordinator_Release); ok {
+			return x.Release
+		}
+	}
+	return nil
+}
+
 type isToCoordinator_Body interface {
 	isToCoordinator_Body()
 }
@@ -309,6 +329,14 @@ type ToCoordinator_Revoke struct {
 	Revoke *Revoke `protobuf:"bytes,11,opt,name=revoke,proto3,oneof"`
 }
 
+type ToCoordinator_Publish struct {
+	Publish *Publish `protobuf:"bytes,12,opt,name=publish,proto3,oneof"`
+}
+
+type ToCoordinator_Release struct {
+	Release *Release `protobuf:"bytes,13,opt,name=release,proto3,oneof"`
+}
+
 func (*ToCoordinator_Enrol) isToCoordinator_Body() {}
 
 func (*ToCoordinator_Register) isToCoordinator_Body() {}
@@ -328,6 +356,10 @@ func (*ToCoordinator_ListPending) isToCoordinator_Body() {}
 func (*ToCoordinator_Approve) isToCoordinator_Body() {}
 
 func (*ToCoordinator_Revoke) isToCoordinator_Body() {}
+
+func (*ToCoordinator_Publish) isToCoordinator_Body() {}
+
+func (*ToCoordinator_Release) isToCoordinator_Body() {}
 
 // ToAgent is every message that the coordinator sends.
 type ToAgent struct {
@@ -350,6 +382,9 @@ type ToAgent struct {
 	//	*ToAgent_Admitted
 	//	*ToAgent_Revocation
 	//	*ToAgent_Goodbye
+	//	*ToAgent_Published
+	//	*ToAgent_PublicLegs
+	//	*ToAgent_PublicClient
 	Body          isToAgent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -525,6 +560,33 @@ func (x *ToAgent) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *ToAgent) GetPublished() *Published {
+	if x != nil {
+		if x, ok := x.Body.(*ToAgent_Published); ok {
+			return x.Published
+		}
+	}
+	return nil
+}
+
+func (x *ToAgent) GetPublicLegs() *PublicLegs {
+	if x != nil {
+		if x, ok := x.Body.(*ToAgent_PublicLegs); ok {
+			return x.PublicLegs
+		}
+	}
+	return nil
+}
+
+func (x *ToAgent) GetPublicClient() *PublicClient {
+	if x != nil {
+		if x, ok := x.Body.(*ToAgent_PublicClient); ok {
+			return x.PublicClient
+		}
+	}
+	return nil
+}
+
 type isToAgent_Body interface {
 	isToAgent_Body()
 }
@@ -585,6 +647,18 @@ type ToAgent_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,15,opt,name=goodbye,proto3,oneof"`
 }
 
+type ToAgent_Published struct {
+	Published *Published `protobuf:"bytes,16,opt,name=published,proto3,oneof"`
+}
+
+type ToAgent_PublicLegs struct {
+	PublicLegs *PublicLegs `protobuf:"bytes,17,opt,name=public_legs,json=publicLegs,proto3,oneof"`
+}
+
+type ToAgent_PublicClient struct {
+	PublicClient *PublicClient `protobuf:"bytes,18,opt,name=public_client,json=publicClient,proto3,oneof"`
+}
+
 func (*ToAgent_Error) isToAgent_Body() {}
 
 func (*ToAgent_Done) isToAgent_Body() {}
@@ -612,6 +686,12 @@ func (*ToAgent_Admitted) isToAgent_Body() {}
 func (*ToAgent_Revocation) isToAgent_Body() {}
 
 func (*ToAgent_Goodbye) isToAgent_Body() {}
+
+func (*ToAgent_Published) isToAgent_Body() {}
+
+func (*ToAgent_PublicLegs) isToAgent_Body() {}
+
+func (*ToAgent_PublicClient) isToAgent_Body() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1720,10 +1800,11 @@ func (x *Go) GetFireAfterUs() uint32 {
 // Allocation is a relay's promise of one leg.
 type Allocation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`       // 8 bytes, the same for both legs
-	Leg           uint32                 `protobuf:"varint,2,opt,name=leg,proto3" json:"leg,omitempty"`    // 0 or 1
-	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`     // 32 bytes, for this leg's binds
-	Relay         []*Endpoint            `protobuf:"bytes,4,rep,name=relay,proto3" json:"relay,omitempty"` // where the relay listens over UDP
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                    // 8 bytes, the same for both legs
+	Leg           uint32                 `protobuf:"varint,2,opt,name=leg,proto3" json:"leg,omitempty"`                                 // 0 or 1
+	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`                                  // 32 bytes, for this leg's binds
+	Relay         []*Endpoint            `protobuf:"bytes,4,rep,name=relay,proto3" json:"relay,omitempty"`                              // where the relay listens over UDP
+	KeepaliveS    uint32                 `protobuf:"varint,5,opt,name=keepalive_s,json=keepaliveS,proto3" json:"keepalive_s,omitempty"` // how often to bind again; 0: every 15 s
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1784,6 +1865,13 @@ func (x *Allocation) GetRelay() []*Endpoint {
 		return x.Relay
 	}
 	return nil
+}
+
+func (x *Allocation) GetKeepaliveS() uint32 {
+	if x != nil {
+		return x.KeepaliveS
+	}
+	return 0
 }
 
 type CreateInvite struct {
@@ -2165,6 +2253,451 @@ func (x *Revocation) GetSigned() *Signed {
 	return nil
 }
 
+// Publish asks for ports of the coordinator that are open to clients without
+// an agent. It replaces what this member asked for before, and holds as long as
+// the control connection.
+type Publish struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ports         []*PublicPort          `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publish) Reset() {
+	*x = Publish{}
+	mi := &file_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publish) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publish) ProtoMessage() {}
+
+func (x *Publish) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publish.ProtoReflect.Descriptor instead.
+func (*Publish) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Publish) GetPorts() []*PublicPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+type PublicPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"` // the member's name for it
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Tcp           bool                   `protobuf:"varint,3,opt,name=tcp,proto3" json:"tcp,omitempty"`                                 // else UDP
+	Raw           bool                   `protobuf:"varint,4,opt,name=raw,proto3" json:"raw,omitempty"`                                 // UDP: datagrams cross unchanged; else they are sealed between agent and coordinator
+	Spares        uint32                 `protobuf:"varint,5,opt,name=spares,proto3" json:"spares,omitempty"`                           // UDP: unused legs that stand ready; 0 leaves it to the coordinator
+	KeepaliveS    uint32                 `protobuf:"varint,6,opt,name=keepalive_s,json=keepaliveS,proto3" json:"keepalive_s,omitempty"` // UDP: how often the agent would bind a leg again; 0 leaves it to the coordinator
+	Clients       bool                   `protobuf:"varint,7,opt,name=clients,proto3" json:"clients,omitempty"`                         // UDP: tell of each client by a PublicClient message
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicPort) Reset() {
+	*x = PublicPort{}
+	mi := &file_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicPort) ProtoMessage() {}
+
+func (x *PublicPort) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicPort.ProtoReflect.Descriptor instead.
+func (*PublicPort) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PublicPort) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *PublicPort) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PublicPort) GetTcp() bool {
+	if x != nil {
+		return x.Tcp
+	}
+	return false
+}
+
+func (x *PublicPort) GetRaw() bool {
+	if x != nil {
+		return x.Raw
+	}
+	return false
+}
+
+func (x *PublicPort) GetSpares() uint32 {
+	if x != nil {
+		return x.Spares
+	}
+	return 0
+}
+
+func (x *PublicPort) GetKeepaliveS() uint32 {
+	if x != nil {
+		return x.KeepaliveS
+	}
+	return 0
+}
+
+func (x *PublicPort) GetClients() bool {
+	if x != nil {
+		return x.Clients
+	}
+	return false
+}
+
+// Published answers Publish, port by port in its order.
+type Published struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ports         []*Publication         `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Published) Reset() {
+	*x = Published{}
+	mi := &file_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Published) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Published) ProtoMessage() {}
+
+func (x *Published) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Published.ProtoReflect.Descriptor instead.
+func (*Published) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Published) GetPorts() []*Publication {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+type Publication struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Tcp           bool                   `protobuf:"varint,3,opt,name=tcp,proto3" json:"tcp,omitempty"`
+	Refused       string                 `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"` // why not; empty: it is open
+	Spares        uint32                 `protobuf:"varint,5,opt,name=spares,proto3" json:"spares,omitempty"`  // what was granted
+	KeepaliveS    uint32                 `protobuf:"varint,6,opt,name=keepalive_s,json=keepaliveS,proto3" json:"keepalive_s,omitempty"`
+	Addrs         []*Endpoint            `protobuf:"bytes,7,rep,name=addrs,proto3" json:"addrs,omitempty"` // where clients reach it, as far as the coordinator knows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Publication) Reset() {
+	*x = Publication{}
+	mi := &file_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Publication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Publication) ProtoMessage() {}
+
+func (x *Publication) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Publication.ProtoReflect.Descriptor instead.
+func (*Publication) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Publication) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Publication) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Publication) GetTcp() bool {
+	if x != nil {
+		return x.Tcp
+	}
+	return false
+}
+
+func (x *Publication) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *Publication) GetSpares() uint32 {
+	if x != nil {
+		return x.Spares
+	}
+	return 0
+}
+
+func (x *Publication) GetKeepaliveS() uint32 {
+	if x != nil {
+		return x.KeepaliveS
+	}
+	return 0
+}
+
+func (x *Publication) GetAddrs() []*Endpoint {
+	if x != nil {
+		return x.Addrs
+	}
+	return nil
+}
+
+// PublicLegs are allocations whose other leg will be a client of a public UDP port.
+// The agent binds each at once, so that it stands ready. They come unasked,
+// as many as bring the unused ones to the number of spares.
+type PublicLegs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Allocations   []*Allocation          `protobuf:"bytes,3,rep,name=allocations,proto3" json:"allocations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicLegs) Reset() {
+	*x = PublicLegs{}
+	mi := &file_control_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicLegs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicLegs) ProtoMessage() {}
+
+func (x *PublicLegs) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicLegs.ProtoReflect.Descriptor instead.
+func (*PublicLegs) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *PublicLegs) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *PublicLegs) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PublicLegs) GetAllocations() []*Allocation {
+	if x != nil {
+		return x.Allocations
+	}
+	return nil
+}
+
+// PublicClient tells whose datagrams a leg carries.
+type PublicClient struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`     // of the allocation
+	Addr          []byte                 `protobuf:"bytes,2,opt,name=addr,proto3" json:"addr,omitempty"` // 4 or 16 bytes
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicClient) Reset() {
+	*x = PublicClient{}
+	mi := &file_control_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicClient) ProtoMessage() {}
+
+func (x *PublicClient) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicClient.ProtoReflect.Descriptor instead.
+func (*PublicClient) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PublicClient) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *PublicClient) GetAddr() []byte {
+	if x != nil {
+		return x.Addr
+	}
+	return nil
+}
+
+func (x *PublicClient) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// Release gives legs back: their clients have been silent for too long.
+type Release struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           [][]byte               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Release) Reset() {
+	*x = Release{}
+	mi := &file_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Release) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Release) ProtoMessage() {}
+
+func (x *Release) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Release.ProtoReflect.Descriptor instead.
+func (*Release) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Release) GetIds() [][]byte {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
 // Goodbye comes before the coordinator stops.
 type Goodbye struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2175,7 +2708,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2720,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2733,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Goodbye) GetBackInS() uint32 {
@@ -2215,7 +2748,7 @@ var File_control_proto protoreflect.FileDescriptor
 const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\rcontrol.proto\x12\rrendezvous.v1\x1a\n" +
-	"peer.proto\"\xc6\x04\n" +
+	"peer.proto\"\xae\x05\n" +
 	"\rToCoordinator\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
 	"\x05enrol\x18\x02 \x01(\v2\x14.rendezvous.v1.EnrolH\x00R\x05enrol\x125\n" +
@@ -2228,8 +2761,10 @@ const file_control_proto_rawDesc = "" +
 	"\flist_pending\x18\t \x01(\v2\x1a.rendezvous.v1.ListPendingH\x00R\vlistPending\x122\n" +
 	"\aapprove\x18\n" +
 	" \x01(\v2\x16.rendezvous.v1.ApproveH\x00R\aapprove\x12/\n" +
-	"\x06revoke\x18\v \x01(\v2\x15.rendezvous.v1.RevokeH\x00R\x06revokeB\x06\n" +
-	"\x04body\"\x83\x06\n" +
+	"\x06revoke\x18\v \x01(\v2\x15.rendezvous.v1.RevokeH\x00R\x06revoke\x122\n" +
+	"\apublish\x18\f \x01(\v2\x16.rendezvous.v1.PublishH\x00R\apublish\x122\n" +
+	"\arelease\x18\r \x01(\v2\x16.rendezvous.v1.ReleaseH\x00R\areleaseB\x06\n" +
+	"\x04body\"\xbf\a\n" +
 	"\aToAgent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
 	"\x05error\x18\x02 \x01(\v2\x14.rendezvous.v1.ErrorH\x00R\x05error\x12)\n" +
@@ -2252,7 +2787,11 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"revocation\x18\x0e \x01(\v2\x19.rendezvous.v1.RevocationH\x00R\n" +
 	"revocation\x122\n" +
-	"\agoodbye\x18\x0f \x01(\v2\x16.rendezvous.v1.GoodbyeH\x00R\agoodbyeB\x06\n" +
+	"\agoodbye\x18\x0f \x01(\v2\x16.rendezvous.v1.GoodbyeH\x00R\agoodbye\x128\n" +
+	"\tpublished\x18\x10 \x01(\v2\x18.rendezvous.v1.PublishedH\x00R\tpublished\x12<\n" +
+	"\vpublic_legs\x18\x11 \x01(\v2\x19.rendezvous.v1.PublicLegsH\x00R\n" +
+	"publicLegs\x12B\n" +
+	"\rpublic_client\x18\x12 \x01(\v2\x1b.rendezvous.v1.PublicClientH\x00R\fpublicClientB\x06\n" +
 	"\x04body\"D\n" +
 	"\x05Error\x12'\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x13.rendezvous.v1.CodeR\x04code\x12\x12\n" +
@@ -2340,13 +2879,15 @@ const file_control_proto_rawDesc = "" +
 	"\rfire_after_us\x18\x05 \x01(\rR\vfireAfterUs\"L\n" +
 	"\x02Go\x12\"\n" +
 	"\fintroduction\x18\x01 \x01(\x04R\fintroduction\x12\"\n" +
-	"\rfire_after_us\x18\x02 \x01(\rR\vfireAfterUs\"o\n" +
+	"\rfire_after_us\x18\x02 \x01(\rR\vfireAfterUs\"\x90\x01\n" +
 	"\n" +
 	"Allocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
 	"\x03leg\x18\x02 \x01(\rR\x03leg\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\fR\x03key\x12-\n" +
-	"\x05relay\x18\x04 \x03(\v2\x17.rendezvous.v1.EndpointR\x05relay\"?\n" +
+	"\x05relay\x18\x04 \x03(\v2\x17.rendezvous.v1.EndpointR\x05relay\x12\x1f\n" +
+	"\vkeepalive_s\x18\x05 \x01(\rR\n" +
+	"keepaliveS\"?\n" +
 	"\fCreateInvite\x12\x1b\n" +
 	"\texpires_s\x18\x01 \x01(\rR\bexpiresS\x12\x12\n" +
 	"\x04uses\x18\x02 \x01(\rR\x04uses\"%\n" +
@@ -2368,7 +2909,41 @@ const file_control_proto_rawDesc = "" +
 	"revocation\";\n" +
 	"\n" +
 	"Revocation\x12-\n" +
-	"\x06signed\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\x06signed\"%\n" +
+	"\x06signed\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\x06signed\":\n" +
+	"\aPublish\x12/\n" +
+	"\x05ports\x18\x01 \x03(\v2\x19.rendezvous.v1.PublicPortR\x05ports\"\xb1\x01\n" +
+	"\n" +
+	"PublicPort\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x10\n" +
+	"\x03tcp\x18\x03 \x01(\bR\x03tcp\x12\x10\n" +
+	"\x03raw\x18\x04 \x01(\bR\x03raw\x12\x16\n" +
+	"\x06spares\x18\x05 \x01(\rR\x06spares\x12\x1f\n" +
+	"\vkeepalive_s\x18\x06 \x01(\rR\n" +
+	"keepaliveS\x12\x18\n" +
+	"\aclients\x18\a \x01(\bR\aclients\"=\n" +
+	"\tPublished\x120\n" +
+	"\x05ports\x18\x01 \x03(\v2\x1a.rendezvous.v1.PublicationR\x05ports\"\xcf\x01\n" +
+	"\vPublication\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x10\n" +
+	"\x03tcp\x18\x03 \x01(\bR\x03tcp\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\x12\x16\n" +
+	"\x06spares\x18\x05 \x01(\rR\x06spares\x12\x1f\n" +
+	"\vkeepalive_s\x18\x06 \x01(\rR\n" +
+	"keepaliveS\x12-\n" +
+	"\x05addrs\x18\a \x03(\v2\x17.rendezvous.v1.EndpointR\x05addrs\"w\n" +
+	"\n" +
+	"PublicLegs\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12;\n" +
+	"\vallocations\x18\x03 \x03(\v2\x19.rendezvous.v1.AllocationR\vallocations\"F\n" +
+	"\fPublicClient\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\x1b\n" +
+	"\aRelease\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\fR\x03ids\"%\n" +
 	"\aGoodbye\x12\x1a\n" +
 	"\tback_in_s\x18\x01 \x01(\rR\abackInS*\xcd\x02\n" +
 	"\x04Code\x12\x14\n" +
@@ -2402,7 +2977,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_control_proto_goTypes = []any{
 	(Code)(0),             // 0: rendezvous.v1.Code
 	(*ToCoordinator)(nil), // 1: rendezvous.v1.ToCoordinator
@@ -2433,9 +3008,16 @@ var file_control_proto_goTypes = []any{
 	(*Admitted)(nil),      // 26: rendezvous.v1.Admitted
 	(*Revoke)(nil),        // 27: rendezvous.v1.Revoke
 	(*Revocation)(nil),    // 28: rendezvous.v1.Revocation
-	(*Goodbye)(nil),       // 29: rendezvous.v1.Goodbye
-	(*Signed)(nil),        // 30: rendezvous.v1.Signed
-	(Transport)(0),        // 31: rendezvous.v1.Transport
+	(*Publish)(nil),       // 29: rendezvous.v1.Publish
+	(*PublicPort)(nil),    // 30: rendezvous.v1.PublicPort
+	(*Published)(nil),     // 31: rendezvous.v1.Published
+	(*Publication)(nil),   // 32: rendezvous.v1.Publication
+	(*PublicLegs)(nil),    // 33: rendezvous.v1.PublicLegs
+	(*PublicClient)(nil),  // 34: rendezvous.v1.PublicClient
+	(*Release)(nil),       // 35: rendezvous.v1.Release
+	(*Goodbye)(nil),       // 36: rendezvous.v1.Goodbye
+	(*Signed)(nil),        // 37: rendezvous.v1.Signed
+	(Transport)(0),        // 38: rendezvous.v1.Transport
 }
 var file_control_proto_depIdxs = []int32{
 	5,  // 0: rendezvous.v1.ToCoordinator.enrol:type_name -> rendezvous.v1.Enrol
@@ -2448,43 +3030,52 @@ var file_control_proto_depIdxs = []int32{
 	23, // 7: rendezvous.v1.ToCoordinator.list_pending:type_name -> rendezvous.v1.ListPending
 	25, // 8: rendezvous.v1.ToCoordinator.approve:type_name -> rendezvous.v1.Approve
 	27, // 9: rendezvous.v1.ToCoordinator.revoke:type_name -> rendezvous.v1.Revoke
-	3,  // 10: rendezvous.v1.ToAgent.error:type_name -> rendezvous.v1.Error
-	4,  // 11: rendezvous.v1.ToAgent.done:type_name -> rendezvous.v1.Done
-	6,  // 12: rendezvous.v1.ToAgent.enrolled:type_name -> rendezvous.v1.Enrolled
-	8,  // 13: rendezvous.v1.ToAgent.registered:type_name -> rendezvous.v1.Registered
-	13, // 14: rendezvous.v1.ToAgent.member:type_name -> rendezvous.v1.Member
-	15, // 15: rendezvous.v1.ToAgent.introduced:type_name -> rendezvous.v1.Introduced
-	16, // 16: rendezvous.v1.ToAgent.offer:type_name -> rendezvous.v1.Offer
-	18, // 17: rendezvous.v1.ToAgent.answer:type_name -> rendezvous.v1.Answer
-	19, // 18: rendezvous.v1.ToAgent.go:type_name -> rendezvous.v1.Go
-	22, // 19: rendezvous.v1.ToAgent.invite_created:type_name -> rendezvous.v1.InviteCreated
-	24, // 20: rendezvous.v1.ToAgent.pending:type_name -> rendezvous.v1.Pending
-	26, // 21: rendezvous.v1.ToAgent.admitted:type_name -> rendezvous.v1.Admitted
-	28, // 22: rendezvous.v1.ToAgent.revocation:type_name -> rendezvous.v1.Revocation
-	29, // 23: rendezvous.v1.ToAgent.goodbye:type_name -> rendezvous.v1.Goodbye
-	0,  // 24: rendezvous.v1.Error.code:type_name -> rendezvous.v1.Code
-	30, // 25: rendezvous.v1.Enrol.record:type_name -> rendezvous.v1.Signed
-	30, // 26: rendezvous.v1.Register.record:type_name -> rendezvous.v1.Signed
-	11, // 27: rendezvous.v1.Register.standing:type_name -> rendezvous.v1.Standing
-	10, // 28: rendezvous.v1.Registered.stun:type_name -> rendezvous.v1.Endpoint
-	28, // 29: rendezvous.v1.Registered.revocations:type_name -> rendezvous.v1.Revocation
-	9,  // 30: rendezvous.v1.Registered.doors:type_name -> rendezvous.v1.Door
-	31, // 31: rendezvous.v1.Door.transport:type_name -> rendezvous.v1.Transport
-	30, // 32: rendezvous.v1.Member.record:type_name -> rendezvous.v1.Signed
-	11, // 33: rendezvous.v1.Introduced.standing:type_name -> rendezvous.v1.Standing
-	20, // 34: rendezvous.v1.Introduced.allocation:type_name -> rendezvous.v1.Allocation
-	13, // 35: rendezvous.v1.Offer.from:type_name -> rendezvous.v1.Member
-	20, // 36: rendezvous.v1.Offer.allocation:type_name -> rendezvous.v1.Allocation
-	10, // 37: rendezvous.v1.Allocation.relay:type_name -> rendezvous.v1.Endpoint
-	13, // 38: rendezvous.v1.Pending.members:type_name -> rendezvous.v1.Member
-	13, // 39: rendezvous.v1.Admitted.by:type_name -> rendezvous.v1.Member
-	28, // 40: rendezvous.v1.Revoke.revocation:type_name -> rendezvous.v1.Revocation
-	30, // 41: rendezvous.v1.Revocation.signed:type_name -> rendezvous.v1.Signed
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	29, // 10: rendezvous.v1.ToCoordinator.publish:type_name -> rendezvous.v1.Publish
+	35, // 11: rendezvous.v1.ToCoordinator.release:type_name -> rendezvous.v1.Release
+	3,  // 12: rendezvous.v1.ToAgent.error:type_name -> rendezvous.v1.Error
+	4,  // 13: rendezvous.v1.ToAgent.done:type_name -> rendezvous.v1.Done
+	6,  // 14: rendezvous.v1.ToAgent.enrolled:type_name -> rendezvous.v1.Enrolled
+	8,  // 15: rendezvous.v1.ToAgent.registered:type_name -> rendezvous.v1.Registered
+	13, // 16: rendezvous.v1.ToAgent.member:type_name -> rendezvous.v1.Member
+	15, // 17: rendezvous.v1.ToAgent.introduced:type_name -> rendezvous.v1.Introduced
+	16, // 18: rendezvous.v1.ToAgent.offer:type_name -> rendezvous.v1.Offer
+	18, // 19: rendezvous.v1.ToAgent.answer:type_name -> rendezvous.v1.Answer
+	19, // 20: rendezvous.v1.ToAgent.go:type_name -> rendezvous.v1.Go
+	22, // 21: rendezvous.v1.ToAgent.invite_created:type_name -> rendezvous.v1.InviteCreated
+	24, // 22: rendezvous.v1.ToAgent.pending:type_name -> rendezvous.v1.Pending
+	26, // 23: rendezvous.v1.ToAgent.admitted:type_name -> rendezvous.v1.Admitted
+	28, // 24: rendezvous.v1.ToAgent.revocation:type_name -> rendezvous.v1.Revocation
+	36, // 25: rendezvous.v1.ToAgent.goodbye:type_name -> rendezvous.v1.Goodbye
+	31, // 26: rendezvous.v1.ToAgent.published:type_name -> rendezvous.v1.Published
+	33, // 27: rendezvous.v1.ToAgent.public_legs:type_name -> rendezvous.v1.PublicLegs
+	34, // 28: rendezvous.v1.ToAgent.public_client:type_name -> rendezvous.v1.PublicClient
+	0,  // 29: rendezvous.v1.Error.code:type_name -> rendezvous.v1.Code
+	37, // 30: rendezvous.v1.Enrol.record:type_name -> rendezvous.v1.Signed
+	37, // 31: rendezvous.v1.Register.record:type_name -> rendezvous.v1.Signed
+	11, // 32: rendezvous.v1.Register.standing:type_name -> rendezvous.v1.Standing
+	10, // 33: rendezvous.v1.Registered.stun:type_name -> rendezvous.v1.Endpoint
+	28, // 34: rendezvous.v1.Registered.revocations:type_name -> rendezvous.v1.Revocation
+	9,  // 35: rendezvous.v1.Registered.doors:type_name -> rendezvous.v1.Door
+	38, // 36: rendezvous.v1.Door.transport:type_name -> rendezvous.v1.Transport
+	37, // 37: rendezvous.v1.Member.record:type_name -> rendezvous.v1.Signed
+	11, // 38: rendezvous.v1.Introduced.standing:type_name -> rendezvous.v1.Standing
+	20, // 39: rendezvous.v1.Introduced.allocation:type_name -> rendezvous.v1.Allocation
+	13, // 40: rendezvous.v1.Offer.from:type_name -> rendezvous.v1.Member
+	20, // 41: rendezvous.v1.Offer.allocation:type_name -> rendezvous.v1.Allocation
+	10, // 42: rendezvous.v1.Allocation.relay:type_name -> rendezvous.v1.Endpoint
+	13, // 43: rendezvous.v1.Pending.members:type_name -> rendezvous.v1.Member
+	13, // 44: rendezvous.v1.Admitted.by:type_name -> rendezvous.v1.Member
+	28, // 45: rendezvous.v1.Revoke.revocation:type_name -> rendezvous.v1.Revocation
+	37, // 46: rendezvous.v1.Revocation.signed:type_name -> rendezvous.v1.Signed
+	30, // 47: rendezvous.v1.Publish.ports:type_name -> rendezvous.v1.PublicPort
+	32, // 48: rendezvous.v1.Published.ports:type_name -> rendezvous.v1.Publication
+	10, // 49: rendezvous.v1.Publication.addrs:type_name -> rendezvous.v1.Endpoint
+	20, // 50: rendezvous.v1.PublicLegs.allocations:type_name -> rendezvous.v1.Allocation
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2504,6 +3095,8 @@ func file_control_proto_init() {
 		(*ToCoordinator_ListPending)(nil),
 		(*ToCoordinator_Approve)(nil),
 		(*ToCoordinator_Revoke)(nil),
+		(*ToCoordinator_Publish)(nil),
+		(*ToCoordinator_Release)(nil),
 	}
 	file_control_proto_msgTypes[1].OneofWrappers = []any{
 		(*ToAgent_Error)(nil),
@@ -2520,6 +3113,9 @@ func file_control_proto_init() {
 		(*ToAgent_Admitted)(nil),
 		(*ToAgent_Revocation)(nil),
 		(*ToAgent_Goodbye)(nil),
+		(*ToAgent_Published)(nil),
+		(*ToAgent_PublicLegs)(nil),
+		(*ToAgent_PublicClient)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2527,7 +3123,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

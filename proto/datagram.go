@@ -89,10 +89,16 @@ const (
 const (
 	FlowBits    = 14
 	CounterBits = 14
-	// MaxFlow is the highest flow number; flow 0 is the session's own.
-	MaxFlow = 1<<FlowBits - 1
+	// MaxFlow is the highest number of a client's flow.
+	MaxFlow = 1<<FlowBits - 3
 	// ControlFlow carries frames and parts.
 	ControlFlow = 0
+	// QUICFlow carries the packets of a QUIC connection between the two agents,
+	// StreamFlow the pieces of a byte stream. Both carry TCP services.
+	QUICFlow   = 1<<FlowBits - 1
+	StreamFlow = 1<<FlowBits - 2
+
+	flowMask = 1<<FlowBits - 1
 )
 
 // Header stands before every sealed datagram:
@@ -112,7 +118,7 @@ type Header struct {
 // PutHeader writes h into the first HeaderSize bytes of b.
 func PutHeader(b []byte, epoch uint8, flow uint16, counter uint64) {
 	binary.BigEndian.PutUint32(b, dataMark<<29|uint32(epoch&1)<<28|
-		uint32(flow&MaxFlow)<<CounterBits|uint32(counter)&(1<<CounterBits-1))
+		uint32(flow&flowMask)<<CounterBits|uint32(counter)&(1<<CounterBits-1))
 }
 
 // ParseHeader reads the header of a sealed datagram. A datagram that has no
@@ -127,7 +133,7 @@ func ParseHeader(b []byte) (Header, error) {
 	}
 	return Header{
 		Epoch:   uint8(v>>28) & 1,
-		Flow:    uint16(v>>CounterBits) & MaxFlow,
+		Flow:    uint16(v>>CounterBits) & flowMask,
 		Counter: uint16(v & (1<<CounterBits - 1)),
 	}, nil
 }

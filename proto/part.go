@@ -44,7 +44,7 @@ func ParsePart(b []byte) (Part, error) {
 		Count:   b[8],
 		Payload: b[PartSize:],
 	}
-	if b[0] != FramePart || p.Count == 0 || p.Index >= p.Count || p.Flow > MaxFlow {
+	if b[0] != FramePart || p.Count == 0 || p.Index >= p.Count || p.Flow > flowMask {
 		return Part{}, ErrForm
 	}
 	return p, nil

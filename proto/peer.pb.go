@@ -1671,6 +1671,186 @@ func (x *Attempt) GetMs() uint32 {
 	return 0
 }
 
+// Connect stands first on every stream that carries a TCP connection of a
+// client to a service: from the dialing agent, and from the coordinator for a
+// public port. The stream then carries Pieces; see SPEC.md.
+type Connect struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Instance      uint64                 `protobuf:"varint,1,opt,name=instance,proto3" json:"instance,omitempty"` // of the run of whoever opens it; with id it names the connection for as long as that lives
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	Service       string                 `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"`                             // the kinds of path that may carry it; empty means all
+	ClientAddr    []byte                 `protobuf:"bytes,5,opt,name=client_addr,json=clientAddr,proto3" json:"client_addr,omitempty"` // 4 or 16 bytes: who connected, for a service that wants to know
+	ClientPort    uint32                 `protobuf:"varint,6,opt,name=client_port,json=clientPort,proto3" json:"client_port,omitempty"`
+	ListenAddr    []byte                 `protobuf:"bytes,7,opt,name=listen_addr,json=listenAddr,proto3" json:"listen_addr,omitempty"` // where to
+	ListenPort    uint32                 `protobuf:"varint,8,opt,name=listen_port,json=listenPort,proto3" json:"listen_port,omitempty"`
+	Resume        bool                   `protobuf:"varint,9,opt,name=resume,proto3" json:"resume,omitempty"`      // the connection lives already: go on over this stream
+	Received      uint64                 `protobuf:"varint,10,opt,name=received,proto3" json:"received,omitempty"` // bytes that the opener has of the other side, where it resumes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connect) Reset() {
+	*x = Connect{}
+	mi := &file_peer_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connect) ProtoMessage() {}
+
+func (x *Connect) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connect.ProtoReflect.Descriptor instead.
+func (*Connect) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Connect) GetInstance() uint64 {
+	if x != nil {
+		return x.Instance
+	}
+	return 0
+}
+
+func (x *Connect) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Connect) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Connect) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *Connect) GetClientAddr() []byte {
+	if x != nil {
+		return x.ClientAddr
+	}
+	return nil
+}
+
+func (x *Connect) GetClientPort() uint32 {
+	if x != nil {
+		return x.ClientPort
+	}
+	return 0
+}
+
+func (x *Connect) GetListenAddr() []byte {
+	if x != nil {
+		return x.ListenAddr
+	}
+	return nil
+}
+
+func (x *Connect) GetListenPort() uint32 {
+	if x != nil {
+		return x.ListenPort
+	}
+	return 0
+}
+
+func (x *Connect) GetResume() bool {
+	if x != nil {
+		return x.Resume
+	}
+	return false
+}
+
+func (x *Connect) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+// Connected answers.
+type Connected struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refused       string                 `protobuf:"bytes,1,opt,name=refused,proto3" json:"refused,omitempty"`    // why not; empty: it is open
+	Received      uint64                 `protobuf:"varint,2,opt,name=received,proto3" json:"received,omitempty"` // bytes that this side has, where it resumes
+	Paths         []string               `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`        // the kinds of path that the service allows; empty means all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Connected) Reset() {
+	*x = Connected{}
+	mi := &file_peer_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Connected) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Connected) ProtoMessage() {}
+
+func (x *Connected) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Connected.ProtoReflect.Descriptor instead.
+func (*Connected) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Connected) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
+func (x *Connected) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *Connected) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
 var File_peer_proto protoreflect.FileDescriptor
 
 const file_peer_proto_rawDesc = "" +
@@ -1793,7 +1973,27 @@ const file_peer_proto_rawDesc = "" +
 	"\bevidence\x18\x04 \x01(\tR\bevidence\x12\x16\n" +
 	"\x06advice\x18\x05 \x01(\tR\x06advice\x12&\n" +
 	"\x0fstarted_unix_ns\x18\x06 \x01(\x03R\rstartedUnixNs\x12\x0e\n" +
-	"\x02ms\x18\a \x01(\rR\x02ms*t\n" +
+	"\x02ms\x18\a \x01(\rR\x02ms\"\x9d\x02\n" +
+	"\aConnect\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\x12\x14\n" +
+	"\x05paths\x18\x04 \x03(\tR\x05paths\x12\x1f\n" +
+	"\vclient_addr\x18\x05 \x01(\fR\n" +
+	"clientAddr\x12\x1f\n" +
+	"\vclient_port\x18\x06 \x01(\rR\n" +
+	"clientPort\x12\x1f\n" +
+	"\vlisten_addr\x18\a \x01(\fR\n" +
+	"listenAddr\x12\x1f\n" +
+	"\vlisten_port\x18\b \x01(\rR\n" +
+	"listenPort\x12\x16\n" +
+	"\x06resume\x18\t \x01(\bR\x06resume\x12\x1a\n" +
+	"\breceived\x18\n" +
+	" \x01(\x04R\breceived\"W\n" +
+	"\tConnected\x12\x18\n" +
+	"\arefused\x18\x01 \x01(\tR\arefused\x12\x1a\n" +
+	"\breceived\x18\x02 \x01(\x04R\breceived\x12\x14\n" +
+	"\x05paths\x18\x03 \x03(\tR\x05paths*t\n" +
 	"\rCandidateType\x12\x19\n" +
 	"\x15CANDIDATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eCANDIDATE_HOST\x10\x01\x12\x1e\n" +
@@ -1818,7 +2018,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_peer_proto_goTypes = []any{
 	(CandidateType)(0),        // 0: rendezvous.v1.CandidateType
 	(Transport)(0),            // 1: rendezvous.v1.Transport
@@ -1844,6 +2044,8 @@ var file_peer_proto_goTypes = []any{
 	(*Told)(nil),              // 21: rendezvous.v1.Told
 	(*Bye)(nil),               // 22: rendezvous.v1.Bye
 	(*Attempt)(nil),           // 23: rendezvous.v1.Attempt
+	(*Connect)(nil),           // 24: rendezvous.v1.Connect
+	(*Connected)(nil),         // 25: rendezvous.v1.Connected
 }
 var file_peer_proto_depIdxs = []int32{
 	0,  // 0: rendezvous.v1.Candidate.type:type_name -> rendezvous.v1.CandidateType
@@ -1899,7 +2101,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -36,7 +36,7 @@ func headerCase(name string, epoch uint8, flow uint16, counter uint64) wireCase 
 			return b
 		},
 		func(b []byte) (any, error) { return ParseHeader(b) },
-		Header{epoch & 1, flow & MaxFlow, uint16(counter % (1 << CounterBits))},
+		Header{epoch & 1, flow & flowMask, uint16(counter % (1 << CounterBits))},
 	}
 }
 
@@ -76,7 +76,7 @@ var (
 
 var wireCases = []wireCase{
 	headerCase("all zero", 0, 0, 0),
-	headerCase("all ones", 1, MaxFlow, 1<<CounterBits-1),
+	headerCase("all ones", 1, flowMask, 1<<CounterBits-1),
 	headerCase("epoch alone", 1, 0, 0),
 	headerCase("flow 1", 0, 1, 0),
 	headerCase("flow 8192", 0, 8192, 0),
@@ -96,7 +96,7 @@ var wireCases = []wireCase{
 	bindCase("bound, gone", KindBound, Bind{Bound: true, Allocation: token, Counter: 7, Gone: true, Observed: address, MAC: mac}),
 	partCase("first of two", Part{Flow: 1, ID: 0x01020304, Index: 0, Count: 2, Payload: []byte("ab")}),
 	partCase("of a frame", Part{Flow: ControlFlow, ID: 5, Index: 1, Count: 3, Payload: []byte{FrameControl}}),
-	partCase("last of 255, empty", Part{Flow: MaxFlow, ID: 1<<32 - 1, Index: 254, Count: 255, Payload: []byte{}}),
+	partCase("last of 255, empty", Part{Flow: flowMask, ID: 1<<32 - 1, Index: 254, Count: 255, Payload: []byte{}}),
 	{"prime", KindPrime, Prime, func(b []byte) (any, error) { return len(b), nil }, 1},
 }
 

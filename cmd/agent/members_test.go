@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rendezvous/internal/agent"
+	"rendezvous/internal/forward"
 	"rendezvous/internal/ops"
 	"rendezvous/proto"
 )
@@ -67,8 +68,8 @@ func TestConfigReplacesWhatWasAdded(t *testing.T) {
 		}
 		return d
 	}
-	service := agent.Service{Name: "wg", Host: "h", Port: 1}
-	other := agent.Service{Name: "dns", Host: "h", Port: 1}
+	service := agent.Service{Name: "wg", Target: forward.Target{Scheme: "udp", Host: "h", Port: 1}}
+	other := agent.Service{Name: "dns", Target: forward.Target{Scheme: "udp", Host: "h", Port: 1}}
 	for _, err := range []error{
 		s.PutService(service), s.PutService(other),
 		s.PutDial(dial("a/same=udp://127.0.0.1:1")),
@@ -82,7 +83,7 @@ func TestConfigReplacesWhatWasAdded(t *testing.T) {
 	}
 	cfg := agent.DefaultConfig()
 	cfg.State = s
-	cfg.Expose = []agent.Service{{Name: "wg", Host: "h", Port: 2}}
+	cfg.Expose = []agent.Service{{Name: "wg", Target: forward.Target{Scheme: "udp", Host: "h", Port: 2}}}
 	cfg.Dial = []agent.Dial{dial("a/same=udp://127.0.0.1:9"), dial("x/y=udp://127.0.0.1:2"), dial("z/z=udp://127.0.0.1:0")}
 	if err := forgetReplaced(cfg, zerolog.New(io.Discard)); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"rendezvous/internal/forward"
 	"rendezvous/internal/ops"
 )
 
@@ -85,7 +86,7 @@ func TestAPICrossesTheSocket(t *testing.T) {
 	d := &fakeDaemon{}
 	c := serveFake(t, d)
 	ctx := t.Context()
-	service := Service{Name: "wg", Host: "127.0.0.1", Port: 51820, Raw: true}
+	service := Service{Name: "wg", Target: forward.Target{Scheme: "udp", Host: "127.0.0.1", Port: 51820, Raw: true}}
 	dial := Dial{Peer: "home", Service: "wg", Host: "127.0.0.1", Port: 51821}
 	for _, err := range []error{
 		c.Expose(ctx, service),
@@ -133,7 +134,7 @@ func TestAPIErrors(t *testing.T) {
 	}
 	for what, err := range map[string]error{
 		"peer's name":    func() error { _, err := c.Ping(ctx, "No!"); return err }(),
-		"service's name": c.Expose(ctx, Service{Name: "No!", Host: "h", Port: 1}),
+		"service's name": c.Expose(ctx, Service{Name: "No!", Target: forward.Target{Scheme: "udp", Host: "h", Port: 1}}),
 		"dial's peer":    c.Dial(ctx, Dial{Peer: "", Service: "wg", Host: "h", Port: 1}),
 	} {
 		if ops.ExitCode(err) != ops.ExitUsage {

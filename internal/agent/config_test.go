@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rendezvous/internal/faketcp"
+	"rendezvous/internal/forward"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/session"
@@ -54,8 +55,8 @@ log: debug
 	want := Config{Settings: Settings{
 		Name: "home",
 		Expose: []Service{
-			{Name: "wg", Host: "127.0.0.1", Port: 51820, Raw: true},
-			{Name: "game", Host: "::1", Port: 7777},
+			{Name: "wg", Target: forward.Target{Scheme: "udp", Host: "127.0.0.1", Port: 51820, Raw: true}},
+			{Name: "game", Target: forward.Target{Scheme: "udp", Host: "::1", Port: 7777}},
 		},
 		Dial: []Dial{
 			{Peer: "office", Service: "dns", Host: "127.0.0.1", Port: 5353},
@@ -129,7 +130,7 @@ func TestConfigFaults(t *testing.T) {
 		{"level", "log: loud\n", `agent.yaml:1: log: there is no log level "loud"; there are [debug info warn error]`},
 		{"metrics", "metrics: 9464\n", `agent.yaml:1: metrics: "9464" is not HOST:PORT, as in 127.0.0.1:9464`},
 		{"pattern", "interfaces:\n  ignore: ['[']\n", `agent.yaml:1: interfaces: ignore: "[" is not a pattern like docker*`},
-		{"flows", "flows: {unanswered: 5m, max: 0}\n", "agent.yaml:1: flows: max is 0 and must be from 1 to 16383"},
+		{"flows", "flows: {unanswered: 5m, max: 0}\n", "agent.yaml:1: flows: max is 0 and must be from 1 to 16381"},
 		{"not YAML", "expose: [\n", "agent.yaml: line 1: did not find expected node content"},
 		{"not a mapping", "- wg\n", "agent.yaml:1: "},
 	}
@@ -167,7 +168,7 @@ func TestConfigExitCode(t *testing.T) {
 
 func TestFlags(t *testing.T) {
 	c := DefaultConfig()
-	c.Expose = []Service{{Name: "wg", Host: "h", Port: 1}}
+	c.Expose = []Service{{Name: "wg", Target: forward.Target{Scheme: "udp", Host: "h", Port: 1}}}
 	c.Paths = []path.Kind{path.DirectUDP}
 	if err := c.AddFlags([]string{"dns=udp://127.0.0.1:53"}, []string{"home/wg=udp://127.0.0.1:51821"}, "relay-udp,direct-udp"); err != nil {
 		t.Fatal(err)

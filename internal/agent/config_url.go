@@ -13,45 +13,20 @@ import (
 	"rendezvous/internal/path"
 )
 
-// Service is a local UDP service that peers may dial by its name.
+// Service is a local service that peers may dial by its name.
 type Service struct {
 	Name string
-	Host string // where it listens: an IP address or a host name
-	Port uint16
-	Raw  bool       // it protects its own payload, which crosses unchanged
-	Only path.Kinds // that may carry its datagrams; empty: all
+	forward.Target
 }
 
 // Dial is a local address that leads to a peer's service.
 type Dial struct {
 	Peer    string
 	Service string
+	TCP     bool       // carries connections, not datagrams
 	Host    string     // where we listen for local clients
 	Port    uint16     // 0: any free port
 	Only    path.Kinds // that may carry its datagrams; empty: all
-}
-
-// Addr is where the service listens, as host:port.
-func (s Service) Addr() string { return hostPort(s.Host, s.Port) }
-
-// URL is the service's address as users write it.
-func (s Service) URL() string {
-	u := udpURL(s.Host, s.Port)
-	if s.Raw {
-		u += "?raw"
-	}
-	return withRule(u, s.Only)
-}
-
-// withRule adds a rule to a URL's options.
-func withRule(u string, only path.Kinds) string {
-	switch {
-	case only == 0:
-		return u
-	case strings.Contains(u, "?"):
-		return u + "&paths=" + only.String()
-	}
-	return u + "?paths=" + only.String()
 }
 
 func (s Service) String() string { return s.Name + "=" + s.URL() }
@@ -60,7 +35,13 @@ func (s Service) String() string { return s.Name + "=" + s.URL() }
 func (d Dial) Addr() string { return hostPort(d.Host, d.Port) }
 
 // URL is where we listen, as users write it.
-func (d Dial) URL() string { return withRule(udpURL(d.Host, d.Port), d.Only) }
+func (d Dial) URL() string {
+	t := forward.Target{Scheme: "udp", Host: d.Host, Port: d.Port, Only: d.Only}
+	if d.TCP {
+		t.Scheme = "tcp"
+	}
+	return t.URL()
+}
 
 // Target is the peer's service as users write it: PEER/NAME.
 func (d Dial) Target() string { return d.Peer + "/" + d.Service }
@@ -87,7 +68,7 @@ func ParseService(name, rawURL string) (Service, error) {
 	case !isHost(t.Host):
 		return Service{}, fmt.Errorf("%q has a host that is neither an IP address nor a name", rawURL)
 	}
-	return Service{Name: name, Host: t.Host, Port: t.Port, Raw: t.Raw, Only: t.Only}, nil
+	return Service{Name: name, Target: t}, nil
 }
 
 func noTCP(rawURL string) error {
@@ -179,11 +160,6 @@ func CheckName(what, name string) error {
 		return fmt.Errorf("the %s name %q may hold only a-z, 0-9 and -, and neither begin nor end with -", what, name)
 	}
 	return nil
-}
-
-func udpURL(host string, port uint16) string {
-	u := url.URL{Scheme: "udp", Host: hostPort(host, port)} // escapes the zone of an IPv6 address
-	return u.String()
 }
 
 func isHost(host string) bool {

@@ -33,7 +33,7 @@ func (a *Agent) Status() Status {
 	}
 	for _, p := range a.peers.all() {
 		for _, d := range p.flows.Dials() {
-			st.Dials = append(st.Dials, DialStatus{Peer: p.name, Service: d.Service, Listen: withRule("udp://"+d.Listen.String(), d.Only),
+			st.Dials = append(st.Dials, DialStatus{Peer: p.name, Service: d.Service, Listen: urlOf(d),
 				Paths: d.Rule.Names(), Flows: d.Flows, Error: d.Error})
 		}
 		if s, ok := p.status(); ok {
@@ -41,6 +41,11 @@ func (a *Agent) Status() Status {
 		}
 	}
 	return st
+}
+
+// urlOf is where a dial listens, as users write it.
+func urlOf(d forward.DialStatus) string {
+	return Dial{Host: d.Listen.Addr().String(), Port: d.Listen.Port(), Only: d.Only}.URL()
 }
 
 func (l *link) status() CoordinatorStatus {

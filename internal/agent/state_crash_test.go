@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"rendezvous/internal/forward"
 )
 
 // A write that fails leaves file and memory as they were.
@@ -167,7 +169,7 @@ func writeUntilKilled(dir string) {
 		from = int(list[0].Port)
 	}
 	for port := from + 1; port < 65536; port++ {
-		if err := s.PutService(Service{Name: "wg", Host: "h", Port: uint16(port)}); err != nil {
+		if err := s.PutService(Service{Name: "wg", Target: forward.Target{Scheme: "udp", Host: "h", Port: uint16(port)}}); err != nil {
 			panic(err)
 		}
 		fmt.Println(port)

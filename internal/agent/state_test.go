@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"rendezvous/internal/forward"
 	"rendezvous/internal/seal"
 )
 
@@ -52,7 +53,7 @@ func TestStateSurvives(t *testing.T) {
 	at := netip.MustParseAddrPort("203.0.113.10:443")
 	stun := []netip.AddrPort{at, netip.MustParseAddrPort("[2001:db8::1]:3478")}
 	peer := Peer{Name: "laptop", Key: testKey(1), Static: []byte{2}, Record: []byte{3}}
-	service := Service{Name: "wg", Host: "127.0.0.1", Port: 51820, Raw: true}
+	service := Service{Name: "wg", Target: forward.Target{Scheme: "udp", Host: "127.0.0.1", Port: 51820, Raw: true}}
 	dial := Dial{Peer: "laptop", Service: "ssh", Host: "::1", Port: 22}
 	for _, err := range []error{
 		s.SawCoordinator(at, stun),

@@ -8,7 +8,7 @@ import (
 
 // upperHalf is the first flow number of the side that does not have the lower
 // half.
-const upperHalf = (proto.MaxFlow + 1) / 2
+const upperHalf = (1 << proto.FlowBits) / 2
 
 // numbers hands out flow numbers. Both sides of a session draw from one range,
 // so each begins with its own half and goes into the other's, from its far

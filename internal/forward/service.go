@@ -1,7 +1,9 @@
 package forward
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"sort"
@@ -18,13 +20,44 @@ type Target struct {
 	Scheme string // "udp" or "tcp"
 	Host   string // an IP address, or a name that is resolved when a flow opens
 	Port   uint16
-	Raw    bool       // it protects its own payload, which crosses unchanged
+	Raw    bool       // UDP: it protects its own payload, which crosses unchanged
 	Public uint16     // the port wanted on the coordinator for clients without an agent; 0: none
-	Only   path.Kinds // that may carry its datagrams; empty: all
+	Proxy  bool       // TCP: the service is told each client's address in a PROXY protocol header
+	Alias  bool       // each client comes from a loopback address of its own
+	Only   path.Kinds // that may carry it; empty: all
 }
 
-// ParseURL reads udp://HOST:PORT and tcp://HOST:PORT with the options ?raw,
-// ?paths=KIND+KIND and ?public=PORT, which combine with &.
+// options are those that a service's URL may have, as an error lists them.
+const options = "?raw, ?paths=KIND+KIND, ?public=PORT, ?alias, and for tcp:// ?proxy"
+
+// Addr is where the service listens, as host:port.
+func (t Target) Addr() string { return net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port))) }
+
+// URL is t as users write it; ParseURL reads it.
+func (t Target) URL() string {
+	u := url.URL{Scheme: t.Scheme, Host: t.Addr()} // escapes the zone of an IPv6 address
+	var options []string
+	if t.Raw {
+		options = append(options, "raw")
+	}
+	if t.Proxy {
+		options = append(options, "proxy")
+	}
+	if t.Alias {
+		options = append(options, "alias")
+	}
+	if t.Public != 0 {
+		options = append(options, "public="+strconv.Itoa(int(t.Public)))
+	}
+	if t.Only != 0 {
+		options = append(options, "paths="+t.Only.String())
+	}
+	u.RawQuery = strings.Join(options, "&")
+	return u.String()
+}
+
+// ParseURL reads udp://HOST:PORT and tcp://HOST:PORT with options, which
+// combine with &.
 func ParseURL(raw string) (Target, error) {
 	u, err := url.Parse(raw)
 	switch {
@@ -42,9 +75,12 @@ func ParseURL(raw string) (Target, error) {
 	if !reachable(t.Host) {
 		return Target{}, fmt.Errorf("%q has no host that a service can be reached at; write udp://127.0.0.1:%d", raw, t.Port)
 	}
-	options, err := url.ParseQuery(u.RawQuery)
+	given, err := url.ParseQuery(u.RawQuery)
 	if err == nil {
-		err = t.take(options)
+		err = t.take(given)
+	}
+	if err == nil {
+		err = t.fit()
 	}
 	if err != nil {
 		return Target{}, fmt.Errorf("%q has options that can't be read: %w", raw, err)
@@ -59,11 +95,12 @@ func reachable(host string) bool {
 }
 
 // take reads the options of a URL.
-func (t *Target) take(options url.Values) (err error) {
-	for key, values := range options {
+func (t *Target) take(given url.Values) (err error) {
+	flags := map[string]*bool{"raw": &t.Raw, "proxy": &t.Proxy, "alias": &t.Alias}
+	for key, values := range given {
 		switch {
-		case key == "raw" && len(values) == 1 && values[0] == "":
-			t.Raw = true
+		case flags[key] != nil && len(values) == 1 && values[0] == "":
+			*flags[key] = true
 		case key == "paths" && len(values) == 1:
 			if t.Only, err = path.ParseKinds(values[0]); err != nil {
 				return fmt.Errorf("paths: %w", err)
@@ -73,8 +110,22 @@ func (t *Target) take(options url.Values) (err error) {
 				return fmt.Errorf("public: %w", err)
 			}
 		default:
-			return fmt.Errorf("%q does not exist or is given wrongly; there are ?raw, ?paths=KIND+KIND and ?public=PORT", key)
+			return fmt.Errorf("%q does not exist or is given wrongly; there are %s", key, options)
 		}
+	}
+	return nil
+}
+
+// fit finds options that do not go with the rest of the URL.
+func (t *Target) fit() error {
+	ip, err := netip.ParseAddr(t.Host)
+	switch {
+	case t.Scheme == "tcp" && t.Raw:
+		return errors.New("raw is for udp:// services; what a tcp:// one carries is always sealed")
+	case t.Scheme == "udp" && t.Proxy:
+		return errors.New("proxy is for tcp:// services; alias gives the clients of a udp:// one addresses of their own")
+	case t.Alias && t.Host != "localhost" && (err != nil || !ip.Is4() || !ip.IsLoopback()):
+		return errors.New("alias needs a service on 127.0.0.1: only there every client can have an address of its own")
 	}
 	return nil
 }

@@ -9,15 +9,17 @@ import (
 
 func TestParseURL(t *testing.T) {
 	for in, want := range map[string]Target{
-		"udp://127.0.0.1:51820":                            {"udp", "127.0.0.1", 51820, false, 0, 0},
-		"udp://nas.lan:53/":                                {"udp", "nas.lan", 53, false, 0, 0},
-		"udp://[fe80::1%25eth0]:53":                        {"udp", "fe80::1%eth0", 53, false, 0, 0},
-		"udp://127.0.0.1:51820?raw":                        {"udp", "127.0.0.1", 51820, true, 0, 0},
-		"udp://127.0.0.1:51820?raw&public=51820":           {"udp", "127.0.0.1", 51820, true, 51820, 0},
-		"udp://127.0.0.1:1?paths=direct-faketcp,relay-tls": {"udp", "127.0.0.1", 1, false, 0, path.KindsOf(path.DirectFakeTCP, path.RelayTLS)},
-		"udp://127.0.0.1:1?raw&paths=direct-tcp+relay-tls": {"udp", "127.0.0.1", 1, true, 0, path.KindsOf(path.DirectTCP, path.RelayTLS)},
-		"udp://127.0.0.1:51820?public=1":                   {"udp", "127.0.0.1", 51820, false, 1, 0},
-		"tcp://[::1]:22":                                   {"tcp", "::1", 22, false, 0, 0},
+		"udp://127.0.0.1:51820":                            {Scheme: "udp", Host: "127.0.0.1", Port: 51820},
+		"udp://nas.lan:53/":                                {Scheme: "udp", Host: "nas.lan", Port: 53},
+		"udp://[fe80::1%25eth0]:53":                        {Scheme: "udp", Host: "fe80::1%eth0", Port: 53},
+		"udp://127.0.0.1:51820?raw":                        {Scheme: "udp", Host: "127.0.0.1", Port: 51820, Raw: true},
+		"udp://127.0.0.1:51820?raw&public=51820":           {Scheme: "udp", Host: "127.0.0.1", Port: 51820, Raw: true, Public: 51820},
+		"udp://127.0.0.1:1?paths=direct-faketcp,relay-tls": {Scheme: "udp", Host: "127.0.0.1", Port: 1, Only: path.KindsOf(path.DirectFakeTCP, path.RelayTLS)},
+		"udp://127.0.0.1:1?raw&paths=direct-tcp+relay-tls": {Scheme: "udp", Host: "127.0.0.1", Port: 1, Raw: true, Only: path.KindsOf(path.DirectTCP, path.RelayTLS)},
+		"udp://127.0.0.1:51820?public=1":                   {Scheme: "udp", Host: "127.0.0.1", Port: 51820, Public: 1},
+		"tcp://[::1]:22":                                   {Scheme: "tcp", Host: "::1", Port: 22},
+		"tcp://127.0.0.1:80?proxy&alias&public=80":         {Scheme: "tcp", Host: "127.0.0.1", Port: 80, Proxy: true, Alias: true, Public: 80},
+		"udp://localhost:53?alias":                         {Scheme: "udp", Host: "localhost", Port: 53, Alias: true},
 	} {
 		if got, err := ParseURL(in); err != nil || got != want {
 			t.Errorf("%s: %+v, %v", in, got, err)
@@ -41,6 +43,9 @@ func TestParseURL(t *testing.T) {
 		"udp://127.0.0.1:53?raw=1":           "raw",
 		"udp://127.0.0.1:53?raw&raw":         "raw",
 		"udp://127.0.0.1:53?public=x":        "public",
+		"tcp://127.0.0.1:53?raw":             "udp://",
+		"udp://127.0.0.1:53?proxy":           "tcp://",
+		"udp://10.0.0.1:53?alias":            "127.0.0.1",
 		"udp://127.0.0.1:53?public=":         "public",
 		"udp://127.0.0.1:53?public=1&public": "public",
 		"udp://127.0.0.1:53?mtu=1":           "mtu",
