@@ -35,6 +35,7 @@ type Agent struct {
 	link     *link
 	peers    roster
 	services *forward.Services
+	aliases  *forward.Aliases
 	here     atomic.Pointer[gathered] // of the main sockets
 	tasks    tasks
 	began    time.Time
@@ -66,7 +67,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, id: cfg.State.Identity(), instance: binary.BigEndian.Uint64(seed[:]),
-		board: newSwitchboard(), services: forward.NewServices(),
+		board: newSwitchboard(), services: forward.NewServices(), aliases: forward.NewAliases(),
 	}
 	a.link = newLink(a)
 	a.peers.byName = make(map[string]*peer)

@@ -80,7 +80,7 @@ func (a *Agent) peer(name string) *peer {
 	p := &peer{a: a, name: name, offers: rate.NewLimiter(1, offerBurst), asks: make(map[uint64]chan *proto.Told), raws: make(map[rawKey]*rawState)}
 	p.info, _ = a.cfg.State.Peer(name)
 	p.flows = forward.New(forward.Config{
-		Carrier: p, Instance: a.instance, Services: a.services, Network: a.cfg.Host.Net,
+		Carrier: p, Instance: a.instance, Services: a.services, Network: a.cfg.Host.Net, Aliases: a.aliases, Peer: name,
 		Low:    a.cfg.State.Name() < name,
 		Limits: forward.Limits{Unanswered: a.cfg.Flows.Unanswered, Answered: a.cfg.Flows.Answered, Max: a.cfg.Flows.Max},
 	})

@@ -132,8 +132,8 @@ func (t *Flows) finish(flows []*flow, why string) {
 // closeSocket closes an incoming flow's own socket; an outgoing one uses its
 // dial's.
 func (f *flow) closeSocket() {
-	if r := f.route.Load(); f.in != nil && r != nil {
-		closeConn(r.conn)
+	if f.in != nil && f.route.Load() != nil {
+		f.in.far.Close()
 	}
 }
 

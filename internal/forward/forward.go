@@ -82,6 +82,10 @@ type Config struct {
 	Services *Services
 	Network  dgram.Network
 	Limits   Limits
+	// Aliases give flows to services with ?alias their source, one to a peer;
+	// Peer names it. nil: none has one.
+	Aliases *Aliases
+	Peer    string
 	// Resolve finds the address of a service's host that is a name; nil asks
 	// the system's resolver.
 	Resolve func(ctx context.Context, host string) (netip.Addr, error)

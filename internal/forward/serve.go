@@ -17,6 +17,7 @@ import (
 // incoming is the part of a flow that only the exposing side has.
 type incoming struct {
 	service *service
+	far     *Far // set before the route
 
 	// guarded by Flows.mu
 	gotPayload    bool          // of the Open, which is repeated
@@ -138,7 +139,7 @@ func openedFrame(f *flow) *proto.Frame {
 // raise gives a new flow its socket, at once or when the service's name is
 // resolved.
 func (t *Flows) raise(f *flow, m *proto.Open) {
-	if addr, err := netip.ParseAddr(f.in.service.target.Host); err == nil {
+	if addr, ok := f.in.service.target.Literal(); ok {
 		t.start(f, m, addr)
 		return
 	}
@@ -172,7 +173,7 @@ func (t *Flows) reject(f *flow, m *proto.Open, why error) {
 // held.
 func (t *Flows) start(f *flow, m *proto.Open, addr netip.Addr) {
 	to := netip.AddrPortFrom(addr.Unmap(), f.in.service.target.Port)
-	conn, err := t.cfg.Network.ListenUDP(before(to.Addr()))
+	far, err := Before(t.cfg.Network, to, t.aliasesOf(f.in.service), Client{Peer: t.cfg.Peer})
 	if err != nil {
 		t.reject(f, m, fmt.Errorf("no socket for service %q: %w", f.in.service.name, err))
 		return
@@ -180,9 +181,11 @@ func (t *Flows) start(f *flow, m *proto.Open, addr netip.Addr) {
 	t.mu.Lock()
 	if f.recent == nil || t.ctx.Err() != nil {
 		t.mu.Unlock()
-		closeConn(conn)
+		far.Close()
 		return
 	}
+	conn := far.Conn
+	f.in.far = far
 	f.route.Store(&route{conn, to})
 	held := f.in.held
 	f.in.held = nil
@@ -195,19 +198,13 @@ func (t *Flows) start(f *flow, m *proto.Open, addr netip.Addr) {
 	}
 }
 
-// before is where a flow's socket is bound: on loopback for a service there, so
-// that nobody outside can send to it.
-func before(service netip.Addr) netip.AddrPort {
-	addr := netip.IPv4Unspecified()
-	switch {
-	case service.IsLoopback() && service.Is4():
-		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case service.IsLoopback():
-		addr = netip.IPv6Loopback()
-	case service.Is6():
-		addr = netip.IPv6Unspecified()
+// aliasesOf is where the source of a service's flows comes from; nil where the
+// service did not ask for it.
+func (t *Flows) aliasesOf(s *service) *Aliases {
+	if !s.target.Alias {
+		return nil
 	}
-	return netip.AddrPortFrom(addr, 0)
+	return t.cfg.Aliases
 }
 
 // hold keeps a few datagrams until the service's name is resolved.

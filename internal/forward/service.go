@@ -33,6 +33,15 @@ const options = "?raw, ?paths=KIND+KIND, ?public=PORT, ?alias, and for tcp:// ?p
 // Addr is where the service listens, as host:port.
 func (t Target) Addr() string { return net.JoinHostPort(t.Host, strconv.Itoa(int(t.Port))) }
 
+// Literal is the service's address where no name must be resolved for it.
+func (t Target) Literal() (addr netip.Addr, ok bool) {
+	if t.Alias && t.Host == "localhost" {
+		return netip.AddrFrom4([4]byte{127, 0, 0, 1}), true // clients' own addresses are IPv4 loopback
+	}
+	addr, err := netip.ParseAddr(t.Host)
+	return addr.Unmap(), err == nil
+}
+
 // URL is t as users write it; ParseURL reads it.
 func (t Target) URL() string {
 	u := url.URL{Scheme: t.Scheme, Host: t.Addr()} // escapes the zone of an IPv6 address
