@@ -6,7 +6,9 @@ package seal
 
 import (
 	"testing"
+	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/proto"
 )
 
@@ -60,4 +62,14 @@ func TestNoAllocationPerDatagram(t *testing.T) {
 			t.Error("a stray probe opened")
 		}
 	})
+}
+
+func TestLegAllocatesNothing(t *testing.T) {
+	agent, coordinator := legPair()
+	b := dgram.Burst{Addr: legAt, Buf: make([]byte, 16*1300), Size: 1300}
+	deliver := func(dgram.Burst) error { return nil }
+	cross := func(s dgram.Burst) error { return coordinator.Open(time.Time{}, s, deliver) }
+	if n := testing.AllocsPerRun(100, func() { _ = agent.Seal(b, cross) }); n > 3 {
+		t.Errorf("a burst of 16 costs %v allocations", n)
+	}
 }

@@ -86,6 +86,8 @@ const (
 	labelProbeResponder = "rdv/1 probe from responder"
 	labelTokenInitiator = "rdv/1 token of initiator"
 	labelTokenResponder = "rdv/1 token of responder"
+	labelLegAgent       = "rdv/1 public leg from agent"
+	labelLegCoordinator = "rdv/1 public leg from coordinator"
 )
 
 // derive fills out by HKDF-SHA256 (RFC 5869).

@@ -208,7 +208,7 @@ func (s *Session) receivePart(b []byte) {
 		s.counts.drop(dropBadPart, 1)
 		return
 	}
-	whole, ok := s.join.accept(time.Now(), p)
+	whole, ok := s.join.Accept(time.Now(), p)
 	if !ok {
 		s.counts.drop(dropBadPart, 1)
 	}
