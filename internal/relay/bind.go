@@ -48,7 +48,9 @@ func (s *Server) hold(l *leg, b dgram.Burst, now time.Time) {
 	}
 	defer s.mu.Unlock()
 	keep := 0
-	if !l.allocation.gone() {
+	// What an agent sends before its leg has a client is for nobody: the next
+	// client did not ask for it.
+	if !l.allocation.gone() && (l.allocation.public == nil || l.index == 1) {
 		keep = min(n, holdDatagrams-l.heldDatagrams)
 		for keep > 0 && !l.roomFor(min(keep*b.Size, len(b.Buf)), s.heldBytes) {
 			keep--
@@ -165,10 +167,13 @@ type answer struct {
 // leg is bound there.
 func (s *Server) bind(l *leg, from source, counter uint64, now time.Time) bool {
 	s.mu.Lock()
+	was := l.at.Load()
 	answers, why, ok := s.apply(l, from, counter, now)
 	s.mu.Unlock()
 	if !ok {
 		s.count.drop(why, 1)
+	} else if was == nil {
+		changed(nil).with(l.allocation).tell()
 	}
 	for _, a := range answers {
 		a.bound.MAC = seal.BindMAC(a.key[:], a.bound)
@@ -216,7 +221,7 @@ func (s *Server) apply(l *leg, from source, counter uint64, now time.Time) ([]an
 	}
 	answers[0].bound.Both = true
 	answers[0].held = s.takeHeld(other, now)
-	if old == nil { // the other leg waits to hear of it
+	if old == nil && l.allocation.public == nil { // the other leg waits to hear of it
 		push := other.reply(*to)
 		push.bound.Both = true
 		push.held = s.takeHeld(l, now)

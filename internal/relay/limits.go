@@ -15,6 +15,9 @@ type Limits struct {
 	// Allocations that live at once, and those that name one member. A raw
 	// flow takes one, so a dial with 200 clients takes 200.
 	Allocations, PerMember int
+	// Public allocations that live at once: those of public ports, of which
+	// each client has one, and each spare.
+	Public int
 	// Idle ends an allocation that no leg has refreshed for so long.
 	Idle time.Duration
 	// Unbound ends an allocation of which no leg was ever bound.
@@ -28,6 +31,7 @@ const (
 	defaultDatagrams   = 1e6
 	defaultAllocations = 16384
 	defaultPerMember   = 1024
+	defaultPublic      = 65536
 	defaultIdle        = 3 * time.Minute
 	defaultUnbound     = 30 * time.Second
 )
@@ -37,6 +41,7 @@ func (l Limits) withDefaults() Limits {
 	fill(&l.Datagrams, defaultDatagrams)
 	fill(&l.Allocations, defaultAllocations)
 	fill(&l.PerMember, defaultPerMember)
+	fill(&l.Public, defaultPublic)
 	fill(&l.Idle, defaultIdle)
 	fill(&l.Unbound, defaultUnbound)
 	return l
@@ -62,7 +67,7 @@ type bucket struct {
 }
 
 // take says how many of n datagrams of size bytes may pass now, and takes them.
-func (k *bucket) take(now time.Time, l *Limits, n, size int) int {
+func (k *bucket) take(now time.Time, bytes, datagrams float64, n, size int) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	elapsed := now.Sub(k.at).Seconds()
@@ -72,8 +77,8 @@ func (k *bucket) take(now time.Time, l *Limits, n, size int) int {
 	if elapsed > 0 {
 		k.at = now
 		// A whole burst must fit, or one would never pass at a low rate.
-		k.bytes = min(k.bytes+elapsed*l.Bytes, max(depth.Seconds()*l.Bytes, dgram.MaxBytes))
-		k.datagrams = min(k.datagrams+elapsed*l.Datagrams, max(depth.Seconds()*l.Datagrams, dgram.MaxSegments))
+		k.bytes = min(k.bytes+elapsed*bytes, max(depth.Seconds()*bytes, dgram.MaxBytes))
+		k.datagrams = min(k.datagrams+elapsed*datagrams, max(depth.Seconds()*datagrams, dgram.MaxSegments))
 	}
 	n = min(n, int(k.datagrams))
 	if size > 0 {

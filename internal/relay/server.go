@@ -51,9 +51,14 @@ type Server struct {
 	mu          sync.Mutex // guards what follows, and the fields of allocation and leg that say so
 	allocations map[proto.Token]*allocation
 	members     map[string]int // living allocations that name the member
-	living      int
+	living      population
 	heldBytes   int
 }
+
+// population is how many allocations live.
+type population struct{ agents, public int }
+
+func (p population) all() int { return p.agents + p.public }
 
 // allocation is an Allocation in the table; Server.mu guards it.
 type allocation struct {
@@ -62,6 +67,29 @@ type allocation struct {
 	legs    [2]leg
 	touched time.Time // when it was made or a leg last bound
 	ended   time.Time // zero while it lives
+	public  *public   // nil where both legs are agents'
+}
+
+// rates bound each direction, in bytes and datagrams a second.
+func (a *allocation) rates(l *Limits) (bytes, datagrams float64) {
+	bytes, datagrams = l.Bytes, l.Datagrams
+	if a.public != nil && a.public.terms.Bytes > 0 {
+		bytes = a.public.terms.Bytes
+	}
+	if a.public != nil && a.public.terms.Datagrams > 0 {
+		datagrams = a.public.terms.Datagrams
+	}
+	return bytes, datagrams
+}
+
+// patience is how long leg 0 or 1 is kept without a bind, and the allocation
+// after its last.
+func (a *allocation) patience(l *Limits) (leg, idle time.Duration) {
+	if a.public == nil {
+		return lapse, l.Idle
+	}
+	leg = a.public.terms.Keepalive + publicGrace
+	return leg, leg
 }
 
 func (a *allocation) gone() bool { return !a.ended.IsZero() }
@@ -91,9 +119,9 @@ func (s *Server) Allocate(now time.Time, a, b string) (Allocation, error) {
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.living >= s.limits.Allocations {
+	if s.living.agents >= s.limits.Allocations {
 		s.count.refused.Add(1)
-		return Allocation{}, fmt.Errorf("%w: %d live here, the limit", ErrLimited, s.living)
+		return Allocation{}, fmt.Errorf("%w: %d live here, the limit", ErrLimited, s.living.agents)
 	}
 	for _, m := range al.members {
 		if s.members[m] >= s.limits.PerMember {
@@ -102,7 +130,7 @@ func (s *Server) Allocate(now time.Time, a, b string) (Allocation, error) {
 		}
 	}
 	s.allocations[al.id] = al
-	s.living++
+	s.living.agents++
 	for _, m := range al.members {
 		s.members[m]++
 	}
@@ -111,17 +139,22 @@ func (s *Server) Allocate(now time.Time, a, b string) (Allocation, error) {
 
 // Remove ends every allocation that names the member at once: it was revoked.
 func (s *Server) Remove(now time.Time, member string) {
+	var tell changed
+	defer func() { tell.tell() }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range s.allocations {
 		if !a.gone() && (a.members[0] == member || a.members[1] == member) {
 			s.end(a, now)
+			tell = tell.with(a)
 		}
 	}
 }
 
 // Expire ends what has been idle too long. Call it every few seconds.
 func (s *Server) Expire(now time.Time) {
+	var tell changed
+	defer func() { tell.tell() }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id, a := range s.allocations {
@@ -131,15 +164,20 @@ func (s *Server) Expire(now time.Time) {
 			}
 			continue
 		}
-		for i := range a.legs {
-			s.lapse(&a.legs[i], now)
+		leg, idle := a.patience(&s.limits)
+		lost := s.lapse(&a.legs[0], now, leg)
+		if a.public == nil { // a client never binds
+			s.lapse(&a.legs[1], now, leg)
 		}
-		idle := s.limits.Idle
 		if a.legs[0].counter == 0 && a.legs[1].counter == 0 {
 			idle = s.limits.Unbound
 		}
 		if now.Sub(a.touched) >= idle {
 			s.end(a, now)
+			lost = true
+		}
+		if lost {
+			tell = tell.with(a)
 		}
 	}
 }
@@ -149,6 +187,8 @@ func (s *Server) Expire(now time.Time) {
 // again from where it is next. It says whether there was one.
 func (s *Server) Gone(conn dgram.Conn, addr netip.AddrPort) bool {
 	from := source{conn, addr}
+	var tell changed
+	defer func() { tell.tell() }()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.sources.find(from)
@@ -158,20 +198,25 @@ func (s *Server) Gone(conn dgram.Conn, addr netip.AddrPort) bool {
 	s.sources.remove(from)
 	if at := l.at.Load(); at != nil && *at == from {
 		l.at.Store(nil)
+		tell = tell.with(l.allocation)
 	}
 	return true
 }
 
 // lapse forgets the leg's address when it was not refreshed in time, and what
-// waits for a peer that did not come. Server.mu is held.
-func (s *Server) lapse(l *leg, now time.Time) {
-	if at := l.at.Load(); at != nil && now.Sub(l.bound) >= lapse {
+// waits for a peer that did not come. It says whether the leg was lost now.
+// Server.mu is held.
+func (s *Server) lapse(l *leg, now time.Time, after time.Duration) bool {
+	at := l.at.Load()
+	lost := at != nil && now.Sub(l.bound) >= after
+	if lost {
 		s.sources.remove(*at)
 		l.at.Store(nil)
 	}
 	if len(l.held) > 0 && now.Sub(l.heldSince) >= holdFor {
 		s.takeHeld(l, now)
 	}
+	return lost
 }
 
 // end stops the allocation but remembers its keys for Gone, unless so many
@@ -180,19 +225,23 @@ func (s *Server) lapse(l *leg, now time.Time) {
 func (s *Server) end(a *allocation, now time.Time) {
 	for i := range a.legs {
 		l := &a.legs[i]
-		if at := l.at.Swap(nil); at != nil {
+		if at := l.at.Swap(nil); at != nil && (i == 0 || a.public == nil) {
 			s.sources.remove(*at)
 		}
 		s.count.drop(heldTooLong, l.dropHeld(&s.heldBytes))
 	}
 	a.ended = now
-	s.living--
-	for _, m := range a.members {
-		if s.members[m]--; s.members[m] == 0 {
-			delete(s.members, m)
+	if a.public != nil {
+		s.living.public--
+	} else {
+		s.living.agents--
+		for _, m := range a.members {
+			if s.members[m]--; s.members[m] == 0 {
+				delete(s.members, m)
+			}
 		}
 	}
-	if len(s.allocations)-s.living > s.limits.Allocations {
+	if len(s.allocations)-s.living.all() > s.limits.Allocations {
 		delete(s.allocations, a.id)
 	}
 }
@@ -218,13 +267,17 @@ func (s *Server) Receive(conn dgram.Conn, b dgram.Burst) bool {
 
 // forward sends the burst whole to where the other leg is.
 func (s *Server) forward(l *leg, b dgram.Burst, now time.Time) {
+	if p := l.allocation.public; p != nil {
+		p.used[l.index].Store(now.UnixNano())
+	}
 	to := l.other().at.Load()
 	if to == nil {
 		s.hold(l, b, now)
 		return
 	}
 	n := b.Len()
-	pass := l.bucket.take(now, &s.limits, n, b.Size)
+	bytes, datagrams := l.allocation.rates(&s.limits)
+	pass := l.bucket.take(now, bytes, datagrams, n, b.Size)
 	if pass < n {
 		s.count.drop(overRate, n-pass)
 		if pass == 0 {

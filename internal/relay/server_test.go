@@ -277,7 +277,7 @@ func TestExpiry(t *testing.T) {
 
 		time.Sleep(defaultIdle)
 		tb.Expire(time.Now())
-		if st := tb.Stats(); st.Allocations != 0 || tb.living != 0 || len(tb.members) != 0 {
+		if st := tb.Stats(); st.Allocations != 0 || tb.living.all() != 0 || len(tb.members) != 0 {
 			t.Errorf("after the idle time: %+v", st)
 		}
 		gone := tb.bindOf(1)

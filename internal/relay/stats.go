@@ -26,6 +26,7 @@ var reasonNames = [reasons]string{
 // Stats are totals since the server was made, and what lives now.
 type Stats struct {
 	Allocations int // that live
+	Public      int // of these, of public ports
 	Sessions    int // of which both legs are bound
 	Datagrams   uint64
 	Bytes       uint64
@@ -57,6 +58,7 @@ func (s *Server) Stats() Stats {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	st.Public = s.living.public
 	for _, a := range s.allocations {
 		if !a.gone() {
 			st.Allocations++
