@@ -43,7 +43,13 @@ func TestStatusGolden(t *testing.T) {
 		"status": {
 			Name: "laptop", PID: 412, Version: "v1.0.0", Fingerprint: "k7qy-3mfa-x2ce-p5wd",
 			Coordinator: agent.CoordinatorStatus{Connected: true, Transport: "quic", Addr: "203.0.113.10:443", RTT: 40.2},
-			Services:    []agent.ServiceStatus{{Name: "wg", URL: "udp://127.0.0.1:51820?raw", Flows: 1}, {Name: "dns", URL: "udp://[::1]:53?paths=relay-tls", Paths: []string{"relay-tls"}}},
+			Services: []agent.ServiceStatus{
+				{Name: "wg", URL: "udp://127.0.0.1:51820?raw&public=51820", Flows: 1, Public: &agent.PublicStatus{Port: 51820, State: agent.PublicOpen,
+					Addrs: []string{"203.0.113.10:51820", "[2001:db8::10]:51820"}, Clients: 3, Spares: 4, Total: 17}},
+				{Name: "dns", URL: "udp://[::1]:53?paths=relay-tls", Paths: []string{"relay-tls"}},
+				{Name: "sip", URL: "udp://127.0.0.1:5060?public=22", Public: &agent.PublicStatus{Port: 22, State: agent.PublicRefused, Reason: "port 22 is not among those that may be published"}},
+				{Name: "rtp", URL: "udp://127.0.0.1:5062?public=5062", Public: &agent.PublicStatus{Port: 5062, State: agent.PublicWaiting}},
+			},
 			Dials: []agent.DialStatus{
 				{Peer: "home", Service: "wg", Listen: "udp://127.0.0.1:51821", Flows: 12},
 				{Peer: "office", Service: "game", Listen: "udp://0.0.0.0:7777", Error: "office is offline"},

@@ -61,6 +61,7 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 		fmt.Fprintln(w)
 		rows.write(w, "")
 	}
+	writePublic(w, s.Services)
 	if len(s.Dials) > 0 {
 		rows := newTable("DIAL", "LISTENS ON", "FLOWS")
 		for _, d := range s.Dials {
@@ -75,6 +76,32 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 		for _, reason := range slices.Sorted(maps.Keys(s.Counters)) {
 			rows.add(reason, strconv.FormatUint(s.Counters[reason], 10))
 		}
+		fmt.Fprintln(w)
+		rows.write(w, "")
+	}
+}
+
+// writePublic tells of the ports that the coordinator opens for clients without
+// an agent.
+func writePublic(w io.Writer, services []agent.ServiceStatus) {
+	rows := newTable("SERVICE", "PUBLIC PORT", "CLIENTS", "SPARES", "SINCE IT OPENED")
+	for _, v := range services {
+		p := v.Public
+		switch {
+		case p == nil:
+		case p.State == agent.PublicOpen:
+			at := strings.Join(p.Addrs, ", ")
+			if at == "" {
+				at = strconv.Itoa(p.Port)
+			}
+			rows.add(v.Name, at, strconv.Itoa(p.Clients), strconv.Itoa(p.Spares), strconv.FormatUint(p.Total, 10))
+		case p.State == agent.PublicRefused:
+			rows.add(v.Name, strconv.Itoa(p.Port), "-", "-", "-", "refused: "+p.Reason)
+		default:
+			rows.add(v.Name, strconv.Itoa(p.Port), "-", "-", "-", "the coordinator has not answered yet")
+		}
+	}
+	if len(rows.rows) > 1 {
 		fmt.Fprintln(w)
 		rows.write(w, "")
 	}

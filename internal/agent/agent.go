@@ -36,6 +36,7 @@ type Agent struct {
 	peers    roster
 	services *forward.Services
 	aliases  *forward.Aliases
+	public   *publisher
 	here     atomic.Pointer[gathered] // of the main sockets
 	tasks    tasks
 	began    time.Time
@@ -70,6 +71,7 @@ func New(cfg Config) (*Agent, error) {
 		board: newSwitchboard(), services: forward.NewServices(), aliases: forward.NewAliases(),
 	}
 	a.link = newLink(a)
+	a.public = newPublisher(a)
 	a.peers.byName = make(map[string]*peer)
 	return a, nil
 }
@@ -103,8 +105,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	link.Go(func() { a.link.run(ctx) })
 	a.tasks.start(a.watchNetwork)
 	a.tasks.start(a.tend)
+	a.tasks.start(a.public.run)
 	<-ctx.Done()
 	a.closePeers("the agent was stopped")
+	a.public.close()
 	link.Wait() // it says goodbye over the sockets that are closed next
 	return nil
 }
@@ -255,6 +259,7 @@ func (a *Agent) watchNetwork(ctx context.Context) {
 		for _, p := range a.peers.all() {
 			p.networkChanged()
 		}
+		a.public.refresh()
 	}
 }
 
@@ -284,6 +289,7 @@ func (a *Agent) tend(ctx context.Context) {
 			for _, p := range a.peers.all() {
 				p.flows.Expire(now)
 			}
+			a.public.tend(now)
 		case now := <-tick.C:
 			a.retryDials()
 			for _, p := range a.peers.all() {

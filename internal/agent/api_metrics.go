@@ -11,6 +11,7 @@ type Collector struct {
 	loss        *prometheus.Desc
 	bytes       *prometheus.Desc
 	flows       *prometheus.Desc
+	public      *prometheus.Desc
 	dropped     *prometheus.Desc
 }
 
@@ -27,13 +28,14 @@ func NewCollector(w Watcher) *Collector {
 		loss:        describe("peer_loss_ratio", "Share of datagrams lost on a peer's best path.", "peer"),
 		bytes:       describe("peer_bytes_total", "Bytes of services' datagrams, by direction.", "peer", "direction"),
 		flows:       describe("flows", "Flows of a service or dial.", "kind", "name"),
+		public:      describe("public_clients", "Clients without an agent, and legs that stand ready for more, of a service's public port.", "service", "state"),
 		dropped:     describe("dropped_datagrams_total", "Datagrams that were dropped, by reason.", "reason"),
 	}
 }
 
 // Describe is prometheus.Collector's.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.coordinator, c.path, c.rtt, c.loss, c.bytes, c.flows, c.dropped} {
+	for _, d := range []*prometheus.Desc{c.coordinator, c.path, c.rtt, c.loss, c.bytes, c.flows, c.public, c.dropped} {
 		out <- d
 	}
 }
@@ -64,6 +66,10 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, v := range s.Services {
 		gauge(c.flows, float64(v.Flows), "service", v.Name)
+		if v.Public != nil {
+			gauge(c.public, float64(v.Public.Clients), v.Name, "served")
+			gauge(c.public, float64(v.Public.Spares), v.Name, "spare")
+		}
 	}
 	for _, d := range s.Dials {
 		gauge(c.flows, float64(d.Flows), "dial", d.Peer+"/"+d.Service)

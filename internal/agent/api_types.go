@@ -36,6 +36,27 @@ type ServiceStatus struct {
 	URL   string   `json:"url"`
 	Paths []string `json:"paths,omitempty"` // the kinds that may carry its datagrams; none: all
 	Flows int      `json:"flows"`
+	// Public is the port that the coordinator is asked to open for clients
+	// without an agent; nil: none.
+	Public *PublicStatus `json:"public,omitempty"`
+}
+
+// The states of a public port in PublicStatus.
+const (
+	PublicOpen    = "open"
+	PublicRefused = "refused"
+	PublicWaiting = "waiting" // for the coordinator's answer
+)
+
+// PublicStatus is a port of the coordinator that leads to a service here.
+type PublicStatus struct {
+	Port    int      `json:"port"`
+	State   string   `json:"state"`
+	Reason  string   `json:"reason,omitempty"` // why it was refused
+	Addrs   []string `json:"addrs,omitempty"`  // where clients reach it, as far as the coordinator knows
+	Clients int      `json:"clients"`          // that are served now
+	Spares  int      `json:"spares"`           // legs that stand ready for the next ones
+	Total   uint64   `json:"total"`            // clients since it was opened
 }
 
 // DialStatus is a local address that leads to a peer's service.

@@ -37,6 +37,7 @@ type Settings struct {
 	Dial      []Dial
 	Paths     []path.Kind // those allowed; empty allows all
 	Flows     FlowLimits
+	Public    PublicLimits
 	Keepalive time.Duration // between datagrams that hold a NAT's mapping on an idle path
 	Degraded  session.Thresholds
 	Disguise  faketcp.Options // how fake TCP looks
@@ -68,12 +69,24 @@ type FlowLimits struct {
 	Max        int           // with each peer; the least recently used makes room
 }
 
+// PublicLimits are for the public UDP ports of this agent's services. The
+// coordinator may grant less.
+type PublicLimits struct {
+	Spares     int           // legs that stand ready on each port: as many new clients at once lose nothing
+	Idle       time.Duration // a client's leg is kept since it sent last
+	Keepalive  time.Duration // between binds of a leg, which hold the NATs' mappings
+	MaxClients int           // of all ports; the one that was silent longest makes room
+}
+
 // DefaultConfig is what holds where nothing is written.
 func DefaultConfig() Config {
 	return Config{Settings: Settings{
 		// Linux conntrack's own figures for UDP are 30 s and 120 s; a flow of
 		// ours outlives them, so that it never dies before the NAT's entry.
 		Flows: FlowLimits{Unanswered: time.Minute, Answered: 3 * time.Minute, Max: 10_000},
+		// 60 s as flows that nobody answered; phones that sleep come back by the
+		// next spare.
+		Public: PublicLimits{Spares: 4, Idle: time.Minute, Keepalive: 15 * time.Second, MaxClients: 10_000},
 		// RFC 8445 section 11 wants 15 s or more; a quarter of the NATs forget a
 		// UDP mapping after 30 s.
 		Degraded: session.DefaultThresholds(),
@@ -98,7 +111,7 @@ func settingFault(key, format string, args ...any) error {
 
 // Check returns every fault of the config, joined, or nil.
 func (c Config) Check() error {
-	faults := append(c.checkServices(), c.checkFlows()...)
+	faults := slices.Concat(c.checkServices(), c.checkFlows(), c.checkPublic())
 	add := func(key, format string, args ...any) { faults = append(faults, settingFault(key, format, args...)) }
 	if c.Name != "" {
 		if err := CheckName("agent's", c.Name); err != nil {
@@ -137,6 +150,33 @@ func (c Config) checkFlows() (faults []error) {
 	}
 	if f.Max < 1 || f.Max > proto.MaxFlow {
 		faults = append(faults, settingFault("flows", "max is %d and must be from 1 to %d", f.Max, proto.MaxFlow))
+	}
+	return faults
+}
+
+func (c Config) checkPublic() (faults []error) {
+	add := func(key, format string, args ...any) { faults = append(faults, settingFault(key, format, args...)) }
+	p := c.Public
+	if p.Spares < 1 || p.Spares > maxGrant {
+		add("public", "spares is %d and must be from 1 to %d", p.Spares, maxGrant)
+	}
+	if p.Idle < time.Second || p.Keepalive < time.Second || p.Keepalive > time.Minute {
+		add("public", "idle (%s) must be 1s or more, and keepalive (%s) from 1s to 1m", p.Idle, p.Keepalive)
+	}
+	if p.MaxClients < 1 {
+		add("public", "max_clients is %d and must be 1 or more", p.MaxClients)
+	}
+	wanted := make(map[string]Service)
+	for _, s := range c.Expose {
+		port := fmt.Sprintf("%s/%d", s.Scheme, s.Public)
+		if other, twice := wanted[port]; twice && s.Public != 0 && other.Name != s.Name {
+			add("expose", "%s and %s both ask for the public port %s", other.Name, s.Name, port)
+		}
+		wanted[port] = s
+		allowed, _ := s.Only.Narrow(path.KindsOf(c.Paths...))
+		if s.Public != 0 && allowed != 0 && !slices.ContainsFunc(relayKinds, allowed.Has) {
+			add("expose", "%s asks for a public port, which comes through the relay, and no such path is allowed", s)
+		}
 	}
 	return faults
 }

@@ -18,6 +18,7 @@ func LoadConfig(file string) (Config, error) {
 	c := DefaultConfig()
 	form := configForm{
 		Flows:     flowsForm{durationForm(c.Flows.Unanswered), durationForm(c.Flows.Answered), c.Flows.Max},
+		Public:    publicForm{c.Public.Spares, durationForm(c.Public.Idle), durationForm(c.Public.Keepalive), c.Public.MaxClients},
 		Keepalive: durationForm(c.Keepalive),
 		Degraded:  degradedForm{100 * c.Degraded.Loss, durationForm(c.Degraded.RTT)},
 		FakeTCP:   fakeTCPForm{c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer},
@@ -28,6 +29,7 @@ func LoadConfig(file string) (Config, error) {
 	c.Name, c.Metrics = form.Name, form.Metrics
 	c.Expose, c.Dial, c.Paths = form.Expose, form.Dial, form.Paths
 	c.Flows = FlowLimits{time.Duration(form.Flows.Unanswered), time.Duration(form.Flows.Answered), form.Flows.Max}
+	c.Public = PublicLimits{form.Public.Spares, time.Duration(form.Public.Idle), time.Duration(form.Public.Keepalive), form.Public.MaxClients}
 	c.Keepalive = time.Duration(form.Keepalive)
 	c.Degraded = session.Thresholds{Loss: form.Degraded.Loss / 100, RTT: time.Duration(form.Degraded.RTT)}
 	c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer = form.FakeTCP.Window, form.FakeTCP.Packed, form.FakeTCP.MaxPerPeer
@@ -46,6 +48,7 @@ type configForm struct {
 	Dial       dialForm       `yaml:"dial"`
 	Paths      pathsForm      `yaml:"paths"`
 	Flows      flowsForm      `yaml:"flows"`
+	Public     publicForm     `yaml:"public"`
 	Keepalive  durationForm   `yaml:"keepalive"`
 	Degraded   degradedForm   `yaml:"degraded"`
 	FakeTCP    fakeTCPForm    `yaml:"faketcp"`
@@ -59,6 +62,13 @@ type flowsForm struct {
 	Unanswered durationForm `yaml:"unanswered"`
 	Answered   durationForm `yaml:"answered"`
 	Max        int          `yaml:"max"`
+}
+
+type publicForm struct {
+	Spares     int          `yaml:"spares"`
+	Idle       durationForm `yaml:"idle"`
+	Keepalive  durationForm `yaml:"keepalive"`
+	MaxClients int          `yaml:"max_clients"`
 }
 
 // degradedForm says from when on a path is bad.

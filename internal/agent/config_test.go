@@ -41,6 +41,7 @@ dial:
   office/wg: udp://0.0.0.0:0
 paths: [direct-udp, relay-udp]
 flows: {unanswered: 30s, answered: 5m, max: 200}
+public: {spares: 16, idle: 90s, keepalive: 25s, max_clients: 500}
 keepalive: 20s
 degraded: {loss: 20, rtt: 1s}
 faketcp: {window: 0xff00, packed: true, max_per_peer: 8}
@@ -64,6 +65,7 @@ log: debug
 		},
 		Paths:     []path.Kind{path.DirectUDP, path.RelayUDP},
 		Flows:     FlowLimits{Unanswered: 30 * time.Second, Answered: 5 * time.Minute, Max: 200},
+		Public:    PublicLimits{Spares: 16, Idle: 90 * time.Second, Keepalive: 25 * time.Second, MaxClients: 500},
 		Keepalive: 20 * time.Second,
 		Degraded:  session.Thresholds{Loss: 0.2, RTT: time.Second},
 		Disguise:  faketcp.Options{Window: 0xff00, Packed: true, PerPeer: 8},
@@ -102,14 +104,16 @@ func TestConfigDefaults(t *testing.T) {
 
 func TestConfigFaults(t *testing.T) {
 	tests := []struct{ name, text, want string }{
-		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: unknown key "expsoe"; known here: degraded, dial, expose, faketcp, flows, interfaces, keepalive, log, metrics, name, offload, paths`},
+		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: unknown key "expsoe"; known here: degraded, dial, expose, faketcp, flows, interfaces, keepalive, log, metrics, name, offload, paths, public`},
 		{"unknown key within", "flows:\n  max: 5\n  idle: 3s\n", `agent.yaml:3: unknown key "idle"; known here: answered, max, unanswered`},
 		{"unknown key in a service", "expose:\n- name: wg\n  url: udp://h:1\n  raw: true\n", `agent.yaml:4: unknown key "raw"; known here: name, url`},
 		{"key twice", "expose:\n  wg: udp://h:1\n  wg: udp://h:2\n", `agent.yaml:3: "wg" stands here a second time, first in line 2`},
 		{"service twice", "expose:\n- {name: wg, url: udp://h:1}\n- {name: wg, url: udp://h:2}\n", `agent.yaml:1: expose: wg is given twice, as udp://h:1 and as udp://h:2`},
 		{"one port twice", "log: info\ndial:\n  a/x: udp://127.0.0.1:1\n  a/y: udp://localhost:1\n", `agent.yaml:2: dial: a/x and a/y both listen on udp://127.0.0.1:1; give one another port`},
 		{"tcp", "expose:\n  web: tcp://127.0.0.1:80\n", `agent.yaml:2: tcp://127.0.0.1:80: tcp services are not supported yet; use udp://`},
-		{"public", "expose:\n  wg: udp://h:1?raw&public=2\n", `agent.yaml:2: public ports are not supported yet; leave out public=`},
+		{"public port twice", "expose:\n  wg: udp://h:1?raw&public=2\n  dns: udp://h:53?public=2\n", `agent.yaml:1: expose: wg and dns both ask for the public port udp/2`},
+		{"public port without relay", "paths: [direct-udp]\nexpose: {wg: \"udp://h:1?public=2\"}\n", `agent.yaml:2: expose: wg=udp://h:1?public=2 asks for a public port, which comes through the relay, and no such path is allowed`},
+		{"public limits", "public: {spares: 0, idle: 0s, max_clients: 0}\n", "agent.yaml:1: public: spares is 0 and must be from 1 to 1024\nagent.yaml:1: public: idle (0s) must be 1s or more, and keepalive (15s) from 1s to 1m\nagent.yaml:1: public: max_clients is 0 and must be 1 or more"},
 		{"not a URL", "expose:\n  wg: 127.0.0.1:51820\n", `agent.yaml:2: "127.0.0.1:51820" is not a URL like udp://127.0.0.1:51820`},
 		{"no url", "expose:\n- name: wg\n", `agent.yaml:2: "" is not a URL like udp://127.0.0.1:51820`},
 		{"raw dial", "dial:\n  a/x: udp://h:1?raw\n", `agent.yaml:2: the URL "udp://h:1?raw": of all options a dial takes paths=KIND+KIND alone; others belong to the exposed URL on the peer`},

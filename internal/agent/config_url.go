@@ -63,8 +63,6 @@ func ParseService(name, rawURL string) (Service, error) {
 		return Service{}, err
 	case t.Scheme == "tcp":
 		return Service{}, noTCP(rawURL)
-	case t.Public != 0:
-		return Service{}, errors.New("public ports are not supported yet; leave out public=")
 	case !isHost(t.Host):
 		return Service{}, fmt.Errorf("%q has a host that is neither an IP address nor a name", rawURL)
 	}

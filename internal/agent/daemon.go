@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -26,7 +27,7 @@ func (a *Agent) Status() Status {
 		st.Waiting = errWaiting.Error()
 	}
 	for _, s := range a.services.List() {
-		st.Services = append(st.Services, ServiceStatus{Name: s.Name, URL: s.URL, Paths: s.Only.Names(), Flows: s.Flows})
+		st.Services = append(st.Services, ServiceStatus{Name: s.Name, URL: s.URL, Paths: s.Only.Names(), Flows: s.Flows, Public: a.public.status(s)})
 	}
 	for d, err := range a.late.all() {
 		st.Dials = append(st.Dials, DialStatus{Peer: d.Peer, Service: d.Service, Listen: d.URL(), Paths: d.Only.Names(), Error: err.Error()})
@@ -87,6 +88,7 @@ func (a *Agent) counters() map[string]uint64 {
 			}
 		}
 	}
+	maps.Copy(out, a.public.drops.counts())
 	for reason, n := range out {
 		if n == 0 {
 			delete(out, reason)
@@ -315,13 +317,27 @@ func (a *Agent) Expose(name, url string) error {
 	if err != nil {
 		return err
 	}
+	if other := a.publicTwice(s); other != "" {
+		return fmt.Errorf("expose %s: the public port %d is %s's already; ask for another", s, s.Public, other)
+	}
 	if err := a.cfg.State.PutService(s); err != nil {
 		return err
 	}
 	if err := a.services.Expose(s.Name, s.URL()); err != nil {
 		return errors.Join(err, a.cfg.State.RemoveService(s.Name))
 	}
+	a.public.ask()
 	return nil
+}
+
+// publicTwice is the name of another service that has the public port of s.
+func (a *Agent) publicTwice(s Service) string {
+	for _, have := range a.services.List() {
+		if s.Public != 0 && have.Public == s.Public && have.Scheme == s.Scheme && have.Name != s.Name {
+			return have.Name
+		}
+	}
+	return ""
 }
 
 // Unexpose withdraws it (Control).
@@ -329,6 +345,7 @@ func (a *Agent) Unexpose(name string) error {
 	if err := a.services.Unexpose(name); err != nil {
 		return err
 	}
+	a.public.ask()
 	for _, p := range a.peers.all() {
 		p.flows.Withdraw(name)
 	}

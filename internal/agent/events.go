@@ -33,6 +33,10 @@ func (l *link) event(_ context.Context, m *proto.ToAgent) {
 		if err := l.a.applyRevocation(b.Revocation); err != nil {
 			l.a.refusals.note(l.a, "revocation", err)
 		}
+	case *proto.ToAgent_PublicLegs:
+		l.a.public.granted(b.PublicLegs)
+	case *proto.ToAgent_PublicClient:
+		l.a.public.clientIs(b.PublicClient)
 	case *proto.ToAgent_Goodbye:
 		l.a.cfg.Log.Info().Msg("the coordinator is about to stop; what runs directly goes on")
 	case *proto.ToAgent_Error:

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -29,24 +28,17 @@ func (r *relayRung) endpoint(conn dgram.Conn, far netip.AddrPort) (*endpoint, er
 
 // overUDP opens a UDP socket for the leg.
 func (r *relayRung) overUDP() (*endpoint, error) {
-	for _, m := range r.alloc.GetRelay() {
-		far, ok := m.AddrPort()
-		if !ok {
-			continue
-		}
-		conn, err := r.as.a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(unspecified(far.Addr()), 0))
-		if err != nil {
-			return nil, fmt.Errorf("open a socket for the relay: %w", err)
-		}
-		return r.endpoint(conn, far)
+	conn, far, err := r.as.a.overUDP(r.alloc)
+	if err != nil {
+		return nil, err
 	}
-	return nil, skip("blocked", "the coordinator was not seen at any address of its own, so there is none that UDP could go to", "")
+	return r.endpoint(conn, far)
 }
 
 // overFakeTCP opens a socket for the leg whose datagrams look like TCP, and
 // sees whether they cross whole.
 func (r *relayRung) overFakeTCP(ctx context.Context, far netip.AddrPort) (*endpoint, error) {
-	conn, err := r.as.a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(unspecified(far.Addr()), 0), nil)
+	conn, _, err := r.as.a.overFakeTCP(far)
 	if err != nil {
 		return nil, err
 	}
@@ -85,11 +77,7 @@ func whole(ctx context.Context, conn dgram.Opener, far netip.AddrPort) error {
 
 // overTLS opens a stream for the leg.
 func (r *relayRung) overTLS(ctx context.Context, at string) (*endpoint, error) {
-	cert, err := r.as.a.id.Certificate()
-	if err != nil {
-		return nil, err
-	}
-	conn, far, err := r.as.a.cfg.Dialers.RelayTLS(ctx, at, r.as.a.cfg.State.Coordinator().Pin, cert)
+	conn, far, err := r.as.a.overTLS(ctx, at)
 	if err != nil {
 		return nil, err
 	}

@@ -157,6 +157,7 @@ func (l *link) adopt(d *reached, reg *proto.Registered) {
 		told = told.Str("via", d.Via)
 	}
 	told.Dur("rtt", d.RTT()).Msg("registered")
+	l.a.public.ask()
 	if err := errors.Join(l.a.cfg.State.SawWorking(network), l.a.cfg.State.SawDoors(doors)); err != nil {
 		l.a.refusals.note(l.a, "state", err)
 	}

@@ -1,0 +1,422 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"rendezvous/internal/forward"
+	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
+	"rendezvous/internal/seal"
+	"rendezvous/proto"
+)
+
+// publisher keeps the ports that the coordinator is asked to open to clients
+// without an agent. Its conversation is run's; the legs that come of it are each
+// others' strangers, see publicLeg.
+type publisher struct {
+	a     *Agent
+	wake  chan struct{}
+	drops publicDrops
+
+	mu     sync.Mutex // for what follows, and what ports and legs say it guards
+	ports  map[publicKey]*publicPort
+	legs   map[proto.Token]*publicLeg
+	asked  bool      // something was, and may have to be taken back
+	prefer path.Kind // over which the last leg was bound
+	closed bool
+}
+
+// publicKey is what two services can't both have.
+type publicKey struct {
+	port uint16
+	tcp  bool
+}
+
+func (k publicKey) String() string {
+	if k.tcp {
+		return fmt.Sprintf("tcp/%d", k.port)
+	}
+	return fmt.Sprintf("udp/%d", k.port)
+}
+
+// publicPort is one port, of one service as it was exposed: another URL makes
+// another port.
+type publicPort struct {
+	publicKey
+	service string
+	target  forward.Target
+	where   whereabouts
+
+	// guarded by publisher.mu
+	granted *proto.Publication // the coordinator's answer; nil: it is awaited
+	legs    map[proto.Token]*publicLeg
+	total   uint64 // clients since it was opened
+	told    tally  // what the last line of the log said
+}
+
+// tally is what the log tells of a port's legs.
+type tally struct {
+	total          uint64
+	active, spares int
+}
+
+func newPublisher(a *Agent) *publisher {
+	return &publisher{a: a, wake: make(chan struct{}, 1), ports: make(map[publicKey]*publicPort), legs: make(map[proto.Token]*publicLeg)}
+}
+
+const (
+	// askAgain follows a port that was refused, doubling up to askMost: it may
+	// have been another member's.
+	askAgain = 30 * time.Second
+	askMost  = 10 * time.Minute
+	// maxGrant bounds what one message of the coordinator's can make us open.
+	maxGrant = 1024
+)
+
+// ask has the coordinator told what is wanted now: services came or went, or
+// there is another connection.
+func (p *publisher) ask() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run asks whenever that is due, until ctx ends.
+func (p *publisher) run(ctx context.Context) {
+	retry := time.NewTimer(time.Hour)
+	retry.Stop()
+	defer retry.Stop()
+	wait := askAgain
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+			wait = askAgain
+		case <-retry.C:
+			wait = min(2*wait, askMost)
+		}
+		if !p.publish(ctx) {
+			retry.Reset(wait)
+		}
+	}
+}
+
+// publish asks for the ports of the services as they are now, and takes in the
+// answer; false where something was refused, so that it is worth asking again.
+func (p *publisher) publish(ctx context.Context) bool {
+	m, ports := p.wanted()
+	if m == nil {
+		return true
+	}
+	answer, err := p.a.link.call(ctx, &proto.ToCoordinator{Body: &proto.ToCoordinator_Publish{Publish: m}})
+	switch {
+	case errors.Is(err, errOffline) || ctx.Err() != nil:
+		return true // the next connection asks
+	case err != nil:
+		p.answered(ports, refuseAll(m, err.Error()))
+		return false
+	}
+	told := answer.GetPublished().GetPorts()
+	if len(told) != len(ports) {
+		told = refuseAll(m, "the coordinator did not say; is it of an earlier version?")
+	}
+	return p.answered(ports, told)
+}
+
+func refuseAll(m *proto.Publish, why string) []*proto.Publication {
+	out := make([]*proto.Publication, 0, len(m.GetPorts()))
+	for range m.GetPorts() {
+		out = append(out, &proto.Publication{Refused: why})
+	}
+	return out
+}
+
+// wanted makes the ports agree with the services, and says what to ask for; nil
+// where nothing is wanted and nothing was.
+func (p *publisher) wanted() (*proto.Publish, []*publicPort) {
+	gone := p.agree()
+	p.giveBack(gone)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.ports) == 0 && !p.asked {
+		return nil, nil
+	}
+	p.asked = len(p.ports) > 0
+	m := &proto.Publish{}
+	ports := slices.SortedFunc(maps.Values(p.ports), func(a, b *publicPort) int { return int(a.port) - int(b.port) })
+	for _, port := range ports {
+		m.Ports = append(m.Ports, &proto.PublicPort{
+			Service: port.service, Port: uint32(port.port), Tcp: port.tcp, Raw: port.target.Raw,
+			Spares: uint32(p.a.cfg.Public.Spares), KeepaliveS: uint32(p.a.cfg.Public.Keepalive / time.Second), Clients: port.target.Alias,
+		})
+	}
+	return m, ports
+}
+
+// agree drops the ports of services that are no more as they were, adds those
+// that are new, and gives the legs that have lost their port.
+func (p *publisher) agree() (gone []*publicLeg) {
+	services := p.a.services.List()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := make(map[publicKey]forward.Service)
+	for _, s := range services {
+		if s.Public != 0 && s.Scheme == "udp" && !p.closed {
+			now[publicKey{port: s.Public}] = s
+		}
+	}
+	for key, port := range p.ports {
+		if s, ok := now[key]; !ok || s.Name != port.service || s.Target != port.target {
+			gone = append(gone, slices.Collect(maps.Values(port.legs))...)
+			delete(p.ports, key)
+		}
+	}
+	for key, s := range now {
+		if p.ports[key] == nil {
+			p.ports[key] = &publicPort{publicKey: key, service: s.Name, target: s.Target, legs: make(map[proto.Token]*publicLeg),
+				where: whereabouts{target: s.Target, resolve: p.a.resolveHost}}
+		}
+	}
+	return gone
+}
+
+// answered takes in what the coordinator said of each port.
+func (p *publisher) answered(ports []*publicPort, told []*proto.Publication) (all bool) {
+	all = true
+	for i, port := range ports {
+		p.mu.Lock()
+		before := port.granted
+		port.granted = told[i]
+		p.mu.Unlock()
+		why := told[i].GetRefused()
+		all = all && why == ""
+		if before != nil && before.GetRefused() == why {
+			continue // it was told
+		}
+		log := p.a.cfg.Log.Info()
+		if why != "" {
+			log = p.a.cfg.Log.Warn().Str("why", ops.Plain(why))
+		}
+		log.Str("service", port.service).Stringer("port", port.publicKey).Strs("at", addrsOf(told[i])).
+			Uint32("spares", told[i].GetSpares()).Uint32("keepalive_s", told[i].GetKeepaliveS()).Msg(wordOf(why))
+	}
+	return all
+}
+
+func wordOf(refused string) string {
+	if refused == "" {
+		return "the public port is open to clients without an agent"
+	}
+	return "the coordinator does not open the public port; trying again"
+}
+
+// addrsOf is where clients reach a port.
+func addrsOf(m *proto.Publication) []string {
+	var out []string
+	for _, e := range m.GetAddrs()[:min(len(m.GetAddrs()), maxDoors)] {
+		if at, ok := e.AddrPort(); ok {
+			out = append(out, at.String())
+		}
+	}
+	return out
+}
+
+// granted takes allocations for clients that may come.
+func (p *publisher) granted(m *proto.PublicLegs) {
+	for _, alloc := range m.GetAllocations()[:min(len(m.GetAllocations()), maxGrant)] {
+		l, evicted := p.admit(publicKey{port: uint16(m.GetPort())}, m.GetService(), alloc)
+		if evicted != nil {
+			p.drops.evicted.Add(1)
+			p.giveBack([]*publicLeg{evicted})
+		}
+		if l != nil {
+			p.a.tasks.start(l.raise)
+		}
+	}
+}
+
+// admit makes a leg's place in the table, and room for it.
+func (p *publisher) admit(key publicKey, service string, alloc *proto.Allocation) (l, evicted *publicLeg) {
+	if len(alloc.GetId()) != proto.TokenSize || len(alloc.GetKey()) != seal.KeySize {
+		return nil, nil
+	}
+	id := proto.Token(alloc.GetId())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	port := p.ports[key]
+	if p.closed || port == nil || port.service != service || p.legs[id] != nil {
+		return nil, nil // it went while this was on its way
+	}
+	if most := p.a.cfg.Public.MaxClients + p.a.cfg.Public.Spares*len(p.ports); len(p.legs) >= most {
+		evicted = p.leastUsed()
+		p.forget(evicted)
+	}
+	l = newPublicLeg(p, port, id, alloc)
+	p.legs[id], port.legs[id] = l, l
+	return l, evicted
+}
+
+// leastUsed is the leg with the client that was silent longest, or else any. p.mu
+// is held.
+func (p *publisher) leastUsed() (least *publicLeg) {
+	for _, l := range p.legs {
+		switch {
+		case least == nil || l.begun() && !least.begun():
+			least = l
+		case l.begun() == least.begun() && l.used.Load() < least.used.Load():
+			least = l
+		}
+	}
+	return least
+}
+
+// forget takes a leg out of the table, and says whether it was there. p.mu is
+// held.
+func (p *publisher) forget(l *publicLeg) bool {
+	if p.legs[l.id] != l {
+		return false
+	}
+	delete(p.legs, l.id)
+	delete(l.port.legs, l.id)
+	return true
+}
+
+// giveBack closes legs and tells the coordinator that it may have them.
+func (p *publisher) giveBack(legs []*publicLeg) {
+	if len(legs) == 0 {
+		return
+	}
+	m := &proto.Release{}
+	p.mu.Lock()
+	for _, l := range legs {
+		p.forget(l)
+		m.Ids = append(m.Ids, l.id[:])
+	}
+	p.mu.Unlock()
+	for _, l := range legs {
+		l.close()
+	}
+	for ids := range slices.Chunk(m.Ids, maxGrant) {
+		// Without a connection they have lapsed, or will.
+		_ = p.a.link.send(&proto.ToCoordinator{Body: &proto.ToCoordinator_Release{Release: &proto.Release{Ids: ids}}})
+	}
+}
+
+// clientIs notes whose a leg has become.
+func (p *publisher) clientIs(m *proto.PublicClient) {
+	at, ok := (&proto.Endpoint{Addr: m.GetAddr(), Port: m.GetPort()}).AddrPort()
+	if !ok || len(m.GetId()) != proto.TokenSize {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.legs[proto.Token(m.GetId())]; l != nil && !l.client.IsValid() {
+		l.client = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+		close(l.known)
+	}
+}
+
+// tend ends the legs whose clients were silent for too long, looks for services
+// that have moved, and logs what has changed. Call it about once a second.
+func (p *publisher) tend(now time.Time) {
+	var idle, unanswered []*publicLeg
+	p.mu.Lock()
+	for _, l := range p.legs {
+		switch silent := now.Sub(l.lastUse()); {
+		case !l.begun():
+		case silent >= p.a.cfg.Public.Idle:
+			idle = append(idle, l)
+		case l.unanswered(now):
+			unanswered = append(unanswered, l)
+		}
+	}
+	p.mu.Unlock()
+	p.giveBack(idle)
+	for _, l := range unanswered {
+		l.lookAgain()
+	}
+	p.tell()
+}
+
+// tell logs what became of a port's legs since the last time, in one line.
+func (p *publisher) tell() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, port := range p.ports {
+		now := port.tally()
+		if now == port.told {
+			continue
+		}
+		p.a.cfg.Log.Info().Str("service", port.service).Stringer("port", port.publicKey).Uint64("total", now.total).
+			Int("active", now.active).Int("spare", now.spares).Msg("public clients")
+		port.told = now
+	}
+}
+
+// tally counts the port's legs. publisher.mu is held.
+func (port *publicPort) tally() tally {
+	t := tally{total: port.total}
+	for _, l := range port.legs {
+		switch {
+		case l.begun():
+			t.active++
+		case l.bound:
+			t.spares++
+		}
+	}
+	return t
+}
+
+// refresh binds all legs again soon, because this host's network has changed.
+func (p *publisher) refresh() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.legs {
+		l.refresh(len(p.legs))
+	}
+}
+
+// close ends all legs, for good.
+func (p *publisher) close() {
+	p.mu.Lock()
+	p.closed = true
+	all := slices.Collect(maps.Values(p.legs))
+	clear(p.legs)
+	p.mu.Unlock()
+	for _, l := range all {
+		l.close()
+	}
+}
+
+// status tells of the port of a service, if it has one.
+func (p *publisher) status(s forward.Service) *PublicStatus {
+	if s.Public == 0 {
+		return nil
+	}
+	out := &PublicStatus{Port: int(s.Public), State: PublicWaiting}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	port := p.ports[publicKey{port: s.Public, tcp: s.Scheme == "tcp"}]
+	if port == nil || port.service != s.Name {
+		return out
+	}
+	t := port.tally()
+	out.Clients, out.Spares, out.Total = t.active, t.spares, t.total
+	switch {
+	case port.granted == nil:
+	case port.granted.GetRefused() != "":
+		out.State, out.Reason = PublicRefused, ops.Plain(port.granted.GetRefused())
+	default:
+		out.State, out.Addrs = PublicOpen, addrsOf(port.granted)
+	}
+	return out
+}

@@ -1,0 +1,350 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/forward"
+	"rendezvous/internal/path"
+	"rendezvous/internal/relay"
+	"rendezvous/internal/seal"
+	"rendezvous/proto"
+)
+
+// publicLeg is our leg of an allocation whose other leg is a client without an
+// agent, or will be. It has a conn of its own to the coordinator, and, from its
+// client's first datagram on, one before the service: two sockets, each with a
+// reader that runs every burst to completion. Timers do the rest.
+type publicLeg struct {
+	p     *publisher
+	port  *publicPort
+	id    proto.Token
+	alloc *proto.Allocation
+	seal  *seal.Leg     // nil: the service is raw
+	known chan struct{} // closed once client is set
+	done  chan struct{} // closed by close
+
+	far      atomic.Pointer[publicFar] // nil before the first datagram, and while the service can't be reached
+	used     atomic.Int64              // when the client sent last; 0: it never did. Unix nanoseconds
+	answered atomic.Int64              // when the service did, or when it was last looked for
+
+	failed time.Time // when connect did last; of the wire's reader
+
+	// guarded by publisher.mu
+	client netip.AddrPort
+	bound  bool
+	wire   *publicWire
+	pulse  *time.Timer
+	ended  bool
+}
+
+// publicWire is what a leg is carried over. Its functions are made once, for
+// they would be allocated with each burst.
+type publicWire struct {
+	conn    dgram.Conn
+	kind    path.Kind
+	leg     *relay.Leg
+	pulse   *relay.Pulse
+	deliver func(dgram.Burst) error // what the client sent, opened
+	write   func(dgram.Burst) error // to the coordinator, sealed
+}
+
+// publicFar is the client's socket before the service.
+type publicFar struct {
+	*forward.Far
+	service netip.AddrPort
+}
+
+func newPublicLeg(p *publisher, port *publicPort, id proto.Token, alloc *proto.Allocation) *publicLeg {
+	l := &publicLeg{p: p, port: port, id: id, alloc: alloc, known: make(chan struct{}), done: make(chan struct{})}
+	if !port.target.Raw {
+		l.seal = seal.NewLeg([seal.KeySize]byte(alloc.GetKey()), false)
+	}
+	return l
+}
+
+// coarsely is how exactly the last use of a leg is known.
+const coarsely = 250 * time.Millisecond
+
+// stamp notes in at that it is now.
+func stamp(at *atomic.Int64) {
+	if now := time.Now().UnixNano(); now-at.Load() >= int64(coarsely) || now < at.Load() {
+		at.Store(now)
+	}
+}
+
+// begun says whether a client has the leg.
+func (l *publicLeg) begun() bool { return l.used.Load() != 0 }
+
+func (l *publicLeg) lastUse() time.Time { return time.Unix(0, l.used.Load()) }
+
+// keep makes w the leg's wire; false where the leg has ended meanwhile.
+func (l *publicLeg) keep(w *publicWire) bool {
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if l.ended {
+		return false
+	}
+	l.wire, l.bound = w, true
+	l.p.prefer = w.kind
+	l.pulse = time.AfterFunc(w.pulse.First(), l.beat)
+	return true
+}
+
+// beat keeps the leg bound, on its timer's goroutine.
+func (l *publicLeg) beat() {
+	again, err := l.wire.pulse.Beat()
+	if err != nil {
+		l.over(err)
+		return
+	}
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if !l.ended {
+		l.pulse.Reset(again)
+	}
+}
+
+// refresh binds the leg again within a moment that grows with the number of legs:
+// 2,000 a second. publisher.mu is held.
+func (l *publicLeg) refresh(legs int) {
+	// A timer that could not be stopped is about to do it.
+	if l.pulse != nil && l.pulse.Stop() {
+		l.wire.pulse.Soon()
+		l.pulse.Reset(rand.N(time.Duration(legs)*500*time.Microsecond + time.Millisecond))
+	}
+}
+
+// over ends a leg that the coordinator does not know, or that reaches it no more.
+func (l *publicLeg) over(why error) {
+	l.p.a.cfg.Log.Debug().Str("service", l.port.service).Err(why).Msg("a leg of a public port has ended")
+	if errors.Is(why, relay.ErrGone) || errors.Is(why, net.ErrClosed) {
+		l.p.mu.Lock()
+		l.p.forget(l)
+		l.p.mu.Unlock()
+		l.close()
+		return
+	}
+	l.p.giveBack([]*publicLeg{l})
+}
+
+// close ends the leg and its sockets; it may come again.
+func (l *publicLeg) close() {
+	l.p.mu.Lock()
+	again := l.ended
+	l.ended = true
+	if l.pulse != nil {
+		l.pulse.Stop()
+	}
+	w := l.wire
+	l.p.mu.Unlock()
+	if again {
+		return
+	}
+	close(l.done)
+	if w != nil {
+		_ = w.conn.Close()
+	}
+	l.disconnect(l.far.Load())
+}
+
+// receive takes what came from the coordinator, on the wire's reader.
+func (l *publicLeg) receive(w *publicWire, b dgram.Burst) {
+	rest, ok := w.leg.Strip(b)
+	if !ok {
+		return
+	}
+	if rest.Addr != w.leg.Addr() {
+		l.p.drops.stranger.Add(uint64(rest.Len()))
+		return
+	}
+	if l.seal != nil {
+		_ = l.seal.Open(time.Now(), rest, w.deliver) // it counts what does not open
+		return
+	}
+	l.fromClient(w, rest)
+}
+
+// fromClient carries a client's datagrams to the service.
+func (l *publicLeg) fromClient(w *publicWire, b dgram.Burst) {
+	if !l.begun() {
+		l.begin()
+	}
+	stamp(&l.used)
+	far := l.far.Load()
+	if far == nil {
+		if far = l.connect(w); far == nil {
+			l.p.drops.noService.Add(uint64(b.Len()))
+			return
+		}
+	}
+	b.Addr = far.service
+	l.p.drops.note(far.Conn.Write(b), b)
+}
+
+// begin notes that a client has taken the leg.
+func (l *publicLeg) begin() {
+	l.p.mu.Lock()
+	l.port.total++
+	l.p.mu.Unlock()
+	stamp(&l.answered)
+}
+
+// How long a client's datagrams wait in its leg's socket: until the coordinator
+// has told its address, which left before them but on another way, and until the
+// service's name is resolved.
+const (
+	knownWithin  = time.Second
+	lookUpWithin = 5 * time.Second
+	// connectAgain follows a socket that could not be opened.
+	connectAgain = time.Second
+)
+
+// connect opens the client's socket before the service. It runs on the wire's
+// reader, so that what comes meanwhile waits in the kernel; nil where there is
+// none.
+func (l *publicLeg) connect(w *publicWire) *publicFar {
+	if !l.failed.IsZero() && time.Since(l.failed) < connectAgain {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(l.p.a.tasks.ctx, lookUpWithin)
+	defer cancel()
+	at, err := l.port.where.find(ctx)
+	if err == nil {
+		var far *forward.Far
+		if far, err = forward.Before(l.p.a.cfg.Host.Net, at, l.aliases(), forward.Client{Addr: l.owner().Addr()}); err == nil {
+			return l.use(w, &publicFar{far, at})
+		}
+	}
+	l.failed = time.Now()
+	l.p.a.refusals.note(l.p.a, "public clients of "+l.port.service, err)
+	return nil
+}
+
+// aliases is where the client's source before the service comes from, if it
+// is to have one of its own.
+func (l *publicLeg) aliases() *forward.Aliases {
+	if !l.port.target.Alias {
+		return nil
+	}
+	return l.p.a.aliases
+}
+
+// owner is the client's address, as the coordinator tells it where that was asked
+// for.
+func (l *publicLeg) owner() netip.AddrPort {
+	if !l.port.target.Alias {
+		return netip.AddrPort{}
+	}
+	timer := time.NewTimer(knownWithin)
+	defer timer.Stop()
+	select {
+	case <-l.known:
+	case <-timer.C:
+	case <-l.done:
+	}
+	l.p.mu.Lock()
+	defer l.p.mu.Unlock()
+	if !l.client.IsValid() { // then it shares an alias with those like it
+		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	}
+	return l.client
+}
+
+// use makes far the client's socket and reads it; nil where the leg has ended.
+func (l *publicLeg) use(w *publicWire, far *publicFar) *publicFar {
+	l.p.mu.Lock()
+	ended := l.ended
+	if !ended {
+		l.far.Store(far)
+	}
+	l.p.mu.Unlock()
+	if ended {
+		far.Close()
+		return nil
+	}
+	l.p.a.tasks.start(func(context.Context) {
+		_ = path.Read(far.Conn, func(b dgram.Burst) { l.fromService(w, far, b) })
+	})
+	return far
+}
+
+// disconnect closes the client's socket before the service, unless another has
+// taken its place.
+func (l *publicLeg) disconnect(far *publicFar) {
+	if far != nil && l.far.CompareAndSwap(far, nil) {
+		far.Close()
+	}
+}
+
+// fromService takes what the service sent to the client's socket, on its reader.
+func (l *publicLeg) fromService(w *publicWire, far *publicFar, b dgram.Burst) {
+	if b.Addr != far.service {
+		l.p.drops.notFromService.Add(uint64(b.Len()))
+		return
+	}
+	stamp(&l.answered)
+	b.Addr = w.leg.Addr()
+	if l.seal != nil {
+		l.p.drops.note(l.seal.Seal(b, w.write), b)
+		return
+	}
+	l.p.drops.note(w.conn.Write(b), b)
+}
+
+// lookAfter is how long a service that has a name may leave a client without
+// answer before the name is looked up again: it may have moved.
+const lookAfter = 10 * time.Second
+
+// unanswered says whether the service should be looked for again.
+func (l *publicLeg) unanswered(now time.Time) bool {
+	_, literal := l.port.target.Literal()
+	far := l.far.Load()
+	return !literal && far != nil && l.used.Load() > l.answered.Load() && now.Sub(time.Unix(0, l.answered.Load())) > lookAfter
+}
+
+// lookAgain gives the client a new socket if the service is elsewhere now.
+func (l *publicLeg) lookAgain() {
+	stamp(&l.answered) // not again before lookAfter
+	l.p.a.tasks.start(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, lookUpWithin)
+		defer cancel()
+		far := l.far.Load()
+		if at, err := l.port.where.find(ctx); err == nil && far != nil && at != far.service {
+			l.disconnect(far) // the next datagram connects
+		}
+	})
+}
+
+// publicDrops counts datagrams of public ports that were dropped, by reason.
+type publicDrops struct {
+	stranger, noService, notFromService, tooLarge, absent, writeError, evicted atomic.Uint64
+}
+
+func (d *publicDrops) counts() map[string]uint64 {
+	return map[string]uint64{
+		"public-stranger": d.stranger.Load(), "public-no-service": d.noService.Load(), "public-not-from-service": d.notFromService.Load(),
+		"public-too-large": d.tooLarge.Load(), "public-service-absent": d.absent.Load(), "public-write-error": d.writeError.Load(),
+		"public-clients-evicted": d.evicted.Load(),
+	}
+}
+
+// note counts what went wrong with a burst that was written.
+func (d *publicDrops) note(err error, b dgram.Burst) {
+	switch {
+	case err == nil || errors.Is(err, net.ErrClosed): // it ended while this was on its way
+	case dgram.IsTooLarge(err):
+		d.tooLarge.Add(uint64(b.Len()))
+	case errors.Is(err, syscall.ECONNREFUSED):
+		d.absent.Add(uint64(b.Len()))
+	default:
+		d.writeError.Add(uint64(b.Len()))
+	}
+}

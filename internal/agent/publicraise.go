@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/forward"
+	"rendezvous/internal/path"
+	"rendezvous/internal/relay"
+	"rendezvous/proto"
+)
+
+// How a leg of a public port finds its transport: one after the other, so that
+// the relay never hears of it on two at once; the one that carried the last leg
+// first.
+const (
+	// claimWithin is how long a transport has to be answered, besides 4 round
+	// trips: a bind is repeated after 50, 100, 200 and 400 ms.
+	claimWithin = 800 * time.Millisecond
+	// openWithin is for the opening of a stream.
+	openWithin = 6 * time.Second
+	// giveBackAfter holds back what could not be bound, so that the coordinator
+	// does not send another at once.
+	giveBackAfter = 5 * time.Second
+)
+
+// publicWay is one way to bind a leg: a conn that is opened and, once it is read,
+// made ready.
+type publicWay struct {
+	kind  path.Kind
+	open  func(ctx context.Context) (dgram.Conn, netip.AddrPort, error)
+	ready func(ctx context.Context, conn dgram.Conn, far netip.AddrPort) error // nil: it is
+}
+
+// raise binds the leg over the first transport that the relay answers on.
+func (l *publicLeg) raise(ctx context.Context) {
+	alloc := l.p.a.ownRelay(l.alloc)
+	var faults []error
+	for _, way := range l.ways(alloc) {
+		w, err := l.try(ctx, way, alloc)
+		if ctx.Err() != nil || err == nil && l.keep(w) {
+			return
+		}
+		if err == nil { // it ended meanwhile
+			_ = w.conn.Close()
+			return
+		}
+		faults = append(faults, fmt.Errorf("%v: %w", way.kind, err))
+	}
+	if len(faults) == 0 {
+		faults = append(faults, errors.New("no path through the relay is both allowed and to be had here"))
+	}
+	l.p.a.refusals.note(l.p.a, "a leg for public clients of "+l.port.service, errors.Join(faults...))
+	if path.Wait(ctx, giveBackAfter) {
+		l.p.giveBack([]*publicLeg{l})
+	}
+}
+
+// ways are all that may carry the leg from this network, the likely first.
+func (l *publicLeg) ways(alloc *proto.Allocation) (out []publicWay) {
+	a := l.p.a
+	w := a.link.ways()
+	allowed, _ := l.port.target.Only.Narrow(path.KindsOf(a.cfg.Paths...))
+	for _, k := range relayKinds {
+		if allowed != 0 && !allowed.Has(k) || a.noDoor(k, w) != nil {
+			continue
+		}
+		switch k {
+		case path.RelayUDP:
+			out = append(out, publicWay{kind: k, open: func(context.Context) (dgram.Conn, netip.AddrPort, error) { return a.overUDP(alloc) }})
+		case path.RelayFakeTCP:
+			for _, far := range w.fakeTCP[:min(len(w.fakeTCP), maxDoorsTried)] {
+				out = append(out, publicWay{kind: k, ready: openFakeTCP, open: func(context.Context) (dgram.Conn, netip.AddrPort, error) { return openerOf(a.overFakeTCP(far)) }})
+			}
+		case path.RelayTLS:
+			for _, at := range w.tls[:min(len(w.tls), maxDoorsTried)] {
+				out = append(out, publicWay{kind: k, open: func(ctx context.Context) (dgram.Conn, netip.AddrPort, error) { return a.overTLS(ctx, at) }})
+			}
+		}
+	}
+	l.p.mu.Lock()
+	prefer := l.p.prefer
+	l.p.mu.Unlock()
+	slices.SortStableFunc(out, func(x, y publicWay) int {
+		switch {
+		case x.kind == y.kind || x.kind != prefer && y.kind != prefer || w.udp && prefer != path.RelayUDP:
+			return 0 // where UDP passes it goes first
+		case x.kind == prefer:
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// try opens a way and binds the leg over it.
+func (l *publicLeg) try(ctx context.Context, way publicWay, alloc *proto.Allocation) (*publicWire, error) {
+	open, cancel := context.WithTimeout(ctx, openWithin)
+	defer cancel()
+	conn, far, err := way.open(open)
+	if err != nil {
+		return nil, err
+	}
+	leg, err := relay.NewLeg(conn, far, alloc)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	w := &publicWire{conn: conn, kind: way.kind, leg: leg, write: conn.Write}
+	w.pulse = relay.NewPulse(leg, time.Duration(l.alloc.GetKeepaliveS())*time.Second)
+	w.deliver = func(b dgram.Burst) error { l.fromClient(w, b); return nil }
+	l.p.a.tasks.start(func(context.Context) { l.read(w) })
+	if way.ready != nil {
+		err = way.ready(open, conn, far)
+	}
+	if err == nil {
+		claim, cancel := context.WithTimeout(ctx, claimWithin+4*l.p.a.link.rtt())
+		defer cancel()
+		err = leg.Claim(claim)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// read is the wire's reader. A stream may break, which ends the leg.
+func (l *publicLeg) read(w *publicWire) {
+	_ = path.Read(w.conn, func(b dgram.Burst) { l.receive(w, b) })
+	l.p.mu.Lock()
+	broke := l.wire == w && !l.ended
+	l.p.mu.Unlock()
+	if broke {
+		l.p.giveBack([]*publicLeg{l})
+	}
+}
+
+// overUDP opens a UDP socket towards the relay of an allocation.
+func (a *Agent) overUDP(alloc *proto.Allocation) (dgram.Conn, netip.AddrPort, error) {
+	for _, m := range alloc.GetRelay() {
+		far, ok := m.AddrPort()
+		if !ok {
+			continue
+		}
+		conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(unspecified(far.Addr()), 0))
+		if err != nil {
+			return nil, far, fmt.Errorf("open a socket for the relay: %w", err)
+		}
+		return conn, far, nil
+	}
+	return nil, netip.AddrPort{}, skip("blocked", "the coordinator was not seen at any address of its own, so there is none that UDP could go to", "")
+}
+
+// overFakeTCP opens a socket whose datagrams look like TCP.
+func (a *Agent) overFakeTCP(far netip.AddrPort) (dgram.Opener, netip.AddrPort, error) {
+	conn, err := a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(unspecified(far.Addr()), 0), nil)
+	return conn, far, err
+}
+
+// openerOf is a conn, if there is one.
+func openerOf(conn dgram.Opener, far netip.AddrPort, err error) (dgram.Conn, netip.AddrPort, error) {
+	if err != nil {
+		return nil, far, err
+	}
+	return conn, far, nil
+}
+
+// openFakeTCP shakes hands with the far side, and sees whether datagrams cross
+// whole.
+func openFakeTCP(ctx context.Context, conn dgram.Conn, far netip.AddrPort) error {
+	c := conn.(dgram.Opener)
+	if err := c.Open(ctx, far); err != nil {
+		return err
+	}
+	return whole(ctx, c, far)
+}
+
+// overTLS opens a stream to a relay's leg.
+func (a *Agent) overTLS(ctx context.Context, at string) (dgram.Conn, netip.AddrPort, error) {
+	cert, err := a.id.Certificate()
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	return a.cfg.Dialers.RelayTLS(ctx, at, a.cfg.State.Coordinator().Pin, cert)
+}
+
+// resolveHost finds the address of a service's host that is a name.
+func (a *Agent) resolveHost(ctx context.Context, host string) (netip.Addr, error) {
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if len(addrs) == 0 {
+		return netip.Addr{}, fmt.Errorf("%s has no address", host)
+	}
+	return addrs[0].Unmap(), nil
+}
+
+// whereabouts finds where a service is. Its name is looked up anew for each
+// client, but once for those that come together.
+type whereabouts struct {
+	target  forward.Target
+	resolve func(ctx context.Context, host string) (netip.Addr, error)
+
+	mu  sync.Mutex // held while the name is looked up, so that others wait for the answer
+	at  netip.Addr
+	err error
+	on  time.Time
+}
+
+// sameAnswer is how long one look-up serves.
+const sameAnswer = 2 * time.Second
+
+func (w *whereabouts) find(ctx context.Context) (netip.AddrPort, error) {
+	if at, ok := w.target.Literal(); ok {
+		return netip.AddrPortFrom(at, w.target.Port), nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.on.IsZero() || time.Since(w.on) > sameAnswer {
+		w.at, w.err = w.resolve(ctx, w.target.Host)
+		w.on = time.Now()
+	}
+	if w.err != nil {
+		return netip.AddrPort{}, fmt.Errorf("the address of the service's host %q is not found: %w", w.target.Host, w.err)
+	}
+	return netip.AddrPortFrom(w.at, w.target.Port), nil
+}
