@@ -35,6 +35,7 @@ var layers = map[string]int{
 	"internal/ladder":  2,
 	"internal/session": 2,
 	"internal/forward": 2,
+	"internal/stripe":  2,
 
 	"internal/agent":      3,
 	"internal/rendezvous": 3,

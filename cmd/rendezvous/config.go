@@ -11,6 +11,7 @@ import (
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/rendezvous"
+	"rendezvous/internal/stripe"
 )
 
 // settings are rendezvous.yaml; flags override them.
@@ -27,6 +28,7 @@ type settings struct {
 	Log           string       `yaml:"log"`     // a level
 	Offload       bool         `yaml:"offload"`
 	Limits        limits       `yaml:"limits"`
+	Stripe        striping     `yaml:"stripe"`
 }
 
 // limits are what agents may take; 0 is the default.
@@ -85,6 +87,7 @@ type parsed struct {
 	public []netip.Addr
 	ports  []uint16
 	host   host
+	stripe striped
 }
 
 // host is what join links name; an empty name is to be found out, and port 0
@@ -129,6 +132,9 @@ func (s *settings) Check() (parsed, error) {
 		}
 	}
 	note(s.Limits.check())
+	p.stripe, err = s.Stripe.check()
+	note(err)
+	p.stripe.exclude = p.stripe.exclude.With(stripe.Single(append(p.ports, uint16(max(s.AlternatePort, 0)))...))
 	if len(faults) > 0 {
 		return p, &ops.UsageError{Err: errors.Join(faults...)}
 	}

@@ -33,7 +33,7 @@ func TestExampleConfig(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, form := range []reflect.Type{reflect.TypeFor[settings](), reflect.TypeFor[limits]()} {
+	for _, form := range []reflect.Type{reflect.TypeFor[settings](), reflect.TypeFor[limits](), reflect.TypeFor[striping]()} {
 		for field := range form.Fields() {
 			if key := field.Tag.Get("yaml"); !bytes.Contains(all, []byte(key+":")) {
 				t.Errorf("%s does not show %s", example, key)

@@ -46,6 +46,6 @@ func newRoot(t *terminal) *cobra.Command {
 	root.SetOut(t.out)
 	root.SetErr(t.log)
 	root.PersistentFlags().StringVar(&t.state, "state", "", "state `folder` (default /var/lib/rendezvous for root, else under $XDG_STATE_HOME)")
-	root.AddCommand(newServe(t), newInvite(t), newStatus(t))
+	root.AddCommand(newServe(t), newInvite(t), newStatus(t), newStripe(t))
 	return root
 }

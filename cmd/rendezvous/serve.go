@@ -18,6 +18,7 @@ import (
 	"rendezvous/internal/path"
 	"rendezvous/internal/relay"
 	"rendezvous/internal/rendezvous"
+	"rendezvous/internal/stripe"
 )
 
 // serveFlags are those of `serve`; each overrides a setting when it is given.
@@ -117,8 +118,16 @@ func serve(ctx context.Context, t *terminal, s settings) (err error) {
 	if err != nil {
 		return err
 	}
-	server, err := rendezvous.New(serverConfig(s, p, registry, log))
-	if err != nil {
+	config := serverConfig(s, p, registry, log)
+	var server *rendezvous.Server
+	keeper := newKeeper(func() (stripe.Config, error) {
+		return p.stripe.config(p, listening{server.Addrs(), server.StreamAddrs()})
+	})
+	keeper.Log = log
+	if s.Stripe.Apply {
+		config.Stripe = func() *rendezvous.StripeStatus { return stripeStatus(keeper) }
+	}
+	if server, err = rendezvous.New(config); err != nil {
 		return err
 	}
 	host := advertise(p, server.Addrs()[0], log)
@@ -126,7 +135,13 @@ func serve(ctx context.Context, t *terminal, s settings) (err error) {
 		log.Error().Err(err).Msg("keep the host of join links for `rendezvous invite`")
 	}
 	log.Info().Str("version", ops.Version()).Str("state", dir).Str("host", host).Any("listen", server.Listening()).Msg("serving")
-	return runAll(ctx, server, control, metrics, log)
+	tasks, ctx := errgroup.WithContext(ctx)
+	if s.Stripe.Apply {
+		tasks.Go(func() error { return keeper.Run(ctx) })
+	}
+	tasks.Go(func() error { return control.Serve(ctx, withStripe(server.Control(), keeper.Config)) })
+	tasks.Go(func() error { return runAll(ctx, server, metrics, log) })
+	return tasks.Wait()
 }
 
 // listenMetrics gives nil where no metrics are wanted.
@@ -138,7 +153,7 @@ func listenMetrics(addr string) (net.Listener, error) {
 }
 
 // runAll runs everything that serves, until ctx ends or one of it fails.
-func runAll(ctx context.Context, server *rendezvous.Server, control *ops.Control, metrics net.Listener, log zerolog.Logger) error {
+func runAll(ctx context.Context, server *rendezvous.Server, metrics net.Listener, log zerolog.Logger) error {
 	tasks, ctx := errgroup.WithContext(ctx)
 	if metrics != nil {
 		registry := ops.NewRegistry()
@@ -146,7 +161,6 @@ func runAll(ctx context.Context, server *rendezvous.Server, control *ops.Control
 		tasks.Go(func() error { return ops.ServeMetrics(ctx, metrics, ops.MetricsHandler(registry, server.Health)) })
 	}
 	tasks.Go(func() error { return server.Run(ctx) })
-	tasks.Go(func() error { return control.Serve(ctx, server.Control()) })
 	tasks.Go(func() error {
 		tellManager(ctx, server, log)
 		return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,6 +53,7 @@ func render(st rendezvous.Status, now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "coordinator %s, pid %d, up %v, at %s\n", st.Version, st.PID, age(now, st.Since), st.Host)
 	renderDoors(&b, st.Doors)
+	renderStripe(&b, st.Stripe)
 	if len(st.Members) == 0 {
 		b.WriteString("no members yet; `rendezvous invite` prints a join link for the first\n")
 	}
@@ -82,6 +84,23 @@ func renderDoors(b *strings.Builder, doors []rendezvous.DoorStatus) {
 	}
 	for _, p := range problems {
 		fmt.Fprintf(b, "not listening over %s\n", p)
+	}
+}
+
+// renderStripe says which other ports lead here, and ends the part on ports.
+func renderStripe(b *strings.Builder, s *rendezvous.StripeStatus) {
+	if s != nil && !s.Applied {
+		fmt.Fprintf(b, "ports are not striped: %s\n", cmp.Or(s.Problem, "not yet"))
+	}
+	if s != nil && s.Applied {
+		for _, each := range []struct {
+			name string
+			lead *rendezvous.StripeLead
+		}{{"udp", s.UDP}, {"tcp", s.TCP}} {
+			if each.lead != nil {
+				fmt.Fprintf(b, "striped over %s: %d ports of %s lead to %d; not %s\n", each.name, each.lead.Count, strings.Join(s.Addrs, ", "), each.lead.To, each.lead.LeftOut)
+			}
+		}
 	}
 	b.WriteString("\n")
 }

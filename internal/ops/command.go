@@ -37,6 +37,12 @@ func Root(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// Group makes cmd one that only stands over its subcommands, as Root's does.
+func Group(cmd *cobra.Command) *cobra.Command {
+	cmd.Args, cmd.RunE = unknownCommand, noCommand
+	return cmd
+}
+
 func noCommand(cmd *cobra.Command, _ []string) error {
 	cmd.SetOut(cmd.ErrOrStderr())
 	if err := cmd.Help(); err != nil {

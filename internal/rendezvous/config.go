@@ -45,7 +45,9 @@ type Config struct {
 	Public []netip.Addr
 	// Route is the own address from which agents at the given one are
 	// answered, for sockets that are bound to none; nil when not known.
-	Route   func(netip.Addr) (netip.Addr, bool)
+	Route func(netip.Addr) (netip.Addr, bool)
+	// Stripe is what Status says of port striping; nil where nobody asked for it.
+	Stripe  func() *StripeStatus
 	Limits  Limits
 	Log     zerolog.Logger
 	Version string

@@ -150,6 +150,15 @@ func (s *Server) Addrs() []netip.AddrPort {
 	return out
 }
 
+// StreamAddrs are the addresses listened on over TCP.
+func (s *Server) StreamAddrs() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, each := range s.streams {
+		out = append(out, each.local)
+	}
+	return out
+}
+
 // listen puts QUIC on every socket.
 func (s *Server) listen() error {
 	tlsConfig, err := serverTLS(s.registry.key)

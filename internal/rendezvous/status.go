@@ -25,6 +25,25 @@ type Status struct {
 	TLSLegs       int                `json:"tls_legs"` // relay legs over TLS that are open
 	STUN          map[string]uint64  `json:"stun"`
 	Drops         map[string]uint64  `json:"drops"` // by reason
+	Stripe        *StripeStatus      `json:"stripe,omitempty"`
+}
+
+// StripeStatus is port striping as the coordinator keeps it itself.
+type StripeStatus struct {
+	Applied  bool        `json:"applied"`
+	Problem  string      `json:"problem,omitempty"` // why not
+	Since    *time.Time  `json:"since,omitempty"`   // the last change of the rules
+	Restored int         `json:"restored"`          // times that somebody else had changed them
+	Addrs    []string    `json:"addresses,omitempty"`
+	UDP      *StripeLead `json:"udp,omitempty"`
+	TCP      *StripeLead `json:"tcp,omitempty"`
+}
+
+// StripeLead is which ports lead to one of the coordinator's.
+type StripeLead struct {
+	To      uint16 `json:"to"`
+	Count   int    `json:"count"`
+	LeftOut string `json:"left_out"` // "22, 443, 30000-30100"
 }
 
 // DoorStatus is an address and transport that the coordinator listens on, or
@@ -85,6 +104,9 @@ func (s *Server) Status() (Status, error) {
 	}
 	slices.SortFunc(st.Members, func(a, b MemberStatus) int { return cmp.Compare(a.Name, b.Name) })
 	st.Connections, st.Relay, st.STUN, st.Drops = s.counters()
+	if s.config.Stripe != nil {
+		st.Stripe = s.config.Stripe()
+	}
 	return st, nil
 }
 
