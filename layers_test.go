@@ -36,6 +36,7 @@ var layers = map[string]int{
 	"internal/session": 2,
 	"internal/forward": 2,
 	"internal/stripe":  2,
+	"internal/stream":  2,
 
 	"internal/agent":      3,
 	"internal/rendezvous": 3,

@@ -1686,6 +1686,7 @@ type Connect struct {
 	ListenPort    uint32                 `protobuf:"varint,8,opt,name=listen_port,json=listenPort,proto3" json:"listen_port,omitempty"`
 	Resume        bool                   `protobuf:"varint,9,opt,name=resume,proto3" json:"resume,omitempty"`      // the connection lives already: go on over this stream
 	Received      uint64                 `protobuf:"varint,10,opt,name=received,proto3" json:"received,omitempty"` // bytes that the opener has of the other side, where it resumes
+	Attempt       uint32                 `protobuf:"varint,11,opt,name=attempt,proto3" json:"attempt,omitempty"`   // rises with each stream opened for the connection; an old one that comes late is refused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1786,6 +1787,13 @@ func (x *Connect) GetResume() bool {
 func (x *Connect) GetReceived() uint64 {
 	if x != nil {
 		return x.Received
+	}
+	return 0
+}
+
+func (x *Connect) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
 	}
 	return 0
 }
@@ -1973,7 +1981,7 @@ const file_peer_proto_rawDesc = "" +
 	"\bevidence\x18\x04 \x01(\tR\bevidence\x12\x16\n" +
 	"\x06advice\x18\x05 \x01(\tR\x06advice\x12&\n" +
 	"\x0fstarted_unix_ns\x18\x06 \x01(\x03R\rstartedUnixNs\x12\x0e\n" +
-	"\x02ms\x18\a \x01(\rR\x02ms\"\x9d\x02\n" +
+	"\x02ms\x18\a \x01(\rR\x02ms\"\xb7\x02\n" +
 	"\aConnect\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\x04R\binstance\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x18\n" +
@@ -1989,7 +1997,8 @@ const file_peer_proto_rawDesc = "" +
 	"listenPort\x12\x16\n" +
 	"\x06resume\x18\t \x01(\bR\x06resume\x12\x1a\n" +
 	"\breceived\x18\n" +
-	" \x01(\x04R\breceived\"W\n" +
+	" \x01(\x04R\breceived\x12\x18\n" +
+	"\aattempt\x18\v \x01(\rR\aattempt\"W\n" +
 	"\tConnected\x12\x18\n" +
 	"\arefused\x18\x01 \x01(\tR\arefused\x12\x1a\n" +
 	"\breceived\x18\x02 \x01(\x04R\breceived\x12\x14\n" +
