@@ -30,6 +30,9 @@ type Config struct {
 	// there is none. It must not wait. It is called again with each connection
 	// and each loss; nil does nothing.
 	Need func(only path.Kinds)
+	// Narrowed is told of a connection that is tried again under the rule of the
+	// service, which the next ones may begin with. nil does nothing.
+	Narrowed func(r Request)
 	// NoCarrier is how long a connection waits for a carrier; 0 is 60 s.
 	NoCarrier time.Duration
 	// Idle is how long nothing may cross a connection; 0 is for ever, since

@@ -125,6 +125,9 @@ func (c *conn) broke(a *attachment, why error) {
 // any more.
 func (c *conn) refused(a *attachment, why *RefusedError) {
 	_ = a.stream.CloseWrite()
+	if c.narrow(why) {
+		return
+	}
 	c.mu.Lock()
 	done := c.state == running && c.complete()
 	if done {
@@ -193,7 +196,7 @@ func (c *conn) lose(a *attachment, why error) {
 	}
 	if d != nil {
 		d.look()
-		c.of.need(c.request.Only)
+		c.of.need(c.rule())
 	}
 }
 

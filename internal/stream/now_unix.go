@@ -19,8 +19,12 @@ type nowWriter struct {
 	try func(fd uintptr) bool
 }
 
-// newNowWriter is nil where c is no TCP socket.
+// newNowWriter is nil where c is no TCP socket, nor wraps one (NetConn, as
+// tls.Conn has it).
 func newNowWriter(c net.Conn) *nowWriter {
+	if wrapper, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = wrapper.NetConn()
+	}
 	s, ok := c.(*net.TCPConn)
 	if !ok {
 		return nil

@@ -53,7 +53,7 @@ const (
 // it is forgotten.
 func (c *conn) keep() {
 	for {
-		l, changed := c.of.link(c.request.Only)
+		l, changed := c.of.link(c.rule())
 		pause := c.move(l)
 		var timer <-chan time.Time
 		if pause > 0 {
@@ -74,7 +74,7 @@ func (c *conn) keep() {
 func (c *conn) move(l *link) time.Duration {
 	if l == nil {
 		if c.of.cfg.Need != nil {
-			c.of.cfg.Need(c.request.Only)
+			c.of.cfg.Need(c.rule())
 		}
 		return 0
 	}
