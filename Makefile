@@ -7,12 +7,12 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 
 # What uses the lab of namespaces measures time or is long, so it runs alone, after the rest.
-LAB_PATTERN := /internal/(natlab/(netns|programs)|faketcp)(/|$$)
+LAB_PATTERN := /internal/(natlab/(debian|netns|programs)|faketcp)(/|$$)
 
 # GOARCH is the host's where none is named.
 CROSS := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm64
 
-.PHONY: help build demo test unit lab paths check format vet lint generated cross bench fuzz clean deps
+.PHONY: help build demo test unit lab paths check format vet lint generated cross bench packages fuzz clean deps
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ paths: deps ## the table of docs/PATHS.md, made here
 bench: deps ## the figures of docs/BENCH.md, measured here
 	scripts/as-root.sh $(GO) run ./internal/natlab/bench -o docs/BENCH.md
 
+packages: ## Debian packages of both commands in dist/, for GOARCH
+	scripts/packages.sh
+
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	scripts/fuzz.sh $(FUZZTIME)
 
@@ -65,4 +68,4 @@ deps: ## Debian packages that tests and demo use
 	scripts/deps.sh
 
 clean: ## removes what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -21,6 +21,8 @@ curl:curl
 ip:iproute2
 sysctl:procps
 ping:iputils-ping
+debootstrap:debootstrap
+dpkg-deb:dpkg
 protoc:protobuf-compiler
 gcc:gcc
 "
