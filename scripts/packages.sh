@@ -75,6 +75,7 @@ package() {
 }
 
 package rendezvous rendezvous /etc/rendezvous/rendezvous.yaml /var/lib/rendezvous
+sed 's,/usr/local/bin/,/usr/bin/,' deploy/stripe.conf >"$stage/rendezvous/stripe.conf"
 package rendezvous-agent agent /etc/rendezvous/agent.yaml /var/lib/rendezvous-agent
 
 # GOARCH is of the packages, the tool runs here.

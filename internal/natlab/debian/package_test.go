@@ -65,7 +65,7 @@ func each(t *testing.T, check func(*testing.T, *Deb)) {
 
 // places is where a package may put files; what ends in a slash is a folder.
 var places = []string{"/etc/rendezvous/", "/usr/bin/", "/usr/lib/systemd/system/", "/usr/lib/sysctl.d/",
-	"/usr/share/doc/NAME/", "/usr/share/man/man1/", "/usr/share/lintian/overrides/NAME"}
+	"/usr/share/doc/NAME/", "/usr/share/doc/NAME/examples/", "/usr/share/man/man1/", "/usr/share/lintian/overrides/NAME"}
 
 // Owner, mode and place of each file, as Debian's policy has them (10.9, 9.1).
 func TestFiles(t *testing.T) {
