@@ -38,6 +38,7 @@ var layers = map[string]int{
 	"internal/stripe":   2,
 	"internal/stream":   2,
 	"internal/quicflow": 2,
+	"internal/share":    2,
 
 	"internal/agent":      3,
 	"internal/rendezvous": 3,

@@ -11,24 +11,26 @@ import (
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/rendezvous"
+	"rendezvous/internal/share"
 	"rendezvous/internal/stripe"
 )
 
 // settings are rendezvous.yaml; flags override them.
 type settings struct {
-	Listen        string       `yaml:"listen"`         // ":443" or "IP:443"
-	AlternatePort int          `yaml:"alternate_port"` // 0: none
-	Ports         []int        `yaml:"ports"`          // more ports
-	TCP           bool         `yaml:"tcp"`
-	FakeTCP       bool         `yaml:"faketcp"`
-	PublicAddr    stringOrList `yaml:"public_addr"`
-	Host          string       `yaml:"host"` // HOST or HOST:PORT of join links
-	State         string       `yaml:"state"`
-	Metrics       string       `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
-	Log           string       `yaml:"log"`     // a level
-	Offload       bool         `yaml:"offload"`
-	Limits        limits       `yaml:"limits"`
-	Stripe        striping     `yaml:"stripe"`
+	Listen        string         `yaml:"listen"`         // ":443" or "IP:443"
+	AlternatePort int            `yaml:"alternate_port"` // 0: none
+	Ports         []int          `yaml:"ports"`          // more ports
+	TCP           bool           `yaml:"tcp"`
+	FakeTCP       bool           `yaml:"faketcp"`
+	PublicAddr    stringOrList   `yaml:"public_addr"`
+	Host          string         `yaml:"host"` // HOST or HOST:PORT of join links
+	State         string         `yaml:"state"`
+	Metrics       string         `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
+	Log           string         `yaml:"log"`     // a level
+	Offload       bool           `yaml:"offload"`
+	Limits        limits         `yaml:"limits"`
+	Stripe        striping       `yaml:"stripe"`
+	Share         share.Settings `yaml:"share"` // these ports with other programs
 }
 
 // limits are what agents may take; 0 is the default.
@@ -88,6 +90,7 @@ type parsed struct {
 	ports  []uint16
 	host   host
 	stripe striped
+	share  *share.Config // nil: nothing is shared
 }
 
 // host is what join links name; an empty name is to be found out, and port 0
@@ -135,6 +138,11 @@ func (s *settings) Check() (parsed, error) {
 	p.stripe, err = s.Stripe.check()
 	note(err)
 	p.stripe.exclude = p.stripe.exclude.With(stripe.Single(append(p.ports, uint16(max(s.AlternatePort, 0)))...))
+	if s.Share.Used() {
+		shared, err := s.Share.Parse()
+		note(err)
+		p.share = &shared
+	}
 	if len(faults) > 0 {
 		return p, &ops.UsageError{Err: errors.Join(faults...)}
 	}

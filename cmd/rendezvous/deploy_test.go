@@ -18,8 +18,9 @@ func TestExampleConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A line that begins with # and a letter shows a setting without making it.
-	all := regexp.MustCompile(`(?m)^#([a-z]\w*:)`).ReplaceAll(text, []byte("$1"))
+	// A line that begins with # and a letter shows a setting without making it,
+	// and so do those behind it that begin with # and two blanks.
+	all := regexp.MustCompile(`(?m)^#([a-z]\w*:|  )`).ReplaceAll(text, []byte("$1"))
 	file := filepath.Join(t.TempDir(), "rendezvous.yaml")
 	if err := os.WriteFile(file, all, 0o600); err != nil {
 		t.Fatal(err)

@@ -203,6 +203,7 @@ func serverConfig(s settings, p parsed, registry *rendezvous.Registry, log zerol
 		Alternate: alternate,
 		Public:    p.public,
 		Route:     route,
+		Share:     p.share,
 		Log:       log,
 		Version:   ops.Version(),
 		Limits: rendezvous.Limits{

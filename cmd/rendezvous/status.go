@@ -15,6 +15,7 @@ import (
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/rendezvous"
+	"rendezvous/internal/share"
 )
 
 func newStatus(t *terminal) *cobra.Command {
@@ -63,6 +64,7 @@ func render(st rendezvous.Status, now time.Time) string {
 		in.Made, in.Answered, in.Declined, in.Expired, in.Refused, in.Waiting)
 	fmt.Fprintf(&b, "relay: %d allocations, %d of them in use, %s in %d datagrams\n",
 		st.Relay.Allocations, st.Relay.Sessions, size(st.Relay.Bytes), st.Relay.Datagrams)
+	renderShare(&b, st.Share)
 	fmt.Fprintf(&b, "stun: %s\ndropped: %s\n", counts(st.STUN), counts(st.Drops))
 	return b.String()
 }
@@ -103,6 +105,18 @@ func renderStripe(b *strings.Builder, s *rendezvous.StripeStatus) {
 		}
 	}
 	b.WriteString("\n")
+}
+
+// renderShare says who else has these ports.
+func renderShare(b *strings.Builder, all []share.BackendStatus) {
+	for _, s := range all {
+		at := strings.TrimPrefix(strings.TrimSuffix("tcp "+s.TCP+", udp "+s.UDP, ", udp "), "tcp , ")
+		fmt.Fprintf(b, "shared with %s at %s: %d connections, %d clients over UDP, %d in all", s.Name, at, s.Connections, s.Flows, s.Total)
+		if s.Problem != "" {
+			fmt.Fprintf(b, "; %s", s.Problem)
+		}
+		b.WriteString("\n")
+	}
 }
 
 func renderMembers(b *strings.Builder, members []rendezvous.MemberStatus, now time.Time) {

@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/share"
 )
 
 // DefaultPort and DefaultAlternate are where a coordinator listens unless told
@@ -47,7 +48,9 @@ type Config struct {
 	// answered, for sockets that are bound to none; nil when not known.
 	Route func(netip.Addr) (netip.Addr, bool)
 	// Stripe is what Status says of port striping; nil where nobody asked for it.
-	Stripe  func() *StripeStatus
+	Stripe func() *StripeStatus
+	// Share says what comes to these ports for other programs; nil: nothing.
+	Share   *share.Config
 	Limits  Limits
 	Log     zerolog.Logger
 	Version string

@@ -127,13 +127,14 @@ func (f *front) take(ctx context.Context, in *streamDoor, conn net.Conn) {
 		return
 	}
 	tuneTCP(conn)
+	leave = sync.OnceFunc(leave)
 	f.server.tasks.Go(func() {
 		defer func() {
 			_ = conn.Close()
 			f.letGo(conn)
 			leave()
 		}()
-		f.greet(ctx, in, conn, from)
+		f.greet(ctx, in, conn, from, leave)
 	})
 }
 
@@ -160,18 +161,17 @@ func (f *front) letGo(c net.Conn) {
 	delete(f.open, c)
 }
 
-// greet finds out who is there and serves him to the end.
-func (f *front) greet(ctx context.Context, in *streamDoor, conn net.Conn, from netip.AddrPort) {
+// greet finds out who is there and serves him to the end. leave may be called
+// before that, once the connection is not ours.
+func (f *front) greet(ctx context.Context, in *streamDoor, conn net.Conn, from netip.AddrPort, leave func()) {
 	if conn.SetDeadline(time.Now().Add(greetWithin)) != nil {
 		return
 	}
-	seen := &peeked{Conn: conn}
-	first, err := seen.peek()
-	if err != nil {
-		f.drops.silent.Add(1)
+	seen, ours := f.look(conn, leave)
+	if !ours {
 		return
 	}
-	switch classify(first) {
+	switch classify(seen.first[0]) {
 	case greetsTLS:
 		f.serveTLS(ctx, in, seen, from)
 	case greetsSTUN:

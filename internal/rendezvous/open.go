@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rendezvous/internal/path"
+	"rendezvous/internal/share"
 	"rendezvous/internal/stun"
 	"rendezvous/proto"
 )
@@ -53,6 +54,8 @@ type doorSet struct {
 	streams []*streamDoor // TCP
 	shut    []shutDoor
 	guess   map[bool]netip.Addr // how it is seen, by "is IPv4": see OutsideAddr
+	ids     *connIDs
+	share   *share.Sharing // nil: nothing is shared
 }
 
 // opening opens sockets and listeners; what it has opened is closed by whoever

@@ -130,6 +130,9 @@ func New(c Config) (*Server, error) {
 		}
 	}
 	if s.front, err = newFront(s); err == nil {
+		err = s.openShare()
+	}
+	if err == nil {
 		err = s.listen()
 	}
 	if err != nil {
@@ -170,11 +173,14 @@ func (s *Server) listen() error {
 	// their next datagram that it is gone, and need not wait to find out.
 	reset := quic.StatelessResetKey(derive(s.registry.key, "stateless reset"))
 	token := quic.TokenGeneratorKey(derive(s.registry.key, "retry token"))
+	if s.ids, err = newConnIDs(s.registry.key); err != nil {
+		return err
+	}
 	for _, each := range s.sockets {
 		each.packets = dgram.NewPacketConn(each.conn)
 		each.quic = &quic.Transport{
 			Conn:                             each.packets,
-			ConnectionIDLength:               idLength,
+			ConnectionIDGenerator:            s.ids,
 			StatelessResetKey:                &reset,
 			TokenGeneratorKey:                &token,
 			DisableVersionNegotiationPackets: true,
@@ -227,6 +233,9 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, each := range s.streams {
 		workers.Go(func() { s.front.accept(serving, each) })
 	}
+	if s.share != nil {
+		workers.Go(func() { s.share.Run(serving) })
+	}
 	workers.Go(func() { s.front.serveStrangers() })
 	workers.Go(func() { s.expire(serving) })
 	workers.Go(func() {
@@ -257,18 +266,11 @@ func (s *Server) route(in *socket, b dgram.Burst) {
 	if s.relay.Receive(in.conn, b) {
 		return
 	}
-	for d := range b.All() {
-		switch proto.KindOf(d) {
-		case proto.KindQUIC:
-			in.packets.Deliver(dgram.One(b.Addr, d))
-		case proto.KindSTUN:
-			if in.answer(time.Now(), b.Addr, d) != nil {
-				s.drops.stunWrite.Add(1)
-			}
-		default:
-			s.drops.unknownKind.Add(1)
-		}
+	if in.shared != nil {
+		in.shared.Receive(b, func(own dgram.Burst) { s.own(in, own) })
+		return
 	}
+	s.own(in, b)
 }
 
 func (s *Server) accept(ctx context.Context, in *socket) {

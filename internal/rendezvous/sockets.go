@@ -9,6 +9,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/share"
 	"rendezvous/internal/stun"
 	"rendezvous/proto"
 )
@@ -32,6 +33,7 @@ type socket struct {
 	packets  *dgram.PacketConn
 	quic     *quic.Transport
 	listener *quic.Listener
+	shared   *share.Door // nil: all that comes is ours
 }
 
 // stunGroup is the sockets of one family and transport, which answer for one

@@ -2,12 +2,14 @@ package rendezvous
 
 import (
 	"cmp"
+	"maps"
 	"os"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"rendezvous/internal/seal"
+	"rendezvous/internal/share"
 )
 
 // Status is what `rendezvous status --json` prints.
@@ -26,6 +28,8 @@ type Status struct {
 	STUN          map[string]uint64  `json:"stun"`
 	Drops         map[string]uint64  `json:"drops"` // by reason
 	Stripe        *StripeStatus      `json:"stripe,omitempty"`
+	// Share is the programs that our ports are shared with.
+	Share []share.BackendStatus `json:"share,omitempty"`
 }
 
 // StripeStatus is port striping as the coordinator keeps it itself.
@@ -90,6 +94,9 @@ func (s *Server) Status() (Status, error) {
 		st.Listen = append(st.Listen, a.String())
 	}
 	st.Doors, st.TLSLegs = s.doorStatus(), int(s.front.legs.Load())
+	if s.share != nil {
+		st.Share = s.share.Status()
+	}
 	members, err := s.registry.Members()
 	if err != nil {
 		return st, err
@@ -175,6 +182,9 @@ func (s *Server) counters() (connections int, r RelayStatus, stunCounts, dropCou
 	}
 	dropCounts["quic-queue"] = quicDrops
 	s.front.count(dropCounts)
+	if s.share != nil {
+		maps.Copy(dropCounts, s.share.Drops())
+	}
 	s.door.mu.Lock()
 	connections = s.door.open
 	dropCounts["connection-refused"] = s.door.refused

@@ -1,0 +1,53 @@
+package share
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"time"
+)
+
+// Hello is what a ClientHello of TLS tells of where it wants to go.
+type Hello struct {
+	ServerName string // in lower case, without a dot behind it; "" when none is told
+	Protocols  []string
+}
+
+// mostHello bounds a ClientHello, in bytes: browsers' have some 2 KB with
+// post-quantum keys.
+const mostHello = 16 << 10
+
+var (
+	errSeen    = errors.New("the ClientHello was seen")
+	errNoHello = errors.New("no ClientHello of TLS")
+)
+
+// readHello reads no more of r than TLS wants for a ClientHello. The standard
+// library reads it, and is stopped before it answers.
+func readHello(r io.Reader) (Hello, error) {
+	var h Hello
+	seen := false
+	config := &tls.Config{GetConfigForClient: func(info *tls.ClientHelloInfo) (*tls.Config, error) {
+		h = Hello{ServerName: plainName(info.ServerName), Protocols: slices.Clone(info.SupportedProtos)}
+		seen = true
+		return nil, errSeen
+	}}
+	err := tls.Server(mute{r}, config).Handshake()
+	if !seen {
+		return h, errors.Join(errNoHello, err)
+	}
+	return h, nil
+}
+
+// mute is a connection that only reads.
+type mute struct{ io.Reader }
+
+func (mute) Write(b []byte) (int, error)      { return len(b), nil }
+func (mute) Close() error                     { return nil }
+func (mute) LocalAddr() net.Addr              { return nil }
+func (mute) RemoteAddr() net.Addr             { return nil }
+func (mute) SetDeadline(time.Time) error      { return nil }
+func (mute) SetReadDeadline(time.Time) error  { return nil }
+func (mute) SetWriteDeadline(time.Time) error { return nil }
