@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,6 +55,9 @@ type Host struct {
 	TCP       dgram.Streams // nil: no TCP connections of ours
 	FakeTCP   dgram.FakeTCP // nil: none, for the reason in NoFakeTCP
 	NoFakeTCP *path.Failure
+	// Resolve finds the address of a service's host that is a name; nil asks
+	// the system's resolver.
+	Resolve func(ctx context.Context, host string) (netip.Addr, error)
 }
 
 // Dialers make connections to the coordinator.

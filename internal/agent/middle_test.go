@@ -25,6 +25,8 @@ var victim = netip.MustParseAddrPort("203.0.113.200:53")
 // middle is a coordinator that turned bad, or whoever took its place: it has
 // the pinned key and changes what an agent hears. A nil hook changes nothing.
 type middle struct {
+	// asked may answer in the coordinator's place; nil leaves it to that.
+	asked  func(ask *proto.ToCoordinator) *proto.ToAgent
 	answer func(ask *proto.ToCoordinator, m *proto.ToAgent)
 	event  func(m *proto.ToAgent) []*proto.ToAgent
 
@@ -107,11 +109,23 @@ func (t *tampered) Close() error {
 }
 
 func (t *tampered) Call(ctx context.Context, ask *proto.ToCoordinator) (*proto.ToAgent, error) {
+	if f := t.m.asked; f != nil {
+		if a := f(ask); a != nil {
+			return a, nil
+		}
+	}
 	a, err := t.ControlConn.Call(ctx, ask)
 	if err == nil {
 		t.m.change(ask, a)
 	}
 	return a, err
+}
+
+func (t *tampered) Send(m *proto.ToCoordinator) error {
+	if f := t.m.asked; f != nil && f(m) != nil {
+		return nil
+	}
+	return t.ControlConn.Send(m)
 }
 
 func (t *tampered) pump() {

@@ -81,8 +81,9 @@ func (a *Agent) peer(name string) *peer {
 	p.info, _ = a.cfg.State.Peer(name)
 	p.flows = forward.New(forward.Config{
 		Carrier: p, Instance: a.instance, Services: a.services, Network: a.cfg.Host.Net, Aliases: a.aliases, Peer: name,
-		Low:    a.cfg.State.Name() < name,
-		Limits: forward.Limits{Unanswered: a.cfg.Flows.Unanswered, Answered: a.cfg.Flows.Answered, Max: a.cfg.Flows.Max},
+		Resolve: a.cfg.Host.Resolve,
+		Low:     a.cfg.State.Name() < name,
+		Limits:  forward.Limits{Unanswered: a.cfg.Flows.Unanswered, Answered: a.cfg.Flows.Answered, Max: a.cfg.Flows.Max},
 	})
 	a.peers.byName[name] = p
 	return p

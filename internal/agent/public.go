@@ -52,7 +52,7 @@ type publicPort struct {
 	publicKey
 	service string
 	target  forward.Target
-	where   whereabouts
+	where   *whereabouts
 
 	// guarded by publisher.mu
 	granted *proto.Publication // the coordinator's answer; nil: it is awaited
@@ -183,7 +183,7 @@ func (p *publisher) agree() (gone []*publicLeg) {
 	for key, s := range now {
 		if p.ports[key] == nil {
 			p.ports[key] = &publicPort{publicKey: key, service: s.Name, target: s.Target, legs: make(map[proto.Token]*publicLeg),
-				where: whereabouts{target: s.Target, resolve: p.a.resolveHost}}
+				where: newWhereabouts(s.Target, p.a.resolveHost)}
 		}
 	}
 	return gone

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"rendezvous/internal/dgram"
@@ -194,6 +193,9 @@ func (a *Agent) overTLS(ctx context.Context, at string) (dgram.Conn, netip.AddrP
 
 // resolveHost finds the address of a service's host that is a name.
 func (a *Agent) resolveHost(ctx context.Context, host string) (netip.Addr, error) {
+	if a.cfg.Host.Resolve != nil {
+		return a.cfg.Host.Resolve(ctx, host)
+	}
 	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
 		return netip.Addr{}, err
@@ -209,11 +211,18 @@ func (a *Agent) resolveHost(ctx context.Context, host string) (netip.Addr, error
 type whereabouts struct {
 	target  forward.Target
 	resolve func(ctx context.Context, host string) (netip.Addr, error)
+	turn    chan struct{} // holds one token: whoever has it looks up, others wait for the answer
 
-	mu  sync.Mutex // held while the name is looked up, so that others wait for the answer
+	// of who has the token
 	at  netip.Addr
 	err error
 	on  time.Time
+}
+
+func newWhereabouts(t forward.Target, resolve func(ctx context.Context, host string) (netip.Addr, error)) *whereabouts {
+	w := &whereabouts{target: t, resolve: resolve, turn: make(chan struct{}, 1)}
+	w.turn <- struct{}{}
+	return w
 }
 
 // sameAnswer is how long one look-up serves.
@@ -223,8 +232,12 @@ func (w *whereabouts) find(ctx context.Context) (netip.AddrPort, error) {
 	if at, ok := w.target.Literal(); ok {
 		return netip.AddrPortFrom(at, w.target.Port), nil
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	select {
+	case <-w.turn:
+	case <-ctx.Done():
+		return netip.AddrPort{}, ctx.Err()
+	}
+	defer func() { w.turn <- struct{}{} }()
 	if w.on.IsZero() || time.Since(w.on) > sameAnswer {
 		w.at, w.err = w.resolve(ctx, w.target.Host)
 		w.on = time.Now()
