@@ -18,8 +18,9 @@ const module = "rendezvous/"
 // layer, and nothing of its own layer or above. A folder stands for all that
 // is below it.
 var layers = map[string]int{
-	"proto":          0,
-	"internal/dgram": 0,
+	"proto":             0,
+	"internal/checksum": 0,
+	"internal/dgram":    0,
 
 	"internal/path":    1,
 	"internal/seal":    1,
@@ -39,6 +40,7 @@ var layers = map[string]int{
 	"internal/stream":   2,
 	"internal/quicflow": 2,
 	"internal/share":    2,
+	"internal/tun":      2,
 
 	"internal/agent":      3,
 	"internal/rendezvous": 3,

@@ -1,6 +1,7 @@
 package dgram
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,6 +21,9 @@ type Options struct {
 	// ReadBuffer and WriteBuffer are the kernel's buffers for one socket, in
 	// bytes; 0 is DefaultBuffer. Without privilege the kernel may give less.
 	ReadBuffer, WriteBuffer int
+	// Device is the one interface that sockets send and receive by
+	// (SO_BINDTODEVICE, Linux); empty: the routes choose.
+	Device string
 }
 
 // DefaultBuffer holds about 20 ms of a link of 1.5 Gbit/s, the longest that a
@@ -65,10 +69,12 @@ func (s system) ListenUDP(addr netip.AddrPort) (Conn, error) {
 	if addr.Addr().Is6() {
 		network = "udp6" // which also sets IPV6_V6ONLY
 	}
-	sock, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(addr))
+	config := net.ListenConfig{Control: bindToDevice(s.opts.Device)}
+	made, err := config.ListenPacket(context.Background(), network, addr.String())
 	if err != nil {
 		return nil, fmt.Errorf("listen on UDP %v: %w", addr, err)
 	}
+	sock := made.(*net.UDPConn)
 	conn, err := wrap(sock, s.opts)
 	if err != nil {
 		_ = sock.Close() // nothing was sent; its error would hide the first one

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+
+	"rendezvous/internal/checksum"
 )
 
 // Sizes of headers in bytes, and where fields stand in them (RFC 791 section
@@ -66,7 +68,7 @@ func appendHeader(dst []byte, s *segment, id uint16, payload int) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, s.ack)
 	dst = append(dst, byte(tcpSize+len(options))/4<<4, s.flags)
 	dst = binary.BigEndian.AppendUint16(dst, s.window)
-	dst = binary.BigEndian.AppendUint16(dst, fold(pseudo(s.local.Addr(), s.remote.Addr(), length)))
+	dst = binary.BigEndian.AppendUint16(dst, checksum.Fold(checksum.Pseudo(s.local.Addr(), s.remote.Addr(), protocolTCP, length)))
 	dst = binary.BigEndian.AppendUint16(dst, s.urgent)
 	return append(dst, options...)
 }
@@ -80,7 +82,7 @@ func appendIP4(dst []byte, s *segment, id uint16, length int, ttl uint8) []byte 
 	dst = append(dst, 0x40, 0, ttl, protocolTCP, 0, 0) // 0x40: don't fragment
 	dst = append(dst, from[:]...)
 	dst = append(dst, to[:]...)
-	binary.BigEndian.PutUint16(dst[at+10:], ^fold(sum(0, dst[at:])))
+	binary.BigEndian.PutUint16(dst[at+10:], ^checksum.Fold(checksum.Sum(0, dst[at:])))
 	return dst
 }
 
@@ -96,14 +98,14 @@ func appendIP6(dst []byte, s *segment, length int, ttl uint8) []byte {
 // complete finishes the checksum that appendHeader began; tcp is the TCP
 // header.
 func complete(tcp, payload []byte) {
-	all := ^fold(sum(sum(0, tcp), payload))
+	all := ^checksum.Fold(checksum.Sum(checksum.Sum(0, tcp), payload))
 	binary.BigEndian.PutUint16(tcp[tcpChecksum:], all)
 }
 
 // intact says whether the checksum of a received segment is right.
 func intact(s *segment, tcp, payload []byte) bool {
-	total := pseudo(s.remote.Addr(), s.local.Addr(), len(tcp)+len(payload))
-	return fold(sum(sum(total, tcp), payload)) == 0xffff
+	total := checksum.Pseudo(s.remote.Addr(), s.local.Addr(), protocolTCP, len(tcp)+len(payload))
+	return checksum.Fold(checksum.Sum(checksum.Sum(total, tcp), payload)) == 0xffff
 }
 
 // parse reads the headers of a packet of which packet is the beginning, up to

@@ -94,7 +94,14 @@ func (w *WireGuard) Handshake() time.Time {
 // gives what arrived in Mbit/s.
 func (l *Lab) Iperf3(client, server *Host, addr string, d time.Duration, options ...string) float64 {
 	l.t.Helper()
-	p := server.Start("iperf3", "--server", "--one-off", "--bind", addr, "--forceflush")
+	return l.Iperf3By(client, server, addr, addr, d, options...)
+}
+
+// Iperf3By is Iperf3 where the client knows the server by another address than
+// the one that it listens on.
+func (l *Lab) Iperf3By(client, server *Host, bind, addr string, d time.Duration, options ...string) float64 {
+	l.t.Helper()
+	p := server.Start("iperf3", "--server", "--one-off", "--bind", bind, "--forceflush")
 	p.WaitLog("Server listening", startLimit)
 	seconds := strconv.Itoa(max(1, int(d/time.Second)))
 	out := client.Run(append([]string{"iperf3", "--client", addr, "--time", seconds, "--json", "--connect-timeout", "3000"}, options...)...)

@@ -31,7 +31,7 @@ func Listen(t netns.T, s *netns.Scene, h *netns.Host, iface, filter string) *Cap
 // Close ends the capture; what it has can then be read.
 func (c *Capture) Close() {
 	c.t.Helper()
-	time.Sleep(200 * time.Millisecond) // tcpdump reads the kernel's buffer a few times a second
+	time.Sleep(1100 * time.Millisecond) // the kernel hands a capture over when a block is full, or after tcpdump's second
 	c.process.Stop()
 }
 

@@ -1,4 +1,5 @@
-package faketcp
+// Package checksum computes the Internet checksum of RFC 1071.
+package checksum
 
 import (
 	"encoding/binary"
@@ -6,10 +7,10 @@ import (
 	"net/netip"
 )
 
-// sum adds b, of which all but the last piece must have an even length, to a
+// Sum adds b, of which all but the last piece must have an even length, to a
 // sum of 16-bit words (RFC 1071 section 2: any width of addition will do, as
 // long as what runs over comes back in below).
-func sum(total uint64, b []byte) uint64 {
+func Sum(total uint64, b []byte) uint64 {
 	var carry uint64
 	for len(b) >= 32 {
 		total, carry = bits.Add64(total, binary.BigEndian.Uint64(b), carry)
@@ -31,8 +32,8 @@ func sum(total uint64, b []byte) uint64 {
 	return total + carry
 }
 
-// fold makes 16 bits of a sum.
-func fold(total uint64) uint16 {
+// Fold makes 16 bits of a sum; the checksum is their complement.
+func Fold(total uint64) uint16 {
 	total = total>>32 + total&0xffffffff
 	total = total>>32 + total&0xffffffff
 	total = total>>16 + total&0xffff
@@ -40,14 +41,14 @@ func fold(total uint64) uint16 {
 	return uint16(total>>16 + total&0xffff)
 }
 
-// pseudo is the sum over the pseudo header of a segment whose TCP header and
-// payload are length bytes (RFC 9293 section 3.1; RFC 8200 section 8.1).
-func pseudo(from, to netip.Addr, length int) uint64 {
-	total := uint64(protocolTCP) + uint64(length)
+// Pseudo is the sum over the pseudo header of length bytes of a protocol (RFC
+// 9293 section 3.1; RFC 8200 section 8.1). Both addresses are of one family.
+func Pseudo(from, to netip.Addr, protocol uint8, length int) uint64 {
+	total := uint64(protocol) + uint64(length)
 	if from.Is4() {
 		a, b := from.As4(), to.As4()
-		return sum(sum(total, a[:]), b[:])
+		return Sum(Sum(total, a[:]), b[:])
 	}
 	a, b := from.As16(), to.As16()
-	return sum(sum(total, a[:]), b[:])
+	return Sum(Sum(total, a[:]), b[:])
 }

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"rendezvous/internal/agent"
+	"rendezvous/internal/ops"
+	"rendezvous/internal/tun"
+)
+
+// Names that are used where none is given.
+const (
+	tunDevice  = "rdv0"
+	tunService = "tun"
+)
+
+// tunFlags are what `agent tun` takes.
+type tunFlags struct {
+	device            string
+	addresses, routes []string
+	mtu               int
+
+	listenPort, endpointPort uint16
+	bindTo                   string
+
+	peer, expose string
+	raw          bool
+}
+
+func newTun(t *terminal) *cobra.Command {
+	var f tunFlags
+	cmd := &cobra.Command{
+		Use:   "tun --peer PEER[/NAME] | --expose[=NAME] | --interface NAME --listen-port PORT --bind-to-interface NAME",
+		Short: "Carry the TCP of a TUN device (Linux)",
+		Long: `Make a TUN device and carry its TCP packets as datagrams that hold the TCP
+segment alone, 8 bytes more than native TCP. It takes CAP_NET_ADMIN.
+
+Over the running agent's sessions, sealed: --expose offers this host to the
+peers as service NAME (tun), and --peer reaches one that does. The dialing side
+sees the peer at one address, which is printed; the exposing side sees each
+dialing process at an address of its own, which stays when the peer's does not.
+With --raw the segments cross unsealed: only for what is TLS or SSH inside.
+
+Without an agent and without authentication, in the form of the program that
+this replaces: --listen-port is the UDP port of all that is sent and received,
+by the interface --bind-to-interface. Each client gets an inside address until it has
+been silent for 5 minutes. With --endpoint-port all peers use that port and are
+known by their real addresses: lead those to the device with --route.`,
+		Example: `  agent tun --expose                        # at home
+  agent tun --peer home                     # elsewhere: prints home's address
+
+  agent tun --interface tcp0 --listen-port 4000 --bind-to-interface eth0
+  agent tun --interface tcp0 --listen-port 4000 --bind-to-interface wwan1 --endpoint-port 4000 --route 203.0.113.10/32`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && cmd.Flags().Changed("expose") && f.expose == tunService {
+				f.expose = args[0] // --expose NAME
+				return nil
+			}
+			return ops.Takes()(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			settings, err := f.check()
+			if err != nil {
+				return usage(err)
+			}
+			return f.run(cmd.Context(), t, settings)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.device, "interface", "", "the TUN `device` to make (default "+tunDevice+")")
+	flags.StringSliceVar(&f.addresses, "addresses", []string{tun.DefaultSpan4, tun.DefaultSpan6}, "inside `ranges`: the first address of each is the device's, the others stand for peers")
+	flags.StringSliceVar(&f.routes, "route", nil, "lead these `ranges` to the device too")
+	flags.IntVar(&f.mtu, "mtu", 0, "longest packet of the device in `bytes` (default what crosses whole)")
+	flags.StringVar(&f.peer, "peer", "", "reach the `peer` that exposes its TCP: PEER or PEER/NAME")
+	flags.StringVar(&f.expose, "expose", "", "offer this host's TCP to the peers, as service `NAME`")
+	flags.Lookup("expose").NoOptDefVal = tunService
+	flags.BoolVar(&f.raw, "raw", false, "with --expose: do not seal what crosses")
+	flags.Uint16Var(&f.listenPort, "listen-port", 0, "without an agent: the UDP `port` here")
+	flags.StringVar(&f.bindTo, "bind-to-interface", "", "without an agent: the `interface` to send and receive by")
+	flags.Uint16Var(&f.endpointPort, "endpoint-port", 0, "without an agent: the UDP `port` of all peers, which keep their real addresses")
+	return cmd
+}
+
+// plain says whether no agent takes part.
+func (f *tunFlags) plain() bool {
+	return f.listenPort != 0 || f.endpointPort != 0 || f.bindTo != "" || f.peer == "" && f.expose == ""
+}
+
+// Bounds of --mtu: what IPv6 needs at least (RFC 8200 section 5), and the
+// longest packet.
+const (
+	leastMTU = 1280
+	mostMTU  = 65535
+)
+
+// check finds all faults at once, and fills in what was left out.
+func (f *tunFlags) check() (tun.Settings, error) {
+	var faults []error
+	add := func(wrong bool, format string, args ...any) {
+		if wrong {
+			faults = append(faults, fmt.Errorf(format, args...))
+		}
+	}
+	if f.plain() {
+		add(f.peer != "" || f.expose != "", "--peer and --expose go through the agent, --listen-port, --bind-to-interface and --endpoint-port do without: choose one")
+		if f.peer == "" && f.expose == "" && f.listenPort == 0 && f.bindTo == "" {
+			add(true, "say --peer PEER, --expose, or --listen-port and --bind-to-interface")
+		} else {
+			add(f.device == "", "--interface is missing")
+			add(f.listenPort == 0, "--listen-port is missing")
+			add(f.bindTo == "", "--bind-to-interface is missing")
+		}
+	} else {
+		faults = append(faults, f.checkSession()...)
+	}
+	add(f.raw && f.expose == "", "--raw goes with --expose: the side that offers decides")
+	add(f.mtu != 0 && (f.mtu < leastMTU || f.mtu > mostMTU), "--mtu %d is not between %d and %d", f.mtu, leastMTU, mostMTU)
+	if f.device == "" {
+		f.device = tunDevice
+	}
+	const longest = 15 // IFNAMSIZ and its zero
+	add(len(f.device) > longest || strings.ContainsAny(f.device, "/: %"), "--interface %q: a name has at most %d letters, and none of / : %%", f.device, longest)
+	s := tun.Settings{Name: f.device, MTU: f.mtu}
+	families := map[bool]bool{}
+	for _, a := range f.addresses {
+		span, err := tun.ParseSpan(a)
+		add(err != nil, "--addresses: %w", err)
+		if err == nil {
+			six := span.Own().Addr().Is6()
+			add(families[six], "--addresses: %s is a second range of its family", a)
+			families[six] = true
+			s.Spans = append(s.Spans, span)
+		}
+	}
+	add(len(f.addresses) == 0, "--addresses is empty")
+	for _, r := range f.routes {
+		to, err := netip.ParsePrefix(r)
+		add(err != nil, "--route: %q is not a range like 203.0.113.10/32", r)
+		s.Routes = append(s.Routes, to)
+	}
+	return s, errors.Join(faults...)
+}
+
+func (f *tunFlags) checkSession() (faults []error) {
+	switch {
+	case f.peer != "" && f.expose != "":
+		return []error{errors.New("--peer and --expose are two devices: run this twice, with --interface and --addresses that differ")}
+	case f.expose != "":
+		return []error{agent.CheckName("service", f.expose)}
+	}
+	if !strings.Contains(f.peer, "/") {
+		f.peer += "/" + tunService
+	}
+	_, _, err := agent.ParseTarget(f.peer)
+	return []error{err}
+}
