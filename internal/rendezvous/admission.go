@@ -198,6 +198,7 @@ func (s *Server) revoke(now time.Time, signer Key, by member, r *proto.Revoke) (
 	s.log.Info().Str("agent", body.GetName()).Str("by", by.Name).Msg("revoked")
 	s.relay.Remove(now, body.GetName())
 	gone, _ := keyOf(body.GetKey())
+	s.public.expel(now, gone)
 	s.front.expel(gone)
 	for key, each := range s.present.all() {
 		if key == gone {

@@ -142,6 +142,14 @@ func (a *agentConn) send(m *proto.ToAgent) {
 	}
 }
 
+// hasRoom says whether the agent keeps up with what it is sent: what may as
+// well leave later should wait where it does not.
+func (a *agentConn) hasRoom() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.outbox) < maxOutbox/4
+}
+
 // drain writes the outbox until it is empty or the connection is gone.
 func (a *agentConn) drain() {
 	for {

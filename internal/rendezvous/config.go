@@ -50,7 +50,10 @@ type Config struct {
 	// Stripe is what Status says of port striping; nil where nobody asked for it.
 	Stripe func() *StripeStatus
 	// Share says what comes to these ports for other programs; nil: nothing.
-	Share   *share.Config
+	Share *share.Config
+	// Publish says which ports members may open to clients without an agent;
+	// none: no port.
+	Publish []PublishRule
 	Limits  Limits
 	Log     zerolog.Logger
 	Version string
@@ -70,6 +73,9 @@ func (c *Config) Check() error {
 	}
 	if slices.Contains(c.Ports, 0) {
 		faults = append(faults, errors.New("port 0 is not 1 to 65535"))
+	}
+	if err := c.CheckPublish(); err != nil {
+		faults = append(faults, err)
 	}
 	families := map[bool]int{}
 	for _, a := range c.Public {

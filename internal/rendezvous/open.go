@@ -56,6 +56,8 @@ type doorSet struct {
 	guess   map[bool]netip.Addr // how it is seen, by "is IPv4": see OutsideAddr
 	ids     *connIDs
 	share   *share.Sharing // nil: nothing is shared
+	places  []place        // where all ports are
+	public  *publicPorts
 }
 
 // opening opens sockets and listeners; what it has opened is closed by whoever
@@ -76,7 +78,8 @@ func openDoors(c *Config) (*opening, error) {
 		return nil, err
 	}
 	ports := roles(c)
-	for _, p := range plan(c.Listen.Addr(), c.Public, local) {
+	o.places = plan(c.Listen.Addr(), c.Public, local)
+	for _, p := range o.places {
 		for i := range ports {
 			if err := o.open(p, &ports[i]); err != nil {
 				return nil, errors.Join(err, o.close())

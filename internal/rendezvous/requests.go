@@ -55,6 +55,8 @@ func (s *Server) serve(now time.Time, a *agentConn, m *proto.ToCoordinator) (mes
 		return out, err
 	case *proto.ToCoordinator_Reply:
 		return s.reply(a, b.Reply)
+	case *proto.ToCoordinator_Release:
+		return s.release(now, a, b.Release)
 	}
 	return s.serveMember(now, a, m)
 }
@@ -77,6 +79,8 @@ func (s *Server) serveMember(now time.Time, a *agentConn, m *proto.ToCoordinator
 		return s.approve(member, b.Approve)
 	case *proto.ToCoordinator_Revoke:
 		return s.revoke(now, a.key, member, b.Revoke)
+	case *proto.ToCoordinator_Publish:
+		return s.publish(now, a, member, b.Publish)
 	}
 	return nil, refusef(proto.Code_CODE_BAD_REQUEST, "the coordinator does not know this request; is it older than the agent?")
 }

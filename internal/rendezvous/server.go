@@ -129,6 +129,7 @@ func New(c Config) (*Server, error) {
 			s.guess[v4] = a
 		}
 	}
+	s.public = newPublicPorts(s)
 	if s.front, err = newFront(s); err == nil {
 		err = s.openShare()
 	}
@@ -238,6 +239,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	workers.Go(func() { s.front.serveStrangers() })
 	workers.Go(func() { s.expire(serving) })
+	workers.Go(func() { s.public.run(serving) })
 	workers.Go(func() {
 		s.callBack(serving)
 		s.keepSeen(serving)
@@ -254,6 +256,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.goodbye()
 	cancel()
 	s.front.close()
+	s.public.stop()
 	err = errors.Join(err, s.closeSockets())
 	s.tasks.Wait()
 	workers.Wait()
@@ -304,6 +307,7 @@ func (s *Server) arrived(ctx context.Context, a *agentConn) {
 // departed takes a connection off every table, once it is gone.
 func (s *Server) departed(a *agentConn, why error) {
 	s.conns.remove(a)
+	s.public.left(time.Now(), a)
 	if !s.present.leave(a.key, a) {
 		return
 	}

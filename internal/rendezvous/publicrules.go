@@ -1,0 +1,188 @@
+package rendezvous
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// PortRange is ports that follow one another, both ends among them.
+type PortRange struct{ First, Last uint16 }
+
+func (r PortRange) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(int(r.First))
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// Contains says whether the port is one of them.
+func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
+
+// ParsePorts reads "51820,30000-30100". Its error names every fault.
+func ParsePorts(s string) ([]PortRange, error) {
+	var out []PortRange
+	var faults []error
+	for each := range strings.SplitSeq(s, ",") {
+		each = strings.TrimSpace(each)
+		first, last, isRange := strings.Cut(each, "-")
+		if !isRange {
+			last = first
+		}
+		a, errA := strconv.ParseUint(strings.TrimSpace(first), 10, 16)
+		b, errB := strconv.ParseUint(strings.TrimSpace(last), 10, 16)
+		if errA != nil || errB != nil || a == 0 || a > b {
+			faults = append(faults, fmt.Errorf("%q is neither a port, 1 to 65535, nor a range such as 30000-30100", each))
+			continue
+		}
+		out = append(out, PortRange{uint16(a), uint16(b)})
+	}
+	return out, errors.Join(faults...)
+}
+
+// PublishRule says which ports members may open to clients without an agent,
+// and what those clients may take. A zero limit takes its default.
+type PublishRule struct {
+	Ports   []PortRange
+	Members []string // by name; none: all of them
+	// NewClients that a port takes a second, and those from one IPv4 address or
+	// /64 of IPv6. Ten seconds' worth may come at once.
+	NewClients, NewClientsSource float64
+	// MaxClients of a port at once, or connections of a TCP port.
+	MaxClients int
+	// Bytes and Datagrams a second, of a client and direction.
+	Bytes, Datagrams float64
+}
+
+// Defaults of a PublishRule. A client takes about 2 KB.
+const (
+	defaultNewClients       = 200
+	defaultNewClientsSource = 30 // a carrier's NAT may hide many
+	defaultMaxClients       = 20000
+)
+
+func (r *PublishRule) withDefaults() PublishRule {
+	out := *r
+	if out.NewClients <= 0 {
+		out.NewClients = defaultNewClients
+	}
+	if out.NewClientsSource <= 0 {
+		out.NewClientsSource = defaultNewClientsSource
+	}
+	if out.MaxClients <= 0 {
+		out.MaxClients = defaultMaxClients
+	}
+	return out
+}
+
+// perSecond is a rate of n a second, of which ten seconds' worth may be saved.
+func perSecond(n float64) rate {
+	return rate{every: time.Duration(float64(time.Second) / n), burst: max(16, int(10*n))}
+}
+
+func (r *PublishRule) contains(port uint16) bool {
+	return slices.ContainsFunc(r.Ports, func(p PortRange) bool { return p.Contains(port) })
+}
+
+func (r *PublishRule) allows(member string) bool {
+	return len(r.Members) == 0 || slices.Contains(r.Members, member)
+}
+
+// ownPort is a port that the coordinator itself is open on, and the setting
+// that says so.
+type ownPort struct {
+	number uint16
+	key    string
+}
+
+// CheckPublish finds all faults of the rules at once: what is no port or no
+// name, ports that two rules or ranges name, and those that are the
+// coordinator's own.
+func (c *Config) CheckPublish() error {
+	var faults []error
+	own := []ownPort{{c.Listen.Port(), "listen"}}
+	if c.Alternate > 0 {
+		own = append(own, ownPort{uint16(c.Alternate), "alternate_port"})
+	}
+	for _, n := range c.Ports {
+		own = append(own, ownPort{n, "ports"})
+	}
+	var all []PortRange
+	for i := range c.Publish {
+		rule := &c.Publish[i]
+		faults = append(faults, rule.check()...)
+		for _, r := range rule.Ports {
+			for _, o := range own {
+				if o.number != 0 && r.Contains(o.number) {
+					faults = append(faults, fmt.Errorf("publish: %v holds %d, which the coordinator itself listens on (`%s`); leave it out", r, o.number, o.key))
+				}
+			}
+			all = append(all, r)
+		}
+	}
+	return errors.Join(append(faults, overlaps(all)...)...)
+}
+
+func overlaps(all []PortRange) (faults []error) {
+	slices.SortStableFunc(all, func(a, b PortRange) int { return cmp.Compare(a.First, b.First) })
+	for i, a := range all {
+		for _, b := range all[i+1:] {
+			if b.First > a.Last {
+				break
+			}
+			faults = append(faults, fmt.Errorf("publish: %v and %v have ports in common; name each port once", a, b))
+		}
+	}
+	return faults
+}
+
+func (r *PublishRule) check() (faults []error) {
+	if len(r.Ports) == 0 {
+		faults = append(faults, errors.New("publish: a rule without ports; name some, such as 51820 or 30000-30100"))
+	}
+	for _, p := range r.Ports {
+		if p.First == 0 || p.First > p.Last {
+			faults = append(faults, fmt.Errorf("publish: %v is no range of ports", p))
+		}
+	}
+	for _, name := range r.Members {
+		if err := CheckName(name); err != nil {
+			faults = append(faults, fmt.Errorf("publish: members: %w", err))
+		}
+	}
+	for _, each := range []struct {
+		name  string
+		value float64
+	}{
+		{"new_clients_second", r.NewClients}, {"new_clients_second_source", r.NewClientsSource},
+		{"max_clients", float64(r.MaxClients)}, {"megabits", r.Bytes}, {"datagrams_second", r.Datagrams},
+	} {
+		if each.value < 0 {
+			faults = append(faults, fmt.Errorf("publish: %s is below 0; 0 takes the default", each.name))
+		}
+	}
+	return faults
+}
+
+// mayPublish gives the rule by which the member may have the port; its error
+// says what the operator can do.
+func (c *Config) mayPublish(member string, port uint16) (*PublishRule, error) {
+	for i := range c.Publish {
+		rule := &c.Publish[i]
+		switch {
+		case !rule.contains(port):
+		case !rule.allows(member):
+			return nil, fmt.Errorf("port %d is for other members here; the coordinator's operator can add %q to its rule under `publish:`", port, member)
+		default:
+			return rule, nil
+		}
+	}
+	if len(c.Publish) == 0 {
+		return nil, fmt.Errorf("this coordinator opens no ports; its operator can allow it with `--publish %d` or `publish:` in the configuration", port)
+	}
+	return nil, fmt.Errorf("this coordinator opens no port %d; its operator can add it to --publish, or to `publish:` in the configuration", port)
+}
