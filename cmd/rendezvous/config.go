@@ -30,7 +30,21 @@ type settings struct {
 	Offload       bool           `yaml:"offload"`
 	Limits        limits         `yaml:"limits"`
 	Stripe        striping       `yaml:"stripe"`
-	Share         share.Settings `yaml:"share"` // these ports with other programs
+	Share         share.Settings `yaml:"share"`          // these ports with other programs
+	Listen        string         `yaml:"listen"`         // ":443" or "IP:443"
+	AlternatePort int            `yaml:"alternate_port"` // 0: none
+	Ports         []int          `yaml:"ports"`          // more ports
+	TCP           bool           `yaml:"tcp"`
+	FakeTCP       bool           `yaml:"faketcp"`
+	PublicAddr    stringOrList   `yaml:"public_addr"`
+	Host          string         `yaml:"host"` // HOST or HOST:PORT of join links
+	State         string         `yaml:"state"`
+	Metrics       string         `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
+	Log           string         `yaml:"log"`     // a level
+	Offload       bool           `yaml:"offload"`
+	Limits        limits         `yaml:"limits"`
+	Stripe        striping       `yaml:"stripe"`
+	Publish       []publishing   `yaml:"publish"`
 }
 
 // limits are what agents may take; 0 is the default.
@@ -91,6 +105,8 @@ type parsed struct {
 	host   host
 	stripe striped
 	share  *share.Config // nil: nothing is shared
+
+	publish []rendezvous.PublishRule
 }
 
 // host is what join links name; an empty name is to be found out, and port 0
@@ -135,8 +151,12 @@ func (s *settings) Check() (parsed, error) {
 		}
 	}
 	note(s.Limits.check())
+	note(s.checkPublish(&p))
 	p.stripe, err = s.Stripe.check()
 	note(err)
+	for _, rule := range p.publish {
+		p.stripe.exclude = p.stripe.exclude.With(stripe.Of(rule.Ports...))
+	}
 	p.stripe.exclude = p.stripe.exclude.With(stripe.Single(append(p.ports, uint16(max(s.AlternatePort, 0)))...))
 	if s.Share.Used() {
 		shared, err := s.Share.Parse()

@@ -24,6 +24,7 @@ import (
 // serveFlags are those of `serve`; each overrides a setting when it is given.
 type serveFlags struct {
 	config, listen, public, host, metrics, log string
+	publish                                    string
 	ports                                      []int
 }
 
@@ -44,7 +45,11 @@ as a web server on TCP 443, is left to it, and the log says so.
 
 With two addresses of this host in --public-addr it answers all tests of
 RFC 5780, so that agents learn what their NATs do. Behind a NAT that forwards
-the ports, name the outside address there.`,
+the ports, name the outside address there.
+
+--publish says which ports members may have opened to clients without an agent,
+such as a phone with WireGuard alone: a member asks for one with ?public=PORT on
+a service. ` + "`publish:`" + ` in the configuration says it by member, and sets bounds.`,
 		Args: ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := f.settings(cmd)
@@ -62,6 +67,7 @@ the ports, name the outside address there.`,
 	cmd.Flags().IntSliceVar(&f.ports, "ports", nil, "more `ports` to listen on, such as 80,8443")
 	cmd.Flags().StringVar(&f.public, "public-addr", "", "outside `IP[,IP2]` of this host")
 	cmd.Flags().StringVar(&f.host, "host", "", "`HOST[:PORT]` that join links name (default: the first public address)")
+	cmd.Flags().StringVar(&f.publish, "publish", "", "`ports` that members may open to clients without an agent, such as 51820,30000-30100 (default: none)")
 	cmd.Flags().StringVar(&f.metrics, "metrics", "", "`ADDRESS:PORT` for Prometheus and health checks (default: none)")
 	cmd.Flags().StringVar(&f.log, "log", "", "least `level` of the log: debug, info, warn or error (default info)")
 	return cmd
@@ -82,6 +88,7 @@ func (f *serveFlags) settings(cmd *cobra.Command) (settings, error) {
 		"host":        func() { s.Host = f.host },
 		"metrics":     func() { s.Metrics = f.metrics },
 		"log":         func() { s.Log = f.log },
+		"publish":     func() { s.Publish = []publishing{{Ports: splitList(f.publish)}} },
 	} {
 		if cmd.Flags().Changed(name) {
 			set()
@@ -197,6 +204,7 @@ func serverConfig(s settings, p parsed, registry *rendezvous.Registry, log zerol
 		Streams:   streams,
 		FakeTCP:   fakeTCP(s, log),
 		Ports:     p.ports,
+		Publish:   p.publish,
 		Network:   dgram.System(options),
 		Registry:  registry,
 		Listen:    p.listen,

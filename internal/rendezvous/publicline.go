@@ -13,7 +13,7 @@ import (
 // it.
 const (
 	lineMost      = 1024            // clients of a port
-	lineWait       = 2 * time.Second // from a client's first datagram
+	lineWait      = 2 * time.Second // from a client's first datagram
 	lineDatagrams = 8               // of a client
 	lineBytes     = 16 << 10        // of a client, but for its first burst
 	lineTotal     = 4 << 20         // bytes of a port

@@ -5,49 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
+
+	"rendezvous/internal/stripe"
 )
-
-// PortRange is ports that follow one another, both ends among them.
-type PortRange struct{ First, Last uint16 }
-
-func (r PortRange) String() string {
-	if r.First == r.Last {
-		return strconv.Itoa(int(r.First))
-	}
-	return fmt.Sprintf("%d-%d", r.First, r.Last)
-}
-
-// Contains says whether the port is one of them.
-func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <= r.Last }
-
-// ParsePorts reads "51820,30000-30100". Its error names every fault.
-func ParsePorts(s string) ([]PortRange, error) {
-	var out []PortRange
-	var faults []error
-	for each := range strings.SplitSeq(s, ",") {
-		each = strings.TrimSpace(each)
-		first, last, isRange := strings.Cut(each, "-")
-		if !isRange {
-			last = first
-		}
-		a, errA := strconv.ParseUint(strings.TrimSpace(first), 10, 16)
-		b, errB := strconv.ParseUint(strings.TrimSpace(last), 10, 16)
-		if errA != nil || errB != nil || a == 0 || a > b {
-			faults = append(faults, fmt.Errorf("%q is neither a port, 1 to 65535, nor a range such as 30000-30100", each))
-			continue
-		}
-		out = append(out, PortRange{uint16(a), uint16(b)})
-	}
-	return out, errors.Join(faults...)
-}
 
 // PublishRule says which ports members may open to clients without an agent,
 // and what those clients may take. A zero limit takes its default.
 type PublishRule struct {
-	Ports   []PortRange
+	Ports   []stripe.Range
 	Members []string // by name; none: all of them
 	// NewClients that a port takes a second, and those from one IPv4 address or
 	// /64 of IPv6. Ten seconds' worth may come at once.
@@ -85,7 +51,7 @@ func perSecond(n float64) rate {
 }
 
 func (r *PublishRule) contains(port uint16) bool {
-	return slices.ContainsFunc(r.Ports, func(p PortRange) bool { return p.Contains(port) })
+	return slices.ContainsFunc(r.Ports, func(p stripe.Range) bool { return p.Has(port) })
 }
 
 func (r *PublishRule) allows(member string) bool {
@@ -111,13 +77,13 @@ func (c *Config) CheckPublish() error {
 	for _, n := range c.Ports {
 		own = append(own, ownPort{n, "ports"})
 	}
-	var all []PortRange
+	var all []stripe.Range
 	for i := range c.Publish {
 		rule := &c.Publish[i]
 		faults = append(faults, rule.check()...)
 		for _, r := range rule.Ports {
 			for _, o := range own {
-				if o.number != 0 && r.Contains(o.number) {
+				if o.number != 0 && r.Has(o.number) {
 					faults = append(faults, fmt.Errorf("publish: %v holds %d, which the coordinator itself listens on (`%s`); leave it out", r, o.number, o.key))
 				}
 			}
@@ -127,8 +93,8 @@ func (c *Config) CheckPublish() error {
 	return errors.Join(append(faults, overlaps(all)...)...)
 }
 
-func overlaps(all []PortRange) (faults []error) {
-	slices.SortStableFunc(all, func(a, b PortRange) int { return cmp.Compare(a.First, b.First) })
+func overlaps(all []stripe.Range) (faults []error) {
+	slices.SortStableFunc(all, func(a, b stripe.Range) int { return cmp.Compare(a.First, b.First) })
 	for i, a := range all {
 		for _, b := range all[i+1:] {
 			if b.First > a.Last {

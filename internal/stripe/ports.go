@@ -21,6 +21,9 @@ func (r Range) String() string {
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
 }
 
+// Has says whether the port is in the range.
+func (r Range) Has(port uint16) bool { return r.First <= port && port <= r.Last }
+
 // Ports is a set of ports: ranges in their order, of which none overlaps or
 // touches another. nftables refuses a set whose ranges overlap, so this is how
 // every set here is made.
@@ -108,6 +111,12 @@ func (p Ports) String() string {
 // ParsePorts reads ports and ranges, as in "22, 30000-30100". The error names
 // all words that are neither.
 func ParsePorts(s string) (Ports, error) {
+	ranges, err := ParseRanges(s)
+	return Of(ranges...), err
+}
+
+// ParseRanges is like ParsePorts, but gives the ranges as they were written.
+func ParseRanges(s string) ([]Range, error) {
 	var ranges []Range
 	var faults []error
 	for word := range strings.SplitSeq(s, ",") {
@@ -121,7 +130,7 @@ func ParsePorts(s string) (Ports, error) {
 		}
 		ranges = append(ranges, r)
 	}
-	return Of(ranges...), errors.Join(faults...)
+	return ranges, errors.Join(faults...)
 }
 
 func parseRange(word string) (Range, bool) {
