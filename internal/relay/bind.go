@@ -176,15 +176,20 @@ func (s *Server) bind(l *leg, from source, counter uint64, now time.Time) bool {
 		changed(nil).with(l.allocation).tell()
 	}
 	for _, a := range answers {
-		a.bound.MAC = seal.BindMAC(a.key[:], a.bound)
-		if a.to.conn.Write(dgram.One(a.to.addr, proto.AppendBind(nil, a.bound))) != nil {
-			s.count.drop(writeError, 1)
-		}
+		s.send(a)
 		for _, b := range a.held {
 			s.write(a.to, b, b.Len())
 		}
 	}
 	return ok && len(answers) > 0 && !answers[0].bound.Gone
+}
+
+// send sends a bound, but not what was held.
+func (s *Server) send(a answer) {
+	a.bound.MAC = seal.BindMAC(a.key[:], a.bound)
+	if a.to.conn.Write(dgram.One(a.to.addr, proto.AppendBind(nil, a.bound))) != nil {
+		s.count.drop(writeError, 1)
+	}
 }
 
 // apply changes the table for an authentic bind and gives what to answer.

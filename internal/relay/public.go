@@ -89,13 +89,25 @@ func (s *Server) Attach(id proto.Token, conn dgram.Conn, addr netip.AddrPort) *C
 	return &a.public.client
 }
 
-// Release ends a promised allocation: nobody needs it any more. Its agent hears
-// so when it binds again.
+// Release ends a promised allocation: nobody needs it any more. Its agent is
+// told at once, or hears so when it binds again.
 func (s *Server) Release(now time.Time, id proto.Token) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if a := s.allocations[id]; a != nil && a.public != nil && !a.gone() {
-		s.end(a, now)
+	a := s.allocations[id]
+	if a == nil || a.public == nil || a.gone() {
+		s.mu.Unlock()
+		return
+	}
+	at := a.legs[0].at.Load()
+	s.end(a, now)
+	var gone answer
+	if at != nil {
+		gone = a.legs[0].reply(*at)
+	}
+	s.mu.Unlock()
+	if at != nil {
+		gone.bound.Gone = true
+		s.send(gone)
 	}
 }
 

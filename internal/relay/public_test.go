@@ -201,6 +201,17 @@ func TestPublicLimits(t *testing.T) {
 	}
 	p.Release(time.Now(), p.alloc.ID)
 	p.wantReady(false, false)
+	if n := len(p.conn.take()); n != 0 {
+		t.Errorf("a leg that was never bound was sent %d datagrams", n)
+	}
+	p.promise()
+	p.from(homeAddr, p.bindOf(0))
+	p.conn.take()
+	p.Release(time.Now(), p.alloc.ID)
+	if to, bounds := p.bounds(); len(to) != 1 || to[0] != homeAddr || !bounds[0].Gone {
+		t.Errorf("a release was told by %v", bounds)
+	}
+	p.told = nil
 	p.promise()
 	p.Remove(time.Now(), "home")
 	if st := p.Stats(); st.Allocations != 0 || st.Public != 0 || len(p.members) != 0 {

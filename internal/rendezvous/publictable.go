@@ -191,6 +191,7 @@ func (t *publicTable) attach(now time.Time, door *publicDoor, addr netip.AddrPor
 		t.count.started.Add(1)
 		if t.granted.tell {
 			t.news = append(t.news, id)
+			t.kick()
 		}
 		return c
 	}
