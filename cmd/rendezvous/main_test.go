@@ -99,6 +99,11 @@ func TestUsage(t *testing.T) {
 		{"serve --config " + config("listen: :443\nlimit: 3\n"), 2, "", `rendezvous.yaml:2: unknown key "limit"; known here: alternate_port, faketcp, host, `},
 		{"serve --config " + config("limits: {connections: -1}\nlisten: x\nhost: a b\nalternate_port: 99999\nmetrics: x\n"), 2, "",
 			`(?s)listen: .*host: .*alternate_port: .*metrics: .*connections`},
+		// S2-04: all ports that overlap or collide, in one message.
+		{"serve --config " + config("listen: :443\nports: [8443]\npublish:\n- {ports: [400-500, 51820]}\n- {ports: \"51820,8000-9000,0,x\", members: [Home], max_clients: -1}\n"), 2, "",
+			`(?s)"0" is neither.*"x" is neither.*400-500 holds 443.*listen.*"Home" is no name.*max_clients.*8000-9000 holds 8443.*51820 and 51820 have ports in common`},
+		{"serve --publish 443 --state " + empty, 2, "", "holds 443, which the coordinator itself"},
+		{"serve --publish 51820,x --state " + empty, 2, "", `"x" is neither a port`},
 	} {
 		out, errs, exit := outcome(t, strings.Fields(c.args)...)
 		if exit != c.exit || !fits(c.stdout, out) || !fits(c.stderr, errs) {
@@ -245,7 +250,10 @@ func TestRender(t *testing.T) {
 	now := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
 	since := now.Add(-90 * time.Second)
 	got := render(rendezvous.Status{
-		PID: 7, Version: "v1", Since: now.Add(-time.Hour), Host: "vps.example:443", Listen: []string{"0.0.0.0:443"},
+		PID: 7, Version: "v1", Since: now.Add(-time.Hour), Host: "vps.example:443",
+		PortStatus: rendezvous.PortStatus{Listen: []string{"0.0.0.0:443"}, Public: []rendezvous.PublicPortStatus{
+			{Port: 51820, Transport: "udp", Service: "wg", Member: "home", Clients: 3, Ready: 4, Drops: map[string]uint64{"full": 2}},
+		}},
 		Members: []rendezvous.MemberStatus{
 			{Name: "home", Admitted: true, Online: true, Addr: "198.51.100.2:40112", RTT: 40.25, Transport: "quic", Since: &since, Version: "v1", Fingerprint: "abcd"},
 			{Name: "laptop", Fingerprint: "efgh"},
@@ -257,6 +265,7 @@ func TestRender(t *testing.T) {
 		"coordinator v1, pid 7, up 1h0m0s, at vps.example:443",
 		"home    online                 198.51.100.2:40112  40.2 ms  quic  1m30s",
 		"laptop  offline, not approved", "12.3 MB", "dropped: unknown-kind 3\n", "stun: nothing",
+		"public udp 51820: wg of home, 3 clients, 4 spares, its agent is not connected; dropped: full 2\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is missing in\n%s", want, got)

@@ -54,6 +54,7 @@ func render(st rendezvous.Status, now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "coordinator %s, pid %d, up %v, at %s\n", st.Version, st.PID, age(now, st.Since), st.Host)
 	renderDoors(&b, st.Doors)
+	renderPublic(&b, st.Public)
 	renderStripe(&b, st.Stripe)
 	if len(st.Members) == 0 {
 		b.WriteString("no members yet; `rendezvous invite` prints a join link for the first\n")
@@ -86,6 +87,21 @@ func renderDoors(b *strings.Builder, doors []rendezvous.DoorStatus) {
 	}
 	for _, p := range problems {
 		fmt.Fprintf(b, "not listening over %s\n", p)
+	}
+}
+
+// renderPublic says which ports are open to clients without an agent, a line
+// each.
+func renderPublic(b *strings.Builder, ports []rendezvous.PublicPortStatus) {
+	for _, p := range ports {
+		fmt.Fprintf(b, "public %s %d: %s of %s, %d clients", p.Transport, p.Port, p.Service, p.Member, p.Clients)
+		if p.Transport == "udp" {
+			fmt.Fprintf(b, ", %d spares", p.Ready)
+		}
+		if !p.Online {
+			b.WriteString(", its agent is not connected")
+		}
+		fmt.Fprintf(b, "; dropped: %s\n", counts(p.Drops))
 	}
 }
 

@@ -1,6 +1,8 @@
 package rendezvous
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -13,6 +15,19 @@ type descriptions struct {
 	online, connections, introductions, waiting   *prometheus.Desc
 	allocations, relayBytes, relayDatagrams, stun *prometheus.Desc
 	drops, doors, tlsLegs                         *prometheus.Desc
+	public                                        publicDescriptions
+}
+
+// publicDescriptions are those of public ports.
+type publicDescriptions struct{ clients, total, ready, drops *prometheus.Desc }
+
+func describePublic() publicDescriptions {
+	return publicDescriptions{
+		clients: describe("public_clients", "Clients of a public port now, connections where it is TCP.", "port", "transport"),
+		total:   describe("public_clients_total", "Clients that a public port has had since it was opened.", "port", "transport"),
+		ready:   describe("public_spares", "Legs of a public port that stand ready for new clients.", "port", "transport"),
+		drops:   describe("public_drops_total", "What a public port dropped, by reason.", "port", "transport", "reason"),
+	}
 }
 
 // collector gives a Server's counters to Prometheus when it asks.
@@ -35,6 +50,7 @@ func (s *Server) Collector() prometheus.Collector {
 		doors:          describe("listening", "1 for an address that is listened on over a transport, 0 where that was not to be had.", "transport", "addr"),
 		tlsLegs:        describe("relay_tls_legs", "Relay legs over TLS that are open now."),
 		drops:          describe("drops_total", "What was not served, by reason.", "reason"),
+		public:         describePublic(),
 	}}
 }
 
@@ -67,6 +83,15 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			open = 0
 		}
 		gauge(c.d.doors, open, d.Transport, d.Addr)
+	}
+	for _, p := range c.server.public.status() {
+		at := []string{strconv.Itoa(int(p.Port)), p.Transport}
+		gauge(c.d.public.clients, float64(p.Clients), at...)
+		gauge(c.d.public.ready, float64(p.Ready), at...)
+		count(c.d.public.total, p.Total, at...)
+		for reason, n := range p.Drops {
+			count(c.d.public.drops, n, append(at, reason)...)
+		}
 	}
 	count(c.d.relayBytes, relay.Bytes)
 	count(c.d.relayDatagrams, relay.Datagrams)

@@ -379,3 +379,6 @@ func (p *publicPorts) run(ctx context.Context) {
 		}
 	}
 }
+
+// figures are the port's now.
+func (port *publicPort) figures() publicFigures { return port.table.figures() }

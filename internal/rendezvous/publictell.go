@@ -72,8 +72,8 @@ func (p *publicPorts) expire(now time.Time) {
 	for _, port := range p.all() {
 		if port.table != nil {
 			port.table.expire(now)
-			p.logClients(port)
 		}
+		p.logClients(port)
 		p.mu.Lock()
 		over := port.conn == nil && now.Sub(port.gone) >= publicGrace
 		p.mu.Unlock()
@@ -97,7 +97,7 @@ func (p *publicPorts) free(now time.Time, port *publicPort) {
 // logClients says at most once a second how many clients a port has, when that
 // has changed.
 func (p *publicPorts) logClients(port *publicPort) {
-	f := port.table.figures()
+	f := port.figures()
 	p.mu.Lock()
 	was, owner := port.told, port.publicOwner
 	port.told = f

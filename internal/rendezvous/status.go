@@ -14,11 +14,10 @@ import (
 
 // Status is what `rendezvous status --json` prints.
 type Status struct {
-	PID           int                `json:"pid"`
-	Version       string             `json:"version"`
-	Since         time.Time          `json:"since"`
-	Listen        []string           `json:"listen"` // over UDP
-	Doors         []DoorStatus       `json:"doors"`
+	PID     int       `json:"pid"`
+	Version string    `json:"version"`
+	Since   time.Time `json:"since"`
+	PortStatus
 	Host          string             `json:"host"` // HOST:PORT of join links
 	Members       []MemberStatus     `json:"members"`
 	Connections   int                `json:"connections"` // open, of agents and strangers, over UDP and TCP
@@ -30,6 +29,14 @@ type Status struct {
 	Stripe        *StripeStatus      `json:"stripe,omitempty"`
 	// Share is the programs that our ports are shared with.
 	Share []share.BackendStatus `json:"share,omitempty"`
+}
+
+// PortStatus is on which ports the coordinator is open, and for whom.
+type PortStatus struct {
+	Listen []string           `json:"listen"` // over UDP
+	Doors  []DoorStatus       `json:"doors"`
+	Public []PublicPortStatus `json:"public"`
+	Stripe *StripeStatus      `json:"stripe,omitempty"`
 }
 
 // StripeStatus is port striping as the coordinator keeps it itself.
@@ -97,6 +104,7 @@ func (s *Server) Status() (Status, error) {
 	if s.share != nil {
 		st.Share = s.share.Status()
 	}
+	st.Public = s.public.status()
 	members, err := s.registry.Members()
 	if err != nil {
 		return st, err
