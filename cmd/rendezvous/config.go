@@ -17,34 +17,26 @@ import (
 
 // settings are rendezvous.yaml; flags override them.
 type settings struct {
-	Listen        string         `yaml:"listen"`         // ":443" or "IP:443"
-	AlternatePort int            `yaml:"alternate_port"` // 0: none
-	Ports         []int          `yaml:"ports"`          // more ports
-	TCP           bool           `yaml:"tcp"`
-	FakeTCP       bool           `yaml:"faketcp"`
-	PublicAddr    stringOrList   `yaml:"public_addr"`
-	Host          string         `yaml:"host"` // HOST or HOST:PORT of join links
-	State         string         `yaml:"state"`
-	Metrics       string         `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
-	Log           string         `yaml:"log"`     // a level
-	Offload       bool           `yaml:"offload"`
-	Limits        limits         `yaml:"limits"`
-	Stripe        striping       `yaml:"stripe"`
-	Share         share.Settings `yaml:"share"`          // these ports with other programs
-	Listen        string         `yaml:"listen"`         // ":443" or "IP:443"
-	AlternatePort int            `yaml:"alternate_port"` // 0: none
-	Ports         []int          `yaml:"ports"`          // more ports
-	TCP           bool           `yaml:"tcp"`
-	FakeTCP       bool           `yaml:"faketcp"`
-	PublicAddr    stringOrList   `yaml:"public_addr"`
-	Host          string         `yaml:"host"` // HOST or HOST:PORT of join links
-	State         string         `yaml:"state"`
-	Metrics       string         `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
-	Log           string         `yaml:"log"`     // a level
-	Offload       bool           `yaml:"offload"`
-	Limits        limits         `yaml:"limits"`
-	Stripe        striping       `yaml:"stripe"`
-	Publish       []publishing   `yaml:"publish"`
+	Listen        string       `yaml:"listen"`         // ":443" or "IP:443"
+	AlternatePort int          `yaml:"alternate_port"` // 0: none
+	Ports         []int        `yaml:"ports"`          // more ports
+	TCP           bool         `yaml:"tcp"`
+	FakeTCP       bool         `yaml:"faketcp"`
+	PublicAddr    stringOrList `yaml:"public_addr"`
+	Host          string       `yaml:"host"` // HOST or HOST:PORT of join links
+	State         string       `yaml:"state"`
+	Metrics       string       `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
+	Log           string       `yaml:"log"`     // a level
+	Offload       bool         `yaml:"offload"`
+	Limits        limits       `yaml:"limits"`
+	portSettings  `yaml:",inline"`
+}
+
+// portSettings are what else comes of this host's ports.
+type portSettings struct {
+	Stripe  striping       `yaml:"stripe"`
+	Share   share.Settings `yaml:"share"` // the coordinator's ports with other programs
+	Publish []publishing   `yaml:"publish"`
 }
 
 // limits are what agents may take; 0 is the default.

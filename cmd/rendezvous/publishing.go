@@ -50,6 +50,6 @@ func rules(all []publishing) (out []rendezvous.PublishRule, err error) {
 func (s *settings) checkPublish(p *parsed) error {
 	var err error
 	p.publish, err = rules(s.Publish)
-	beside := rendezvous.Config{Listen: p.listen, Alternate: s.AlternatePort, Ports: p.ports, Publish: p.publish}
+	beside := rendezvous.Config{Listen: p.listen, Alternate: s.AlternatePort, Ports: p.ports, PortConfig: rendezvous.PortConfig{Publish: p.publish}}
 	return errors.Join(err, beside.CheckPublish())
 }

@@ -47,6 +47,14 @@ type Config struct {
 	// Route is the own address from which agents at the given one are
 	// answered, for sockets that are bound to none; nil when not known.
 	Route func(netip.Addr) (netip.Addr, bool)
+	PortConfig
+	Limits  Limits
+	Log     zerolog.Logger
+	Version string
+}
+
+// PortConfig is what else comes of this host's ports.
+type PortConfig struct {
 	// Stripe is what Status says of port striping; nil where nobody asked for it.
 	Stripe func() *StripeStatus
 	// Share says what comes to these ports for other programs; nil: nothing.
@@ -54,9 +62,6 @@ type Config struct {
 	// Publish says which ports members may open to clients without an agent;
 	// none: no port.
 	Publish []PublishRule
-	Limits  Limits
-	Log     zerolog.Logger
-	Version string
 }
 
 // Check finds all faults at once.

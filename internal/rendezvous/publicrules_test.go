@@ -8,10 +8,10 @@ import (
 )
 
 func TestMayPublish(t *testing.T) {
-	c := Config{Publish: []PublishRule{
+	c := Config{PortConfig: PortConfig{Publish: []PublishRule{
 		{Ports: []stripe.Range{{First: 51820, Last: 51820}, {First: 30000, Last: 30100}}},
 		{Ports: []stripe.Range{{First: 6000, Last: 6001}}, Members: []string{"home"}, MaxClients: 5},
-	}}
+	}}}
 	for _, tt := range []struct {
 		member string
 		port   uint16

@@ -251,7 +251,7 @@ func TestSharingWithItselfIsRefused(t *testing.T) {
 	defer func() { _ = registry.Close() }()
 	_, err = New(Config{
 		Network: localNetwork(), Streams: dgram.SystemStreams(), Registry: registry, Listen: netip.MustParseAddrPort(at), Alternate: NoAlternate,
-		Share: sharing(t, fmt.Sprintf(`{backends: {web: {tcp: "%s"}}, tcp: [{is: http, to: web}]}`, at)),
+		PortConfig: PortConfig{Share: sharing(t, fmt.Sprintf(`{backends: {web: {tcp: "%s"}}, tcp: [{is: http, to: web}]}`, at))},
 	})
 	if err == nil || !strings.Contains(err.Error(), "where the coordinator itself listens") {
 		t.Errorf("got %v", err)

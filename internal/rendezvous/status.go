@@ -26,9 +26,6 @@ type Status struct {
 	TLSLegs       int                `json:"tls_legs"` // relay legs over TLS that are open
 	STUN          map[string]uint64  `json:"stun"`
 	Drops         map[string]uint64  `json:"drops"` // by reason
-	Stripe        *StripeStatus      `json:"stripe,omitempty"`
-	// Share is the programs that our ports are shared with.
-	Share []share.BackendStatus `json:"share,omitempty"`
 }
 
 // PortStatus is on which ports the coordinator is open, and for whom.
@@ -37,6 +34,8 @@ type PortStatus struct {
 	Doors  []DoorStatus       `json:"doors"`
 	Public []PublicPortStatus `json:"public"`
 	Stripe *StripeStatus      `json:"stripe,omitempty"`
+	// Share is the programs that our ports are shared with.
+	Share []share.BackendStatus `json:"share,omitempty"`
 }
 
 // StripeStatus is port striping as the coordinator keeps it itself.
