@@ -34,9 +34,9 @@ func TestExampleConfig(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	for _, form := range []reflect.Type{reflect.TypeFor[settings](), reflect.TypeFor[limits](), reflect.TypeFor[striping]()} {
+	for _, form := range []reflect.Type{reflect.TypeFor[settings](), reflect.TypeFor[limits](), reflect.TypeFor[striping](), reflect.TypeFor[portSettings](), reflect.TypeFor[publishing]()} {
 		for field := range form.Fields() {
-			if key := field.Tag.Get("yaml"); !bytes.Contains(all, []byte(key+":")) {
+			if key := field.Tag.Get("yaml"); !field.Anonymous && !bytes.Contains(all, []byte(key+":")) {
 				t.Errorf("%s does not show %s", example, key)
 			}
 		}

@@ -96,7 +96,7 @@ func TestUsage(t *testing.T) {
 		{"serve --host http://vps --state " + empty, 2, "", "host: "},
 		{"serve --log loud --state " + empty, 2, "", "debug info warn error"},
 		{"serve --config " + filepath.Join(dir, "none.yaml"), 2, "", "none.yaml.*--config"},
-		{"serve --config " + config("listen: :443\nlimit: 3\n"), 2, "", `rendezvous.yaml:2: unknown key "limit"; known here: alternate_port, faketcp, host, `},
+		{"serve --config " + config("listen: :443\nlimit: 3\n"), 2, "", `rendezvous.yaml:2: unknown key "limit"; known here: alternate_port, faketcp, host, .*publish, .*stripe`},
 		{"serve --config " + config("limits: {connections: -1}\nlisten: x\nhost: a b\nalternate_port: 99999\nmetrics: x\n"), 2, "",
 			`(?s)listen: .*host: .*alternate_port: .*metrics: .*connections`},
 		// S2-04: all ports that overlap or collide, in one message.

@@ -94,7 +94,12 @@ func knownKeys(t reflect.Type, found map[string][]string) map[string][]string {
 	}
 	found[t.String()] = nil
 	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		name, how, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if how == "inline" {
+			knownKeys(f.Type, found)
+			found[t.String()] = append(found[t.String()], found[f.Type.String()]...)
+			continue
+		}
 		if !f.IsExported() || name == "-" {
 			continue
 		}
