@@ -158,7 +158,7 @@ func (k *upkeep) expose(f *tunFlags, device *tun.Device, s tun.Settings, status 
 		return tun.Config{}, err
 	}
 	at := conn.LocalAddr()
-	service := agent.Service{Name: f.expose, Target: forward.Target{Scheme: "udp", Host: at.Addr().String(), Port: at.Port(), Raw: f.raw}}
+	service := agent.Service{Name: f.expose, Target: forward.Target{Scheme: "udp", Host: at.Addr().String(), Port: at.Port(), Raw: f.raw, Alias: true}}
 	guests := tun.NewGuests(familySpan(s.Spans, false), familySpan(s.Spans, true), func(inside netip.Addr, way netip.AddrPort) {
 		k.log.Info().Stringer("address", inside).Stringer("flow", way).Msg("a peer's process has come")
 	})

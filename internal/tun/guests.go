@@ -8,10 +8,11 @@ import (
 	"rendezvous/internal/path"
 )
 
-// Guests are the peers that dial a service which a link stands behind. Each of
-// their flows has a far socket of its own, whose address is the way here. An
-// inside address belongs to the peer's process and not to the way: it outlives
-// the flow, the session and every address of the peer's.
+// Guests are the peers that dial a service which a link stands behind, one with
+// ?alias. Each of their flows has a far socket of its own, whose address is the
+// way here; its IP address is the authenticated peer's. An inside address
+// belongs to the peer's process and not to the way: it outlives the flow, the
+// session and every address of the peer's.
 type Guests struct {
 	table *table
 	fresh func(inside netip.Addr, way netip.AddrPort)
@@ -43,7 +44,7 @@ func (g *Guests) Tell(now time.Time, way path.Path, b []byte) bool {
 	if !ok || m.kind != hello {
 		return false
 	}
-	inside, isNew := g.table.meet(now, identity{host: way.Addr.Addr(), id: m.id, six: m.six}, way)
+	inside, isNew := g.table.meet(now, identity{alias: way.Addr.Addr(), id: m.id, six: m.six}, way)
 	if !inside.IsValid() {
 		return true // of a family that we have no addresses of: nobody hears it
 	}

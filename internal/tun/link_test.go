@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 )
 
 // fakeDevice is a device whose kernel is the test.
@@ -365,6 +366,25 @@ func TestAPeerKeepsItsInsideAddress(t *testing.T) {
 			t.Error("the peer has answered, and is not known to")
 		}
 	})
+}
+
+// Even who learns another peer's ID does not get its address.
+// S1-16
+func TestAnInsideAddressIsThePeersAlone(t *testing.T) {
+	t.Parallel()
+	g := NewGuests(span(t, DefaultSpan4), Span{}, nil)
+	conn := &fakeConn{}
+	m := message{kind: hello, id: ID{1}}.append(nil)
+	var seen []netip.Addr
+	for _, far := range []string{"127.64.0.1:1000", "127.64.0.2:1000", "127.64.0.1:2000"} {
+		way := path.Path{Conn: conn, Addr: netip.MustParseAddrPort(far)}
+		g.Tell(start, way, m)
+		inside, _ := g.Source(start, way)
+		seen = append(seen, inside)
+	}
+	if seen[0] == seen[1] || seen[0] != seen[2] {
+		t.Errorf("the first, the second and the first peer again are %v", seen)
+	}
 }
 
 // The flows live while nothing crosses: a connection begun at home gets through

@@ -16,13 +16,14 @@ const Lifetime = 5 * time.Minute
 const MostEntries = 16384
 
 // identity is who an inside address stands for. Without authentication it is
-// the way that datagrams come by; else what the peer's process is called, in a
-// flow of a session.
+// the way that datagrams come by. Of the flows of a session it is the loopback
+// address by which the agent tells its peers apart, and what the peer's process
+// calls itself there.
 type identity struct {
-	way  path.Path // zero where id is not
-	host netip.Addr
-	id   ID
-	six  bool
+	way   path.Path // zero where the others are not
+	alias netip.Addr
+	id    ID
+	six   bool
 }
 
 // entry is one inside address in use.

@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	only := flag.String("only", "", "`parts` to run, with commas between: throughput, faketcp, long, streams, memory, setup, noudp, sync; all otherwise")
+	only := flag.String("only", "", "`parts` to run, with commas between: throughput, faketcp, long, streams, tun, memory, setup, noudp, sync; all otherwise")
 	runs := flag.Int("runs", 3, "`times` that each throughput is searched for; the median counts")
 	out := flag.String("o", "", "keep the report in this `file`")
 	flag.Parse()
@@ -45,6 +45,7 @@ func run(t netns.T, only string, runs int, out string) {
 		{"faketcp", func(t netns.T, r *report) { fakeTCP(t, r, runs) }},
 		{"long", longLink},
 		{"streams", lossyStreams},
+		{"tun", func(t netns.T, r *report) { tunModes(t, r, runs) }},
 		{"memory", memory},
 		{"setup", setUp},
 		{"noudp", withoutUDP},
