@@ -115,8 +115,8 @@ func TestNewClientsTakeNoRoundTripMore(t *testing.T) {
 		if took[0] != took[1] || took[2] != took[1] {
 			t.Errorf("the first datagrams took %v, the second %v, those of the next clients %v", took[0], took[1], took[2])
 		}
-		if p := r.public(); p.Clients != 2*n || p.Spares != n || r.door.dropped > 0 {
-			t.Errorf("status %+v, %d dropped", p, r.door.dropped)
+		if p := r.public(); p.Clients != 2*n || p.Spares != n || r.door.drops() > 0 {
+			t.Errorf("status %+v, %d dropped", p, r.door.drops())
 		}
 	})
 }
@@ -128,7 +128,7 @@ func TestSilentClientsAreDropped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, 2, rawPublic, func(c *Config) { c.Public.Idle, c.Public.Keepalive = 40*time.Second, 25*time.Second })
-		if got := r.door.asks[0].GetPorts()[0]; got.GetKeepaliveS() != 25 || got.GetSpares() != 2 || !got.GetRaw() || got.GetService() != "wg" {
+		if got := r.door.asksSoFar()[0].GetPorts()[0]; got.GetKeepaliveS() != 25 || got.GetSpares() != 2 || !got.GetRaw() || got.GetService() != "wg" {
 			t.Errorf("asked for %v", got)
 		}
 		phone := r.phone(1)
@@ -259,8 +259,8 @@ func TestPublicPortIsRefusedOpenedWithdrawn(t *testing.T) {
 		service := listen(t, home, serviceAt, true)
 		far := w.agent(home, "home", d.use)
 		w.settle()
-		if len(d.asks) != 0 {
-			t.Errorf("asked for nothing with %v", d.asks)
+		if asks := d.asksSoFar(); len(asks) != 0 {
+			t.Errorf("asked for nothing with %v", asks)
 		}
 		if err := far.Expose("wg", rawPublic); err != nil {
 			t.Fatal(err)
@@ -290,19 +290,22 @@ func TestPublicPortIsRefusedOpenedWithdrawn(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if last := d.asks[len(d.asks)-1]; len(last.GetPorts()) != 0 {
+		asks := d.asksSoFar()
+		if last := asks[len(asks)-1]; len(last.GetPorts()) != 0 {
 			t.Errorf("asked for %v", last)
 		}
-		if _, _, released := d.served(); released != 4 || len(far.public.legs) != 0 || len(far.public.ports) != 0 {
-			t.Errorf("%d legs given back, %d left", released, len(far.public.legs))
+		far.public.mu.Lock()
+		legs, ports := len(far.public.legs), len(far.public.ports)
+		far.public.mu.Unlock()
+		if _, _, released := d.served(); released != 4 || legs+ports != 0 {
+			t.Errorf("%d legs given back, %d left, %d ports left", released, legs, ports)
 		}
-		asks := len(d.asks)
 		if err := far.Expose("wg", "udp://127.0.0.1:9"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		if len(d.asks) != asks || len(service.sources()) != 1 {
-			t.Errorf("a service without public port made %d questions", len(d.asks)-asks)
+		if got := len(d.asksSoFar()); got != len(asks) || len(service.sources()) != 1 {
+			t.Errorf("a service without public port made %d questions", got-len(asks))
 		}
 	})
 }

@@ -142,3 +142,16 @@ func (d *door) served() (clients, spares, released int) {
 	defer d.mu.Unlock()
 	return len(d.clients), len(d.waiting), d.released
 }
+
+// asksSoFar are the questions for ports, the first first.
+func (d *door) asksSoFar() []*proto.Publish {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.asks)
+}
+
+func (d *door) drops() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dropped
+}
