@@ -15,6 +15,7 @@ import (
 	"rendezvous/internal/natlab"
 	"rendezvous/internal/rendezvous"
 	"rendezvous/internal/seal"
+	"rendezvous/internal/stripe"
 	"rendezvous/proto"
 )
 
@@ -63,8 +64,9 @@ func (w *world) start() {
 	w.t.Helper()
 	server, err := rendezvous.New(rendezvous.Config{
 		Network: w.vps, Streams: w.vps, FakeTCP: w.vps, Registry: w.registry, Listen: netip.AddrPortFrom(netip.Addr{}, 443), Alternate: 3478,
-		Public: []netip.Addr{netip.MustParseAddr(vpsAddr), netip.MustParseAddr(vpsOther), netip.MustParseAddr(vpsSix)},
-		Log:    w.log.With().Str("who", "coordinator").Logger(),
+		Public:     []netip.Addr{netip.MustParseAddr(vpsAddr), netip.MustParseAddr(vpsOther), netip.MustParseAddr(vpsSix)},
+		PortConfig: rendezvous.PortConfig{Publish: []rendezvous.PublishRule{{Ports: []stripe.Range{{First: 51820, Last: 51829}}}}},
+		Log:        w.log.With().Str("who", "coordinator").Logger(),
 	})
 	if err != nil {
 		w.t.Fatal(err)
