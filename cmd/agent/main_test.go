@@ -147,7 +147,7 @@ func TestExitCodes(t *testing.T) {
 		{"ping home -c -1", ops.ExitUsage, "-c is -1"},
 		{"ping No!", ops.ExitUsage, "may hold only a-z"},
 		{"expose wg", ops.ExitUsage, "is not NAME=URL"},
-		{"expose wg=tcp://127.0.0.1:80", ops.ExitUsage, "tcp services are not supported yet; use udp://"},
+		{"expose wg=tcp://127.0.0.1:80?raw", ops.ExitUsage, "raw is for udp:// services"},
 		{"dial home=udp://127.0.0.1:1", ops.ExitUsage, "is not PEER/NAME"},
 		{"hangup home", ops.ExitUsage, "is not PEER/NAME"},
 		{"invite --expires 1s", ops.ExitUsage, "give 1m or more"},

@@ -36,12 +36,14 @@ type Agent struct {
 	peers    roster
 	services *forward.Services
 	aliases  *forward.Aliases
-	public   *publisher
-	here     atomic.Pointer[gathered] // of the main sockets
-	tasks    tasks
-	began    time.Time
-	refusals refusals
-	late     lateDials
+	// connector reaches the tcp:// ones of services.
+	connector *forward.Connector
+	public    *publisher
+	here      atomic.Pointer[gathered] // of the main sockets
+	tasks     tasks
+	began     time.Time
+	refusals  refusals
+	late      lateDials
 }
 
 // tasks are the goroutines that the agent has started; none outlives Run.
@@ -70,6 +72,7 @@ func New(cfg Config) (*Agent, error) {
 		cfg: cfg, id: cfg.State.Identity(), instance: binary.BigEndian.Uint64(seed[:]),
 		board: newSwitchboard(), services: forward.NewServices(), aliases: forward.NewAliases(),
 	}
+	a.connector = &forward.Connector{Services: a.services, TCP: cfg.Host.Local, Aliases: a.aliases}
 	a.link = newLink(a)
 	a.public = newPublisher(a)
 	a.peers.byName = make(map[string]*peer)

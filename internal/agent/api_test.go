@@ -223,7 +223,7 @@ func TestAPIBadRequests(t *testing.T) {
 		{http.MethodPost, apiPing, `{"peer":7}`, http.StatusBadRequest},
 		{http.MethodPost, apiPing, "", http.StatusBadRequest},
 		{http.MethodPost, apiExplain, `{"peer":"../x"}`, http.StatusBadRequest},
-		{http.MethodPost, apiExpose, `{"service":"wg","url":"tcp://h:1"}`, http.StatusBadRequest},
+		{http.MethodPost, apiExpose, `{"service":"wg","url":"http://h:1"}`, http.StatusBadRequest},
 	} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), tt.method, tt.path, strings.NewReader(tt.body)))

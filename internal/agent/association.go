@@ -265,6 +265,10 @@ func (h *events) Deliver(flow uint16, b dgram.Burst) {
 	if h.raw != nil {
 		flow = uint16(h.raw.GetFlow())
 	}
+	if flow == proto.QUICFlow {
+		h.peer.tcp.deliver(b)
+		return
+	}
 	h.peer.flows.Deliver(flow, b)
 }
 

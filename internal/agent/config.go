@@ -53,6 +53,7 @@ type Settings struct {
 type Host struct {
 	Net       dgram.Network
 	TCP       dgram.Streams // nil: no TCP connections of ours
+	Local     dgram.Streams // to services and of clients on this host and in its networks; nil: no TCP services
 	FakeTCP   dgram.FakeTCP // nil: none, for the reason in NoFakeTCP
 	NoFakeTCP *path.Failure
 	// Resolve finds the address of a service's host that is a name; nil asks
@@ -205,10 +206,10 @@ func (c Config) checkServices() (faults []error) {
 	for _, d := range c.Dial {
 		if other, twice := targets[d.Target()]; twice {
 			faults = append(faults, settingFault("dial", "%s is given twice, on %s and on %s", d.Target(), other.URL(), d.URL()))
-		} else if other, twice := addrs[d.Addr()]; twice && d.Port != 0 {
+		} else if other, twice := addrs[d.at()]; twice && d.Port != 0 {
 			faults = append(faults, settingFault("dial", "%s and %s both listen on %s; give one another port", other.Target(), d.Target(), d.URL()))
 		}
-		targets[d.Target()], addrs[d.Addr()] = d, d
+		targets[d.Target()], addrs[d.at()] = d, d
 	}
 	return faults
 }

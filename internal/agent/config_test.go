@@ -110,7 +110,7 @@ func TestConfigFaults(t *testing.T) {
 		{"key twice", "expose:\n  wg: udp://h:1\n  wg: udp://h:2\n", `agent.yaml:3: "wg" stands here a second time, first in line 2`},
 		{"service twice", "expose:\n- {name: wg, url: udp://h:1}\n- {name: wg, url: udp://h:2}\n", `agent.yaml:1: expose: wg is given twice, as udp://h:1 and as udp://h:2`},
 		{"one port twice", "log: info\ndial:\n  a/x: udp://127.0.0.1:1\n  a/y: udp://localhost:1\n", `agent.yaml:2: dial: a/x and a/y both listen on udp://127.0.0.1:1; give one another port`},
-		{"tcp", "expose:\n  web: tcp://127.0.0.1:80\n", `agent.yaml:2: tcp://127.0.0.1:80: tcp services are not supported yet; use udp://`},
+		{"raw tcp", "expose:\n  web: tcp://127.0.0.1:80?raw\n", `raw is for udp:// services`},
 		{"public port twice", "expose:\n  wg: udp://h:1?raw&public=2\n  dns: udp://h:53?public=2\n", `agent.yaml:1: expose: wg and dns both ask for the public port udp/2`},
 		{"public port without relay", "paths: [direct-udp]\nexpose: {wg: \"udp://h:1?public=2\"}\n", `agent.yaml:2: expose: wg=udp://h:1?public=2 asks for a public port, which comes through the relay, and no such path is allowed`},
 		{"public limits", "public: {spares: 0, idle: 0s, max_clients: 0}\n", "agent.yaml:1: public: spares is 0 and must be from 1 to 1024\nagent.yaml:1: public: idle (0s) must be 1s or more, and keepalive (15s) from 1s to 1m\nagent.yaml:1: public: max_clients is 0 and must be 1 or more"},
@@ -121,8 +121,9 @@ func TestConfigFaults(t *testing.T) {
 		{"rule of no kind", "dial:\n  a/x: udp://127.0.0.1:1?paths=udp\n", `agent.yaml:2: the URL "udp://127.0.0.1:1?paths=udp": no kind of path is called "udp"`},
 		{"rule beyond paths", "paths: [direct-udp]\nexpose: {x: \"udp://127.0.0.1:1?paths=relay-tls\"}\n",
 			`agent.yaml:2: expose: x=udp://127.0.0.1:1?paths=relay-tls allows none of the paths that are allowed here, [direct-udp]`},
-		{"dial on a name", "dial:\n  a/x: udp://home:1\n", `agent.yaml:2: "udp://home:1" is not udp://IP:PORT with an address of this machine`},
-		{"tcp dial", "dial:\n  a/x: tcp://127.0.0.1:1\n", `agent.yaml:2: tcp://127.0.0.1:1: tcp services are not supported yet; use udp://`},
+		{"dial on a name", "dial:\n  a/x: udp://home:1\n", `agent.yaml:2: "udp://home:1" is not udp://IP:PORT or tcp://IP:PORT with an address of this machine`},
+		{"one TCP port twice", "dial:\n  a/x: tcp://127.0.0.1:1\n  a/y: tcp://127.0.0.1:1?paths=relay-udp\n  a/z: udp://127.0.0.1:1\n", `agent.yaml:1: dial: a/x and a/y both listen on tcp://127.0.0.1:1?paths=relay-udp; give one another port`},
+		{"TCP dial on a name", "dial:\n  a/x: tcp://home:1\n", `agent.yaml:2: "tcp://home:1" is not udp://IP:PORT or tcp://IP:PORT`},
 		{"no target", "dial:\n  wg: udp://h:1\n", `agent.yaml:2: "wg" is not PEER/NAME, as in home/wg`},
 		{"list where a word belongs", "dial:\n  a/wg: [udp://h:1]\n", `agent.yaml:2: a/wg: one value is wanted here`},
 		{"path", "paths: [direct-udp, relay]\n", `agent.yaml:1: no kind of path is called "relay"; there are [direct-udp direct-faketcp direct-tcp relay-udp relay-faketcp relay-tls]`},
@@ -152,7 +153,7 @@ func TestConfigFaults(t *testing.T) {
 }
 
 func TestConfigAllFaultsAtOnce(t *testing.T) {
-	_, err := loadText(t, "called: home\nexpose:\n  WG: udp://127.0.0.1:1\n  web: tcp://h:80\ndial:\n  wg: udp://h:1\npaths: [fast]\nkeepalive: 1ms\nlog: loud\n")
+	_, err := loadText(t, "called: home\nexpose:\n  WG: udp://127.0.0.1:1\n  web: tcp://h:x\ndial:\n  wg: udp://h:1\npaths: [fast]\nkeepalive: 1ms\nlog: loud\n")
 	if err == nil {
 		t.Fatal("no error")
 	}
@@ -209,7 +210,7 @@ func TestFlagFaults(t *testing.T) {
 func TestURLFaults(t *testing.T) {
 	for _, raw := range []string{
 		"", "wg", "udp:", "udp://", "udp://:1", "udp://h:65536", "udp://h:-1", "udp://h:x", "udp://u@h:1", "udp://h:1/path",
-		"udp://h:1#f", "http://h:1", "tcp://h:1", "udp://h:1?raw=1", "udp://h:1?raw&raw", "udp://h:1?fast", "udp://h:1?%zz", "udp://[::1:1", " udp://h:1",
+		"udp://h:1#f", "http://h:1", "tcp://h:1?raw", "udp://h:1?raw=1", "udp://h:1?raw&raw", "udp://h:1?fast", "udp://h:1?%zz", "udp://[::1:1", " udp://h:1",
 	} {
 		if s, err := ParseService("wg", raw); err == nil {
 			t.Errorf("%q is taken as %v", raw, s)

@@ -34,6 +34,12 @@ func (s Service) String() string { return s.Name + "=" + s.URL() }
 // Addr is where we listen, as host:port.
 func (d Dial) Addr() string { return hostPort(d.Host, d.Port) }
 
+// at is where we listen: of two dials by the same protocol only one can.
+func (d Dial) at() string {
+	d.Only = 0
+	return d.URL()
+}
+
 // URL is where we listen, as users write it.
 func (d Dial) URL() string {
 	t := forward.Target{Scheme: "udp", Host: d.Host, Port: d.Port, Only: d.Only}
@@ -61,16 +67,10 @@ func ParseService(name, rawURL string) (Service, error) {
 	switch {
 	case err != nil:
 		return Service{}, err
-	case t.Scheme == "tcp":
-		return Service{}, noTCP(rawURL)
 	case !isHost(t.Host):
 		return Service{}, fmt.Errorf("%q has a host that is neither an IP address nor a name", rawURL)
 	}
 	return Service{Name: name, Target: t}, nil
-}
-
-func noTCP(rawURL string) error {
-	return fmt.Errorf("%s: tcp services are not supported yet; use udp://", rawURL)
 }
 
 // ParseDial checks a dial's peer, service and URL. The URL's host must be an
@@ -79,10 +79,7 @@ func ParseDial(peer, service, rawURL string) (Dial, error) {
 	if err := errors.Join(CheckName("peer", peer), CheckName("service", service)); err != nil {
 		return Dial{}, err
 	}
-	listen, udp := strings.CutPrefix(rawURL, "udp://")
-	if strings.HasPrefix(rawURL, "tcp://") {
-		return Dial{}, noTCP(rawURL)
-	}
+	scheme, listen, _ := strings.Cut(rawURL, "://")
 	listen, options, _ := strings.Cut(listen, "?")
 	only, err := dialRule(options)
 	if err != nil {
@@ -92,10 +89,10 @@ func ParseDial(peer, service, rawURL string) (Dial, error) {
 		listen = "127.0.0.1:" + port
 	}
 	at, err := netip.ParseAddrPort(listen)
-	if !udp || err != nil || at.Addr().Zone() != "" {
-		return Dial{}, fmt.Errorf("%q is not udp://IP:PORT with an address of this machine, as in udp://127.0.0.1:51821", rawURL)
+	if scheme != "udp" && scheme != "tcp" || err != nil || at.Addr().Zone() != "" {
+		return Dial{}, fmt.Errorf("%q is not udp://IP:PORT or tcp://IP:PORT with an address of this machine, as in udp://127.0.0.1:51821", rawURL)
 	}
-	return Dial{Peer: peer, Service: service, Host: at.Addr().String(), Port: at.Port(), Only: only}, nil
+	return Dial{Peer: peer, Service: service, TCP: scheme == "tcp", Host: at.Addr().String(), Port: at.Port(), Only: only}, nil
 }
 
 // dialRule reads the one option that a dial has.

@@ -37,6 +37,7 @@ func (a *Agent) Status() Status {
 			st.Dials = append(st.Dials, DialStatus{Peer: p.name, Service: d.Service, Listen: urlOf(d),
 				Paths: d.Rule.Names(), Flows: d.Flows, Error: d.Error})
 		}
+		st.Dials = append(st.Dials, p.tcp.status()...)
 		if s, ok := p.status(); ok {
 			st.Peers = append(st.Peers, s)
 		}
@@ -82,6 +83,7 @@ func (a *Agent) counters() map[string]uint64 {
 		for reason, n := range p.flows.Drops() {
 			out[reason] += n
 		}
+		p.tcp.drops(out)
 		if current != nil {
 			for reason, n := range current.Counts().Dropped {
 				out[reason] += n
@@ -102,7 +104,7 @@ func (p *peer) status() (PeerStatus, bool) {
 	as := p.association()
 	s := PeerStatus{Name: p.name}
 	if as == nil {
-		return s, p.flows.Outgoing() > 0 || len(p.flows.Dials()) > 0
+		return s, p.inDemand() || p.dialed()
 	}
 	counts := as.Counts()
 	s.TxBytes, s.RxBytes = counts.TxBytes+p.rawBytes(true), counts.RxBytes+p.rawBytes(false)
@@ -162,7 +164,7 @@ func (a *Agent) Ping(ctx context.Context, name string) (PingLine, error) {
 	if err != nil {
 		return line, err
 	}
-	as, err := p.session(ctx)
+	as, err := p.session(ctx, "ping")
 	if err != nil {
 		return line, err
 	}
@@ -177,7 +179,7 @@ func (a *Agent) Ping(ctx context.Context, name string) (PingLine, error) {
 }
 
 // session waits for a session with the peer, and has one made.
-func (p *peer) session(ctx context.Context) (*association, error) {
+func (p *peer) session(ctx context.Context, reason string) (*association, error) {
 	ctx, cancel := context.WithTimeout(ctx, sessionWithin)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -190,7 +192,7 @@ func (p *peer) session(ctx context.Context) (*association, error) {
 		if err := p.failedSince(began); err != nil {
 			return nil, err
 		}
-		p.want("ping")
+		p.want(reason)
 		select {
 		case <-ctx.Done():
 			return nil, p.whyNoSession()
@@ -376,7 +378,12 @@ func (a *Agent) dial(d Dial) error {
 		return fmt.Errorf("dial %s: %q is not IP:PORT: %w", d, d.Addr(), err)
 	}
 	p := a.peer(d.Peer)
-	if _, err := p.flows.Listen(d.Service, listen, d.Only); err != nil {
+	if d.TCP {
+		err = p.tcp.listen(d.Service, listen, d.Only)
+	} else {
+		_, err = p.flows.Listen(d.Service, listen, d.Only)
+	}
+	if err != nil {
 		return err
 	}
 	if a.link.current() != nil {
@@ -396,7 +403,8 @@ func (a *Agent) Hangup(peerName, service string) error {
 	if p == nil {
 		return fmt.Errorf("nothing dials %s/%s; `agent status` lists what does", peerName, service)
 	}
-	if err := p.flows.Hangup(service); err != nil {
+	found := p.tcp.hangup(service)
+	if err := p.flows.Hangup(service); err != nil && !found {
 		return err
 	}
 	return a.cfg.State.RemoveDial(peerName, service)

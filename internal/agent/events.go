@@ -154,7 +154,7 @@ func (l *link) rtt() time.Duration {
 // linkIsBack lets a peer's session ask for what it missed meanwhile. A peer
 // that is dialed is looked up now, so that its first client need not wait.
 func (p *peer) linkIsBack(ctx context.Context) {
-	if p.member().Key == nil && len(p.flows.Dials()) > 0 {
+	if p.member().Key == nil && p.dialed() {
 		p.a.tasks.start(func(context.Context) {
 			if _, err := p.a.lookUp(ctx, p.name); err != nil {
 				p.a.cfg.Log.Debug().Str("peer", p.name).Err(err).Msg("a dialed peer is not known yet")
@@ -169,7 +169,7 @@ func (p *peer) linkIsBack(ctx context.Context) {
 		as.needSpare()
 		return
 	}
-	if p.flows.Outgoing() > 0 {
+	if p.inDemand() {
 		p.want("restart")
 	}
 	p.meet()
@@ -178,7 +178,7 @@ func (p *peer) linkIsBack(ctx context.Context) {
 // meet learns the keys of a peer that is dialed and that we never met, so that
 // its first datagram needs no round trip for that.
 func (p *peer) meet() {
-	if p.member().Key == nil && len(p.flows.Dials()) > 0 {
+	if p.member().Key == nil && p.dialed() {
 		p.a.tasks.start(func(ctx context.Context) {
 			// An error comes again, to be told, with the first datagram.
 			_, _ = p.identify(ctx)

@@ -28,6 +28,8 @@ type peer struct {
 	// for a peer whose raw flows all begin at once, then one a second.
 	offers *rate.Limiter
 
+	tcp *connections
+
 	queue queue
 	ruled queue // what waits for some kinds of path alone
 
@@ -85,6 +87,7 @@ func (a *Agent) peer(name string) *peer {
 		Low:     a.cfg.State.Name() < name,
 		Limits:  forward.Limits{Unanswered: a.cfg.Flows.Unanswered, Answered: a.cfg.Flows.Answered, Max: a.cfg.Flows.Max},
 	})
+	p.tcp = newConnections(p)
 	a.peers.byName[name] = p
 	return p
 }
@@ -160,6 +163,12 @@ func (as *association) sendHeld(h held) bool {
 	}
 	return as.SendOver(h.only, h.flow, h.burst)
 }
+
+// inDemand says whether clients here use the peer's services.
+func (p *peer) inDemand() bool { return p.flows.Outgoing() > 0 || p.tcp.outgoing() > 0 }
+
+// dialed says whether clients here may.
+func (p *peer) dialed() bool { return len(p.flows.Dials()) > 0 || p.tcp.dialed() }
 
 // want starts an introduction unless there is a session that serves or will, one
 // is under way, or the last failed a moment ago.
@@ -271,7 +280,7 @@ func (p *peer) lost(as *association) {
 		return
 	}
 	p.a.cfg.Log.Info().Str("peer", p.name).Msg("no path to the peer works any more; looking for another")
-	if p.flows.Outgoing() > 0 {
+	if p.inDemand() {
 		p.want("restart")
 	}
 }
@@ -282,7 +291,7 @@ func (p *peer) ended(as *association, why string) {
 		return
 	}
 	p.a.cfg.Log.Info().Str("peer", p.name).Str("why", why).Msg("session ended")
-	if p.flows.Outgoing() > 0 {
+	if p.inDemand() {
 		p.want("restart")
 	}
 }
@@ -302,6 +311,7 @@ func (p *peer) drop(as *association) (was bool) {
 // tend ends what nobody uses any more: raw flows, held datagrams, the session.
 func (p *peer) tend(now time.Time) {
 	p.tendRaws(now)
+	p.tcp.tend(now)
 	p.queue.expire(now)
 	p.ruled.expire(now)
 	as := p.association()
@@ -316,7 +326,7 @@ func (p *peer) tend(now time.Time) {
 		as.needSpare()
 	}
 	idle := now.Sub(as.began) > idleSession && now.Sub(as.LastData()) > idleSession
-	if idle && p.flows.Len() == 0 {
+	if idle && p.flows.Len() == 0 && p.tcp.live() == 0 {
 		as.SendFrame(&proto.Frame{Body: &proto.Frame_Bye{Bye: &proto.Bye{Reason: "idle"}}})
 		p.ended(as, "idle")
 	}
@@ -342,6 +352,7 @@ func (p *peer) networkChanged() {
 
 func (a *Agent) closePeers(why string) {
 	for _, p := range a.peers.all() {
+		p.tcp.close() // while there is a session to tell it over
 		if as := p.association(); as != nil {
 			as.SendFrame(&proto.Frame{Body: &proto.Frame_Bye{Bye: &proto.Bye{Reason: why}}})
 			as.close()

@@ -102,9 +102,9 @@ func stamped(n uint64, size int) []byte {
 	return b
 }
 
-// stream sends a numbered datagram each interval from a client through a dial
+// steady sends a numbered datagram each interval from a client through a dial
 // and says what came back.
-type stream struct {
+type steady struct {
 	client *station
 	stop   chan struct{}
 	wait   sync.WaitGroup
@@ -112,8 +112,8 @@ type stream struct {
 	began  time.Time
 }
 
-func startStream(client *station, to string, every time.Duration) *stream {
-	s := &stream{client: client, stop: make(chan struct{}), began: time.Now()}
+func startStream(client *station, to string, every time.Duration) *steady {
+	s := &steady{client: client, stop: make(chan struct{}), began: time.Now()}
 	s.wait.Go(func() {
 		tick := time.NewTicker(every)
 		defer tick.Stop()
@@ -129,7 +129,7 @@ func startStream(client *station, to string, every time.Duration) *stream {
 	return s
 }
 
-func (s *stream) end() { close(s.stop); s.wait.Wait() }
+func (s *steady) end() { close(s.stop); s.wait.Wait() }
 
 // gap is the longest time without any arrival at st between two instants.
 func gap(st *station, from, to time.Time) (longest time.Duration) {

@@ -128,6 +128,7 @@ func (w *world) run(host dgram.Network, state *State, configure func(*Config)) *
 	w.t.Helper()
 	cfg := DefaultConfig()
 	cfg.State, cfg.Host.Net, cfg.Version = state, host, "test"
+	cfg.Host.Local, _ = host.(dgram.Streams)
 	cfg.Dialers.Connect = connect
 	cfg.Log = w.log.With().Str("who", state.Name()).Logger()
 	if configure != nil {

@@ -98,8 +98,11 @@ func (t *Flows) accept(m *proto.Open, gone *ended) (f *flow, isNew bool, err err
 		t.remove(f, now)
 		gone.past = append(gone.past, f)
 	}
-	if s == nil {
+	switch {
+	case s == nil:
 		return nil, false, fmt.Errorf("no service %q is exposed here", ops.Plain(m.GetService()))
+	case s.target.Scheme != "udp":
+		return nil, false, fmt.Errorf("service %q takes connections, not datagrams; dial it with a tcp:// URL", s.name)
 	}
 	gone.evicted = t.makeRoom(now)
 	f = &flow{number: uint16(m.GetFlow()), instance: m.GetInstance(), in: &incoming{service: s}}

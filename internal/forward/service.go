@@ -174,7 +174,8 @@ type Service struct {
 type service struct {
 	name, url string
 	target    Target
-	flows     atomic.Int64
+	flows     atomic.Int64 // and connections
+	conns     connections
 }
 
 // Services are what this agent exposes to its peers. The zero Services are not
@@ -199,9 +200,6 @@ func (s *Services) Expose(name, rawURL string) error {
 	if err != nil {
 		return fmt.Errorf("expose %s: %w", name, err)
 	}
-	if t.Scheme != "udp" {
-		return fmt.Errorf("expose %s: %s services are not carried yet; expose a udp:// one", name, t.Scheme)
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if have := s.byName[name]; have != nil && have.url == rawURL {
@@ -216,12 +214,15 @@ func (s *Services) Expose(name, rawURL string) error {
 // Flows.Withdraw.
 func (s *Services) Unexpose(name string) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.byName[name] == nil {
+	gone := s.byName[name]
+	if gone == nil {
+		defer s.mu.Unlock()
 		return fmt.Errorf("no service %q is exposed; there are %s", name, quoted(s.names()))
 	}
 	s.version.Add(1)
 	delete(s.byName, name)
+	s.mu.Unlock()
+	gone.cut()
 	return nil
 }
 

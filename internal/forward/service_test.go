@@ -75,7 +75,7 @@ func TestNamesOfServices(t *testing.T) {
 func TestExpose(t *testing.T) {
 	s := NewServices()
 	for _, c := range [][3]string{
-		{"WG", "udp://127.0.0.1:1", "a-z"}, {"wg", "udp://127.0.0.1", "expose wg"}, {"ssh", "tcp://127.0.0.1:22", "udp://"},
+		{"WG", "udp://127.0.0.1:1", "a-z"}, {"wg", "udp://127.0.0.1", "expose wg"}, {"ssh", "tcp://127.0.0.1:22?raw", "udp://"},
 	} {
 		if err := s.Expose(c[0], c[1]); err == nil || !strings.Contains(err.Error(), c[2]) {
 			t.Errorf("%v: %v", c, err)

@@ -85,6 +85,21 @@ func (s *Session) Serves(only path.Kinds) bool {
 	return rl != nil && rl.route.Load() != nil
 }
 
+// Room is how large a datagram of a flow under the rule may be to cross its path
+// whole, in bytes; 0 while there is no such path.
+func (s *Session) Room(only path.Kinds) int {
+	r := s.route.Load()
+	if rl := s.rules[only&path.AllKinds].Load(); only != 0 && rl != nil {
+		r = rl.route.Load()
+	} else if only != 0 {
+		r = nil
+	}
+	if r == nil {
+		return 0
+	}
+	return service(r.mtu, s.cfg.Raw)
+}
+
 // Starving is the kinds of path that rules wait for which no path serves.
 func (s *Session) Starving() (kinds path.Kinds) {
 	s.mu.Lock()
