@@ -21,12 +21,15 @@ import (
 )
 
 func main() {
-	only := flag.String("only", "", "`parts` to run, with commas between: throughput, faketcp, long, streams, tun, memory, setup, noudp, sync; all otherwise")
+	only := flag.String("only", "", "`parts` to run, with commas between: "+strings.Join(names(), ", ")+"; all otherwise")
 	runs := flag.Int("runs", 3, "`times` that each throughput is searched for; the median counts")
 	out := flag.String("o", "", "keep the report in this `file`")
 	flag.Parse()
 	os.Exit(netns.Main("bench", func(t netns.T) { run(t, *only, *runs, *out) }))
 }
+
+// startLimit is how long a program may take until it is ready.
+const startLimit = 5 * time.Second
 
 // part is one thing to measure, with the targets that it has.
 type part struct {
@@ -34,13 +37,10 @@ type part struct {
 	measure func(t netns.T, r *report)
 }
 
-func run(t netns.T, only string, runs int, out string) {
-	remove, err := netns.Provide(programs.Packages()...)
-	t.Cleanup(remove)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	parts := []part{
+// parts are in the order of the report; throughput is searched for so many
+// times.
+func parts(runs int) []part {
+	return []part{
 		{"throughput", func(t netns.T, r *report) { throughput(t, r, runs) }},
 		{"faketcp", func(t netns.T, r *report) { fakeTCP(t, r, runs) }},
 		{"long", longLink},
@@ -50,13 +50,30 @@ func run(t netns.T, only string, runs int, out string) {
 		{"setup", setUp},
 		{"noudp", withoutUDP},
 		{"sync", synchronisation},
+		{"public", func(t netns.T, r *report) { public(t, r, runs) }},
+		{"crowd", crowd},
+	}
+}
+
+func names() (all []string) {
+	for _, p := range parts(0) {
+		all = append(all, p.name)
+	}
+	return all
+}
+
+func run(t netns.T, only string, runs int, out string) {
+	remove, err := netns.Provide(programs.Packages()...)
+	t.Cleanup(remove)
+	if err != nil {
+		t.Fatalf("%v", err)
 	}
 	r := &report{}
 	r.line("# Figures\n")
 	r.line("By `make bench` on %s: %d processors, %s/%s, Linux %s, %s. Load, sink, all programs and the NATs share the processors,",
 		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, netns.Kernel(), runtime.Version())
 	r.line("so compare rows of one run, not runs or machines. Programs and NATs are network namespaces of one machine.")
-	for _, p := range parts {
+	for _, p := range parts(runs) {
 		if only == "" || slices.Contains(strings.Split(only, ","), p.name) {
 			r.line("\n## %s\n", p.name)
 			netns.Scope(t, func(t netns.T) { p.measure(t, r) })

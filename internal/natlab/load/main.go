@@ -7,6 +7,7 @@
 //	load rate    -to ADDR -rate N    one trial; rate 0 is as fast as possible
 //	load ping    -to ADDR            round trips, and the longest interruption
 //	load clients -to ADDR -n N       N clients, each of which must get its own answers
+//	load many    -to ADDR -n N -rate R   one trial out of N clients' sockets in turn
 //
 // ADDR is where what is measured listens; it carries the datagrams to the
 // sink. All goes over that one way, questions to the sink too. Each prints one
@@ -53,9 +54,10 @@ func run(args []string) error {
 		"rate":    rate,
 		"ping":    ping,
 		"clients": clients,
+		"many":    manyClients,
 	}
 	if len(args) == 0 || modes[args[0]] == nil {
-		return errors.New("say sink, search, rate, ping or clients; load MODE -h lists a mode's flags")
+		return errors.New("say sink, search, rate, ping, clients or many; load MODE -h lists a mode's flags")
 	}
 	o, err := parse(args[0], args[1:])
 	if err != nil {

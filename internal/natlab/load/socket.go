@@ -18,7 +18,8 @@ import (
 // sooner than one that waits in the runtime's poller, and costs less.
 type socket struct {
 	fd      int
-	control []byte // the message that carries UDP_SEGMENT
+	control []byte         // the message that carries UDP_SEGMENT
+	peer    netip.AddrPort // of a connected one
 }
 
 const socketBuffer = 16 << 20
@@ -42,6 +43,7 @@ func dialSocket(addr netip.AddrPort) (*socket, error) {
 	if err := unix.Connect(s.fd, sockaddr(addr)); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to udp %v: %w", addr, err), unix.Close(s.fd))
 	}
+	s.peer = addr
 	return s, nil
 }
 
@@ -120,6 +122,15 @@ func (s *socket) receive(b []byte, limit time.Duration) (int, error) {
 		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EHOSTUNREACH) {
 			return 0, os.NewSyscallError("recvfrom", err)
 		}
+	}
+}
+
+// shrink makes the buffers those of one client of many.
+func (s *socket) shrink() {
+	const little = 64 << 10
+	for _, option := range []int{unix.SO_RCVBUF, unix.SO_SNDBUF} {
+		// Larger ones do no harm.
+		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, option, little)
 	}
 }
 

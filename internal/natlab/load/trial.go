@@ -37,6 +37,7 @@ type generator struct {
 	shape
 	run    uint16
 	buffer []byte
+	turns  []*socket // where data leaves from, one burst after the other; none: socket
 }
 
 const (
@@ -100,6 +101,9 @@ func (g *generator) sendBurst(number uint64) error {
 		if g.checked {
 			fill(b[headerSize:], h.number)
 		}
+	}
+	if n := uint64(len(g.turns)); n > 0 {
+		return g.turns[number/uint64(g.burst)%n].send(g.buffer, g.size)
 	}
 	return g.socket.send(g.buffer, g.size)
 }

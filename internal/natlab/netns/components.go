@@ -123,12 +123,23 @@ func (l *Lab) Iperf3By(client, server *Host, bind, addr string, d time.Duration,
 // them it also answers for behaviour discovery (RFC 5780).
 func (h *Host) Turnserver(port uint16, addrs ...string) *Process {
 	h.lab.t.Helper()
-	args := []string{"-n", "--stun-only", "--no-cli", "--no-tls", "--no-dtls", "--log-file", "stdout",
+	return h.turnserver(port, addrs, "--stun-only")
+}
+
+// TurnserverRelaying starts coturn as a TURN server for everybody. Beside the
+// relay all is as Debian's is where nothing is set.
+func (h *Host) TurnserverRelaying(port uint16, addr string) *Process {
+	h.lab.t.Helper()
+	return h.turnserver(port, []string{addr}, "--no-auth", "--relay-ip", addr, "--min-port", "49152", "--max-port", "49407")
+}
+
+func (h *Host) turnserver(port uint16, addrs []string, more ...string) *Process {
+	args := []string{"-n", "--no-cli", "--no-tls", "--no-dtls", "--log-file", "stdout",
 		"--pidfile", filepath.Join(h.lab.dir, h.Name+"-turnserver.pid"), "--listening-port", strconv.Itoa(int(port))}
 	for _, a := range addrs {
 		args = append(args, "--listening-ip", a)
 	}
-	p := h.Start("turnserver", args...)
+	p := h.Start("turnserver", append(args, more...)...)
 	h.WaitPort("udp", port, startLimit)
 	return p
 }

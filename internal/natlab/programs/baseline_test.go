@@ -32,3 +32,24 @@ func TestPlainPairCarriesTheLoad(t *testing.T) {
 		t.Errorf("rate: %+v", rate)
 	}
 }
+
+// The baselines of public ports: a plain client on the laptop reaches home by
+// way of the VPS.
+func TestBaselinesByVPS(t *testing.T) {
+	s := netns.Standard(t, netns.Options{Wire: true, CarrierNAT: netns.Masquerade()})
+	programs.Sink(s.Home, "127.0.0.1:9000")
+	programs.PlainPairByVPS(s, netns.VPSAddr+":9001", "127.0.0.1:9000")
+	relayed, _, _ := programs.TURNRelay(s, 3479, "127.0.0.1:9000")
+	for _, to := range []string{netns.VPSAddr + ":9001", relayed} {
+		var p programs.Pings
+		programs.Load(t, s.Laptop, &p, "ping", "-to", to, "-n", "50")
+		if p.Answered < p.Sent-1 {
+			t.Errorf("%s: %d of %d answered", to, p.Answered, p.Sent)
+		}
+		var r programs.Rate
+		programs.Load(t, s.Laptop, &r, "rate", "-to", to, "-rate", "2000", "-burst", "16", "-check")
+		if r.Loss > 0 || r.Wrong > 0 || r.Duplicates > 0 {
+			t.Errorf("%s: %+v", to, r)
+		}
+	}
+}

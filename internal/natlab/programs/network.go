@@ -4,6 +4,9 @@ package programs
 
 import (
 	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
 	"time"
 
 	"rendezvous/internal/natlab/netns"
@@ -70,6 +73,30 @@ type Clients struct {
 	Sources  uint64 `json:"sources"`
 }
 
+// Many is the result of the load's many.
+type Many struct {
+	Clients  int     `json:"clients"`
+	Answered int     `json:"answered"`
+	Strange  int     `json:"strange"`
+	Sources  uint64  `json:"sources"`
+	Rate     float64 `json:"pps"`
+	Sent     uint64  `json:"sent"`
+	Loss     float64 `json:"loss"`
+}
+
+// Received is how many datagrams arrived.
+func (m Many) Received() uint64 { return uint64(math.Round(float64(m.Sent) * (1 - m.Loss))) }
+
+// Add adds those of another load at the same time.
+func (m *Many) Add(o Many) {
+	received := m.Received() + o.Received()
+	m.Clients, m.Answered, m.Strange = m.Clients+o.Clients, m.Answered+o.Answered, m.Strange+o.Strange
+	m.Sources, m.Rate, m.Sent = m.Sources+o.Sources, m.Rate+o.Rate, m.Sent+o.Sent
+	if m.Sent > 0 {
+		m.Loss = 1 - float64(received)/float64(m.Sent)
+	}
+}
+
 // Rate is the result of the load's search and rate.
 type Rate struct {
 	Rate       float64 `json:"pps"`
@@ -94,13 +121,31 @@ func Sink(h *netns.Host, addr string) *netns.Process {
 // listen on the laptop, it leads to the service at to on home. The routers
 // must preserve ports (no carrier, or a carrier that masquerades).
 func PlainPair(s *netns.Scene, listen, to string) (near, far *netns.Process) {
+	return plainPair(s, s.Laptop, netns.LaptopAddr, netns.LaptopPublic, listen, to)
+}
+
+// PlainPairByVPS is PlainPair with the clients' half on the VPS.
+func PlainPairByVPS(s *netns.Scene, listen, to string) (near, far *netns.Process) {
+	return plainPair(s, s.VPS, netns.VPSAddr, netns.VPSAddr, listen, to)
+}
+
+func plainPair(s *netns.Scene, h *netns.Host, addr, seen, listen, to string) (near, far *netns.Process) {
 	const port = ":7000"
-	far = s.Home.Start("plainforward", "-bind", netns.HomeAddr+port, "-peer", netns.LaptopPublic+port, "-to", to)
-	near = s.Laptop.Start("plainforward", "-bind", netns.LaptopAddr+port, "-peer", netns.HomePublic+port, "-listen", listen)
+	far = s.Home.Start("plainforward", "-bind", netns.HomeAddr+port, "-peer", seen+port, "-to", to)
+	near = h.Start("plainforward", "-bind", addr+port, "-peer", netns.HomePublic+port, "-listen", listen)
 	for _, p := range []*netns.Process{near, far} {
 		p.WaitLog("the peer is heard", ready)
 	}
 	return near, far
+}
+
+// TURNRelay puts a service of home's behind coturn on the VPS, for clients of
+// the laptop's network, and gives the address that they send to.
+func TURNRelay(s *netns.Scene, port uint16, to string) (addr string, server, far *netns.Process) {
+	server = s.VPS.TurnserverRelaying(port, netns.VPSAddr)
+	far = s.Home.Start("turnforward", "-server", fmt.Sprintf("%s:%d", netns.VPSAddr, port), "-to", to, "-clients", netns.LaptopPublic)
+	line := far.WaitLog("relayed at ", ready)
+	return strings.TrimPrefix(line, "relayed at "), server, far
 }
 
 // LoadRun is a load that runs while the test does something to the network.

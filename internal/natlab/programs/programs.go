@@ -20,7 +20,7 @@ import (
 // programs here and the load.
 func Packages() []string {
 	return []string{"rendezvous/cmd/...", "rendezvous/internal/natlab/load",
-		"rendezvous/internal/natlab/plainforward", "rendezvous/internal/natlab/splitproxy"}
+		"rendezvous/internal/natlab/plainforward", "rendezvous/internal/natlab/splitproxy", "rendezvous/internal/natlab/turnforward"}
 }
 
 // ready is how long a daemon may take until it answers.
@@ -66,6 +66,12 @@ func (c *Coordinator) Restart() {
 func (c *Coordinator) Invite(args ...string) string {
 	c.t.Helper()
 	return strings.TrimSpace(c.host.Run(append([]string{"rendezvous", "invite", "--state", c.state}, args...)...))
+}
+
+// Do runs a subcommand of the coordinator ("status") and gives its output.
+func (c *Coordinator) Do(args ...string) string {
+	c.t.Helper()
+	return strings.TrimSpace(c.host.Run(append([]string{"rendezvous", args[0], "--state", c.state}, args[1:]...)...))
 }
 
 // Agent is an agent on a host; its daemon runs after Up.
