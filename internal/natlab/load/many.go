@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -113,8 +112,8 @@ func (m *many) greet(i int) error {
 func (m *many) heard(i int, r *manyResult) bool {
 	b := make([]byte, maxSize)
 	for {
-		n, err := m.sockets[i].receive(b, time.Nanosecond)
-		if errors.Is(err, os.ErrDeadlineExceeded) || err != nil {
+		n, err := m.sockets[i].take(b)
+		if err != nil {
 			return false
 		}
 		h, err := parseHeader(b[:n])

@@ -115,14 +115,22 @@ func (s *socket) receive(b []byte, limit time.Duration) (int, error) {
 		if ready <= 0 {
 			continue
 		}
-		n, _, err := unix.Recvfrom(s.fd, b, unix.MSG_DONTWAIT)
-		if err == nil {
-			return n, nil
-		}
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EHOSTUNREACH) {
-			return 0, os.NewSyscallError("recvfrom", err)
+		if n, err := s.take(b); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
 		}
 	}
+}
+
+// take is receive without a wait.
+func (s *socket) take(b []byte) (int, error) {
+	n, _, err := unix.Recvfrom(s.fd, b, unix.MSG_DONTWAIT)
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.EHOSTUNREACH):
+		return 0, os.ErrDeadlineExceeded
+	}
+	return 0, os.NewSyscallError("recvfrom", err)
 }
 
 // shrink makes the buffers those of one client of many.
