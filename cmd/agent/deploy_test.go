@@ -79,18 +79,22 @@ func TestUnits(t *testing.T) {
 	tests := []struct{ name, command, capabilities string }{
 		{"rendezvous.service", "/usr/local/bin/rendezvous serve ", "CAP_NET_BIND_SERVICE CAP_NET_RAW"},
 		{"rendezvous-agent.service", "/usr/local/bin/agent up ", "CAP_NET_RAW"},
+		{"rendezvous-tun.service", "/usr/local/bin/agent tun ", "CAP_NET_ADMIN"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := unit(t, tt.name)
 			for key, want := range map[string]string{
-				"Type": "notify", "WatchdogSec": "30", "DynamicUser": "yes", "StateDirectoryMode": "0700", "NoNewPrivileges": "yes",
+				"Type": "notify", "DynamicUser": "yes", "StateDirectoryMode": "0700", "NoNewPrivileges": "yes",
 				"ProtectSystem": "strict", "MemoryDenyWriteExecute": "yes", "RestartPreventExitStatus": "2",
 				"AmbientCapabilities": tt.capabilities, "CapabilityBoundingSet": tt.capabilities,
 			} {
 				if !slices.Equal(got[key], []string{want}) {
 					t.Errorf("%s is %q, want %q", key, got[key], want)
 				}
+			}
+			if tt.name != "rendezvous-tun.service" && !slices.Equal(got["WatchdogSec"], []string{"30"}) {
+				t.Errorf("WatchdogSec is %q, want 30", got["WatchdogSec"])
 			}
 			if start := got["ExecStart"]; len(start) != 1 || !strings.HasPrefix(start[0], tt.command) {
 				t.Errorf("ExecStart is %q", start)
@@ -107,7 +111,7 @@ func TestUnitsBySystemd(t *testing.T) {
 	if err != nil {
 		t.Skip("systemd-analyze is not here; TestUnits stands in for it")
 	}
-	for _, name := range []string{"rendezvous.service", "rendezvous-agent.service"} {
+	for _, name := range []string{"rendezvous.service", "rendezvous-agent.service", "rendezvous-tun.service"} {
 		text, err := os.ReadFile(filepath.Join(deploy, name))
 		if err != nil {
 			t.Fatal(err)

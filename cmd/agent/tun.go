@@ -98,64 +98,82 @@ const (
 	mostMTU  = 65535
 )
 
+// faults are what is wrong with the flags.
+type faults []error
+
+// add notes a fault, where it is one.
+func (f *faults) add(wrong bool, format string, args ...any) {
+	if wrong {
+		*f = append(*f, fmt.Errorf(format, args...))
+	}
+}
+
 // check finds all faults at once, and fills in what was left out.
 func (f *tunFlags) check() (tun.Settings, error) {
-	var faults []error
-	add := func(wrong bool, format string, args ...any) {
-		if wrong {
-			faults = append(faults, fmt.Errorf(format, args...))
-		}
-	}
+	var all faults
 	if f.plain() {
-		add(f.peer != "" || f.expose != "", "--peer and --expose go through the agent, --listen-port, --bind-to-interface and --endpoint-port do without: choose one")
-		if f.peer == "" && f.expose == "" && f.listenPort == 0 && f.bindTo == "" {
-			add(true, "say --peer PEER, --expose, or --listen-port and --bind-to-interface")
-		} else {
-			add(f.device == "", "--interface is missing")
-			add(f.listenPort == 0, "--listen-port is missing")
-			add(f.bindTo == "", "--bind-to-interface is missing")
-		}
+		f.checkPlain(&all)
 	} else {
-		faults = append(faults, f.checkSession()...)
+		f.checkSession(&all)
 	}
-	add(f.raw && f.expose == "", "--raw goes with --expose: the side that offers decides")
-	add(f.mtu != 0 && (f.mtu < leastMTU || f.mtu > mostMTU), "--mtu %d is not between %d and %d", f.mtu, leastMTU, mostMTU)
+	all.add(f.raw && f.expose == "", "--raw goes with --expose: the side that offers decides")
+	all.add(f.mtu != 0 && (f.mtu < leastMTU || f.mtu > mostMTU), "--mtu %d is not between %d and %d", f.mtu, leastMTU, mostMTU)
 	if f.device == "" {
 		f.device = tunDevice
 	}
 	const longest = 15 // IFNAMSIZ and its zero
-	add(len(f.device) > longest || strings.ContainsAny(f.device, "/: %"), "--interface %q: a name has at most %d letters, and none of / : %%", f.device, longest)
+	all.add(len(f.device) > longest || strings.ContainsAny(f.device, "/: %"), "--interface %q: a name has at most %d letters, and none of / : %%", f.device, longest)
+	s := f.settings(&all)
+	return s, errors.Join(all...)
+}
+
+// settings are the device's.
+func (f *tunFlags) settings(all *faults) tun.Settings {
 	s := tun.Settings{Name: f.device, MTU: f.mtu}
 	families := map[bool]bool{}
 	for _, a := range f.addresses {
 		span, err := tun.ParseSpan(a)
-		add(err != nil, "--addresses: %w", err)
-		if err == nil {
-			six := span.Own().Addr().Is6()
-			add(families[six], "--addresses: %s is a second range of its family", a)
-			families[six] = true
-			s.Spans = append(s.Spans, span)
+		if err != nil {
+			all.add(true, "--addresses: %w", err)
+			continue
 		}
+		six := span.Own().Addr().Is6()
+		all.add(families[six], "--addresses: %s is a second range of its family", a)
+		families[six] = true
+		s.Spans = append(s.Spans, span)
 	}
-	add(len(f.addresses) == 0, "--addresses is empty")
+	all.add(len(f.addresses) == 0, "--addresses is empty")
 	for _, r := range f.routes {
 		to, err := netip.ParsePrefix(r)
-		add(err != nil, "--route: %q is not a range like 203.0.113.10/32", r)
+		all.add(err != nil, "--route: %q is not a range like 203.0.113.10/32", r)
 		s.Routes = append(s.Routes, to)
 	}
-	return s, errors.Join(faults...)
+	return s
 }
 
-func (f *tunFlags) checkSession() (faults []error) {
+func (f *tunFlags) checkPlain(all *faults) {
+	if f.peer == "" && f.expose == "" && f.listenPort == 0 && f.bindTo == "" && f.endpointPort == 0 {
+		all.add(true, "say --peer PEER, --expose, or --listen-port and --bind-to-interface")
+		return
+	}
+	all.add(f.peer != "" || f.expose != "", "--peer and --expose go through the agent, --listen-port, --bind-to-interface and --endpoint-port do without: choose one")
+	all.add(f.device == "", "--interface is missing")
+	all.add(f.listenPort == 0, "--listen-port is missing")
+	all.add(f.bindTo == "", "--bind-to-interface is missing")
+}
+
+func (f *tunFlags) checkSession(all *faults) {
+	var err error
 	switch {
 	case f.peer != "" && f.expose != "":
-		return []error{errors.New("--peer and --expose are two devices: run this twice, with --interface and --addresses that differ")}
+		err = errors.New("--peer and --expose are two devices: run this twice, with --interface and --addresses that differ")
 	case f.expose != "":
-		return []error{agent.CheckName("service", f.expose)}
+		err = agent.CheckName("service", f.expose)
+	default:
+		if !strings.Contains(f.peer, "/") {
+			f.peer += "/" + tunService
+		}
+		_, _, err = agent.ParseTarget(f.peer)
 	}
-	if !strings.Contains(f.peer, "/") {
-		f.peer += "/" + tunService
-	}
-	_, _, err := agent.ParseTarget(f.peer)
-	return []error{err}
+	all.add(err != nil, "%w", err)
 }

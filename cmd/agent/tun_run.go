@@ -72,11 +72,11 @@ func (f *tunFlags) listen(log zerolog.Logger, device *tun.Device) (conns []dgram
 	opts.Device = f.bindTo
 	network := dgram.System(opts)
 	for _, own := range device.Own() {
-		any := netip.IPv4Unspecified()
+		all := netip.IPv4Unspecified()
 		if own.Is6() {
-			any = netip.IPv6Unspecified()
+			all = netip.IPv6Unspecified()
 		}
-		conn, err := network.ListenUDP(netip.AddrPortFrom(any, f.listenPort))
+		conn, err := network.ListenUDP(netip.AddrPortFrom(all, f.listenPort))
 		switch {
 		case err == nil:
 			conns = append(conns, conn)

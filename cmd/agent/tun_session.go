@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,18 +134,7 @@ func (k *upkeep) dial(f *tunFlags, device *tun.Device, s tun.Settings) (tun.Conf
 	home := tun.NewHome(conns)
 	home.Reach(at)
 	c.Peers = home
-	d := agent.Dial{Peer: peer, Service: service, Host: at.Addr().String(), Port: at.Port()}
-	k.peer = peer
-	k.want = func(s agent.Status) bool {
-		for _, have := range s.Dials {
-			if have.Peer == peer && have.Service == service && have.Listen == d.URL() {
-				return true
-			}
-		}
-		return false
-	}
-	k.begin = func(ctx context.Context) error { return k.client.Dial(ctx, d) }
-	k.end = func(ctx context.Context) error { return k.client.Hangup(ctx, peer, service) }
+	k.call(agent.Dial{Peer: peer, Service: service, Host: at.Addr().String(), Port: at.Port()})
 	return c, home, nil
 }
 
@@ -162,17 +152,31 @@ func (k *upkeep) expose(f *tunFlags, device *tun.Device, s tun.Settings, status 
 	guests := tun.NewGuests(familySpan(s.Spans, false), familySpan(s.Spans, true), func(inside netip.Addr, way netip.AddrPort) {
 		k.log.Info().Stringer("address", inside).Stringer("flow", way).Msg("a peer's process has come")
 	})
+	k.offer(service)
+	return tun.Config{Device: device, Own: device.Own(), Conns: []dgram.Conn{conn}, Peers: guests, Now: time.Now}, nil
+}
+
+// call has the agent dial.
+func (k *upkeep) call(d agent.Dial) {
+	k.peer = d.Peer
 	k.want = func(s agent.Status) bool {
-		for _, have := range s.Services {
-			if have.Name == service.Name && have.URL == service.URL() {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(s.Dials, func(have agent.DialStatus) bool {
+			return have.Peer == d.Peer && have.Service == d.Service && have.Listen == d.URL()
+		})
+	}
+	k.begin = func(ctx context.Context) error { return k.client.Dial(ctx, d) }
+	k.end = func(ctx context.Context) error { return k.client.Hangup(ctx, d.Peer, d.Service) }
+}
+
+// offer has the agent expose a service.
+func (k *upkeep) offer(service agent.Service) {
+	k.want = func(s agent.Status) bool {
+		return slices.ContainsFunc(s.Services, func(have agent.ServiceStatus) bool {
+			return have.Name == service.Name && have.URL == service.URL()
+		})
 	}
 	k.begin = func(ctx context.Context) error { return k.client.Expose(ctx, service) }
 	k.end = func(ctx context.Context) error { return k.client.Unexpose(ctx, service.Name) }
-	return tun.Config{Device: device, Own: device.Own(), Conns: []dgram.Conn{conn}, Peers: guests, Now: time.Now}, nil
 }
 
 // checkFree refuses to take a service's name from a program that lives. One
