@@ -48,6 +48,17 @@ func (c *Capture) Show(filter string) string {
 	return c.tshark("-Y", filter)
 }
 
+// Payloads is how often each UDP payload, in hex, is among the packets that
+// match a display filter.
+func (c *Capture) Payloads(filter string) map[string]int {
+	c.t.Helper()
+	out := make(map[string]int)
+	for _, p := range strings.Fields(c.tshark("-Y", filter, "-T", "fields", "-e", "udp.payload")) {
+		out[p]++
+	}
+	return out
+}
+
 func (c *Capture) tshark(args ...string) string {
 	c.t.Helper()
 	// What stands in the segments is nobody's protocol that tshark knows, but
