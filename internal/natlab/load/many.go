@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"time"
 )
 
@@ -40,7 +39,6 @@ func manyClients(o options) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintln(os.Stderr, "all clients have begun")
 	time.Sleep(settled)
 	before, err := costOf(o.pids)
 	if err != nil {
