@@ -21,6 +21,7 @@ curl:curl
 ip:iproute2
 sysctl:procps
 ping:iputils-ping
+ethtool:ethtool
 nginx:nginx
 sshd:openssh-server
 ssh:openssh-client

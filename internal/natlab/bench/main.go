@@ -52,6 +52,7 @@ func parts(runs int) []part {
 		{"sync", synchronisation},
 		{"public", func(t netns.T, r *report) { public(t, r, runs) }},
 		{"crowd", crowd},
+		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
 	}
 }
 

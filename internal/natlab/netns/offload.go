@@ -1,0 +1,45 @@
+//go:build linux
+
+package netns
+
+import (
+	"os"
+	"strings"
+)
+
+// Offload turns on or off, on all wires of the lab, that TCP and UDP cross in
+// super-segments which are cut late or never, and that what arrives is joined.
+func (l *Lab) Offload(on bool) {
+	l.t.Helper()
+	state := "off"
+	if on {
+		state = "on"
+	}
+	for _, h := range l.Hosts() {
+		for _, iface := range h.wires() {
+			h.Run("ethtool", "-K", iface, "tso", state, "gso", state, "gro", "off", "tx-udp-segmentation", state)
+		}
+	}
+}
+
+// wires are the host's interfaces that are the end of a veth pair.
+func (h *Host) wires() (names []string) {
+	var table []byte
+	err := h.Do(func() (err error) {
+		table, err = os.ReadFile("/proc/thread-self/net/dev")
+		return err
+	})
+	if err != nil {
+		h.lab.t.Fatalf("list the interfaces of %s: %v", h.Name, err)
+	}
+	for line := range strings.Lines(string(table)) {
+		name, _, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if !ok || name == "lo" {
+			continue
+		}
+		if out, err := h.Try("ethtool", "-i", name); err == nil && strings.Contains(out, "driver: veth") {
+			names = append(names, name)
+		}
+	}
+	return names
+}
