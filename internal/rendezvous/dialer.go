@@ -90,9 +90,8 @@ func Dial(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]b
 	return c, nil
 }
 
-// Dial is like the function Dial.
-func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Client, error) {
-	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+// dial makes a connection for a protocol.
+func (d *Dialer) dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, cert tls.Certificate, protocol string, quicConf *quic.Config) (*quic.Conn, error) {
 	wrong := make(chan *PinError, 1)
 	config := clientTLS(pin, cert, addr.String(), func(e *PinError) {
 		select {
@@ -100,9 +99,7 @@ func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, ce
 		default:
 		}
 	})
-	quicConf := quicConfig()
-	quicConf.KeepAlivePeriod = 0     // the heartbeat does more
-	quicConf.MaxIncomingStreams = -1 // the coordinator opens none
+	config.NextProtos = []string{protocol}
 	conn, err := d.transport.Dial(ctx, net.UDPAddrFromAddrPort(addr), config, quicConf)
 	if err != nil {
 		select {
@@ -111,6 +108,19 @@ func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, ce
 		default:
 		}
 		return nil, explainDial(ctx, addr, err)
+	}
+	return conn, nil
+}
+
+// Dial is like the function Dial.
+func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Client, error) {
+	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
+	quicConf := quicConfig()
+	quicConf.KeepAlivePeriod = 0     // the heartbeat does more
+	quicConf.MaxIncomingStreams = -1 // the coordinator opens none
+	conn, err := d.dial(ctx, addr, pin, cert, ALPN, quicConf)
+	if err != nil {
+		return nil, err
 	}
 	stream, err := conn.OpenStreamSync(ctx)
 	if err != nil {

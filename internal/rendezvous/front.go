@@ -80,7 +80,7 @@ func streamTLS(key ed25519.PrivateKey) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	agents.NextProtos = []string{ALPNStreams}
+	agents.NextProtos = []string{ALPNStreams, ALPNCarrier}
 	page, err := pageCertificate()
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func streamTLS(key ed25519.PrivateKey) (*tls.Config, error) {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			if slices.Contains(hello.SupportedProtos, ALPNStreams) {
+			if slices.Contains(hello.SupportedProtos, ALPNStreams) || slices.Contains(hello.SupportedProtos, ALPNCarrier) {
 				return agents, nil
 			}
 			others := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{page}, SessionTicketsDisabled: true}
@@ -191,13 +191,17 @@ func (f *front) serveTLS(ctx context.Context, in *streamDoor, raw *peeked, from 
 		return
 	}
 	state := conn.ConnectionState()
-	if state.NegotiatedProtocol != ALPNStreams {
+	if state.NegotiatedProtocol != ALPNStreams && state.NegotiatedProtocol != ALPNCarrier {
 		f.strangers.serve(conn)
 		return
 	}
 	key, err := clientKey(state)
 	if err != nil {
 		f.drops.handshake.Add(1) // serverTLS looked already
+		return
+	}
+	if state.NegotiatedProtocol == ALPNCarrier {
+		f.server.serveCarrier(conn, key)
 		return
 	}
 	f.letGo(raw.Conn) // from here on it ends as a trunk

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"net/netip"
 	"sync"
 	"time"
 
-	"rendezvous/internal/dgram"
-	"rendezvous/internal/path"
+	"github.com/quic-go/quic-go"
+
 	"rendezvous/internal/relay"
+	"rendezvous/internal/stream"
 	"rendezvous/proto"
 )
 
@@ -33,6 +33,7 @@ type publicPorts struct {
 	changing sync.Mutex // one after another: sockets are opened and closed under it
 	closed   bool       // changing
 	readers  sync.WaitGroup
+	streams  publicStreams
 
 	mu      sync.Mutex
 	ports   map[publicKey]*publicPort
@@ -56,9 +57,22 @@ func (k publicKey) String() string {
 type publicPort struct {
 	publicKey
 	publicOwner
-	table *publicTable
-	doors []*publicDoor
+	clientele
+	table *publicTable  // nil for TCP
+	open  []place       // where
 	told  publicFigures // as the log was told last
+}
+
+// clientele is the clients of a port.
+type clientele interface {
+	// arrived says that the agent is there for a service, anew where it knows
+	// nothing of what was before, and what it was granted.
+	arrived(now time.Time, service string, anew bool, g publicGrant)
+	// left says that its control connection is gone.
+	left()
+	// shut ends all, and the sockets.
+	shut(now time.Time) error
+	figures() publicFigures
 }
 
 // publicOwner is who serves a port.
@@ -79,6 +93,7 @@ func (p *publicPorts) ownerOf(port *publicPort) publicOwner {
 
 func newPublicPorts(s *Server) *publicPorts {
 	p := &publicPorts{server: s, kicked: make(chan struct{}, 1), ports: map[publicKey]*publicPort{}}
+	p.streams.conns, p.streams.wide = map[Key]*stream.Conns{}, map[*quic.Conn]struct{}{}
 	for range s.config.Publish {
 		p.sources = append(p.sources, &meters{seed: maphash.MakeSeed()})
 	}
@@ -177,7 +192,7 @@ func (p *publicPorts) open(now time.Time, key publicKey, here attendance, me mem
 		have = nil
 	}
 	if have == nil {
-		if have, err = p.listen(key, rule, ask); err != nil {
+		if have, err = p.listen(key, here.conn.key, rule, ask); err != nil {
 			return nil, err
 		}
 		have.key, have.instance = here.conn.key, here.instance
@@ -200,12 +215,7 @@ func (p *publicPorts) adopt(now time.Time, port *publicPort, here attendance, me
 	port.conn, port.gone = here.conn, time.Time{}
 	p.ports[port.publicKey] = port
 	p.mu.Unlock()
-	if port.table != nil {
-		if anew {
-			port.table.clear(now)
-		}
-		port.table.arrived(now, grantOf(me, ask))
-	}
+	port.arrived(now, ask.GetService(), anew, grantOf(me, ask))
 	what := "public port: its agent is back"
 	if fresh {
 		what = "public port opened"
@@ -229,67 +239,6 @@ func grantOf(me member, ask *proto.PublicPort) publicGrant {
 	return g
 }
 
-// listen opens the port's sockets: on the addresses that the coordinator's own
-// ports are on.
-func (p *publicPorts) listen(key publicKey, rule *PublishRule, ask *proto.PublicPort) (*publicPort, error) {
-	s := p.server
-	port := &publicPort{publicKey: key}
-	limits := rule.withDefaults()
-	source := p.sources[0]
-	for i := range s.config.Publish {
-		if &s.config.Publish[i] == rule {
-			source = p.sources[i]
-		}
-	}
-	if key.tcp {
-		return nil, errors.New("this coordinator opens no public TCP ports yet")
-	}
-	port.table = newPublicTable(s.relay, limits, source, !ask.GetRaw(), p.kick)
-	for _, place := range s.places {
-		at := netip.AddrPortFrom(place.addr, key.number)
-		conn, err := s.config.Network.ListenUDP(at)
-		switch {
-		case noFamily(err, place.addr):
-			continue
-		case err != nil:
-			return nil, errors.Join(explainListen("UDP", err, at, "?public="), closeDoors(port.doors))
-		}
-		port.doors = append(port.doors, &publicDoor{table: port.table, conn: conn, public: place.public, clients: map[netip.AddrPort]*publicClient{}})
-	}
-	for _, door := range port.doors {
-		p.readers.Go(func() {
-			_ = path.Read(door.conn, func(b dgram.Burst) { port.table.receive(door, b) }) // it ends when the port is closed
-		})
-	}
-	return port, nil
-}
-
-func closeDoors(doors []*publicDoor) (err error) {
-	for _, each := range doors {
-		err = errors.Join(err, each.conn.Close())
-	}
-	return err
-}
-
-// describe fills in what was granted.
-func (port *publicPort) describe(s *Server, out *proto.Publication) {
-	for _, door := range port.doors {
-		public := door.public
-		if !public.IsValid() {
-			public = s.guess[door.conn.LocalAddr().Addr().Unmap().Is4()]
-		}
-		if public.IsValid() {
-			out.Addrs = append(out.Addrs, proto.NewEndpoint(netip.AddrPortFrom(public, port.number)))
-		}
-	}
-	if port.table != nil {
-		port.table.mu.Lock()
-		defer port.table.mu.Unlock()
-		out.Spares = uint32(port.table.granted.spares)
-		out.KeepaliveS = uint32(port.table.granted.terms.Keepalive / time.Second)
-	}
-}
-
 // close ends a port. publicPorts.changing is held.
 func (p *publicPorts) close(now time.Time, port *publicPort, why string) {
 	p.mu.Lock()
@@ -297,11 +246,11 @@ func (p *publicPorts) close(now time.Time, port *publicPort, why string) {
 		delete(p.ports, port.publicKey)
 	}
 	p.mu.Unlock()
-	if err := closeDoors(port.doors); err != nil {
+	if err := port.shut(now); err != nil {
 		p.server.log.Error().Err(err).Stringer("port", port.publicKey).Msg("close a public port")
 	}
-	if port.table != nil {
-		port.table.clear(now)
+	if owner := p.ownerOf(port).key; port.tcp && !p.hasTCP(owner) {
+		p.streams.drop(owner)
 	}
 	p.server.log.Info().Stringer("port", port.publicKey).Str("agent", p.ownerOf(port).member).Str("why", why).Msg("public port closed")
 }
@@ -332,8 +281,8 @@ func (p *publicPorts) left(now time.Time, a *agentConn) {
 			port.conn, port.gone = nil, now
 		}
 		p.mu.Unlock()
-		if mine && port.table != nil {
-			port.table.left()
+		if mine {
+			port.clientele.left()
 		}
 	}
 }
@@ -345,6 +294,7 @@ func (p *publicPorts) expel(now time.Time, key Key) {
 	for _, port := range p.of(key) {
 		p.close(now, port, "its agent was removed from the network")
 	}
+	p.streams.drop(key)
 }
 
 // stop closes all ports for good.
@@ -355,6 +305,7 @@ func (p *publicPorts) stop() {
 		p.close(time.Now(), port, "the coordinator stops")
 	}
 	p.changing.Unlock()
+	p.streams.stop()
 	p.readers.Wait()
 }
 
@@ -379,6 +330,3 @@ func (p *publicPorts) run(ctx context.Context) {
 		}
 	}
 }
-
-// figures are the port's now.
-func (port *publicPort) figures() publicFigures { return port.table.figures() }

@@ -118,7 +118,7 @@ func TestNoAgentIsThere(t *testing.T) {
 			for range 100 {
 				p.phone(host).say("anybody?")
 			}
-			time.Sleep(time.Second)
+			time.Sleep(3 * time.Second)
 			if n := p.log.count("no agent is connected"); n != round {
 				t.Errorf("%d lines in outage %d", n, round)
 			}

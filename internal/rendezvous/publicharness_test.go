@@ -76,7 +76,7 @@ func newPublicLab(t *testing.T, change func(*PublishRule)) *publicLab {
 	p.coordinator = startCoordinator(t, registry, p.vps, netip.MustParseAddrPort("203.0.113.10:443"), func(c *Config) {
 		c.Alternate = 3478
 		c.Publish = []PublishRule{rule, {Ports: []stripe.Range{{First: 6000, Last: 6000}}, Members: []string{"other"}}}
-		c.Log = zerolog.New(p.log)
+		c.Log, c.Streams = zerolog.New(p.log), p.vps
 	})
 	cgnat := lab.NAT("cgnat", "198.51.100.2/24", natlab.Behaviour{})
 	router := cgnat.NAT("router", "100.64.0.2/24", natlab.Behaviour{})
@@ -315,7 +315,7 @@ func (p *publicLab) figures(n uint16) publicFigures {
 	p.t.Helper()
 	for _, each := range p.public.all() {
 		if each.number == n {
-			return each.table.figures()
+			return each.figures()
 		}
 	}
 	p.t.Fatalf("port %d is not open", n)

@@ -21,17 +21,28 @@ const (
 	publicHeld                           // one that waits sent too much
 	publicLate                           // no leg came in time
 	publicForged                         // what came from the agent did not open
+	publicRefused                        // TCP: the agent did not take it
+	publicBroken                         // TCP: it broke off
 	publicReasons                        // their number
 )
 
 var publicReasonNames = [publicReasons]string{
-	"no-agent", "new-client-rate", "source-rate", "full", "too-many-waiting", "held-too-much", "held-too-long", "forged",
+	"no-agent", "new-client-rate", "source-rate", "full", "too-many-waiting", "held-too-much", "held-too-long", "forged", "refused", "broken",
 }
 
 // publicCounts are totals of a port.
 type publicCounts struct {
 	drops            [publicReasons]atomic.Uint64
 	started, evicted atomic.Uint64 // clients that got a leg, and that lost it to another
+}
+
+// all are the drops by reason.
+func (c *publicCounts) all() map[string]uint64 {
+	out := make(map[string]uint64, publicReasons)
+	for why, name := range publicReasonNames {
+		out[name] = c.drops[why].Load()
+	}
+	return out
 }
 
 func (c *publicCounts) drop(why publicReason, n int) { c.drops[why].Add(uint64(n)) }
@@ -187,12 +198,15 @@ func (t *publicTable) release(now time.Time, id proto.Token) bool {
 	return true
 }
 
-// arrived says that the agent is there, with what it was granted.
-func (t *publicTable) arrived(now time.Time, g publicGrant) {
+// arrived is that of clientele.
+func (t *publicTable) arrived(now time.Time, _ string, anew bool, g publicGrant) {
+	if anew {
+		t.clear(now)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	g.terms.Bytes, g.terms.Datagrams, g.terms.Changed = t.rule.Bytes, t.rule.Datagrams, t.changed
-	t.granted, t.agent, t.outage = g, true, noOutage
+	t.granted, t.agent, t.alone = g, true, false
 	for id, s := range t.spare {
 		if !s.bound { // it may never have heard of it
 			t.dropSpare(id)
@@ -201,12 +215,11 @@ func (t *publicTable) arrived(now time.Time, g publicGrant) {
 	}
 }
 
-// left says that the agent's control connection is gone. Its legs stay as long
-// as it binds them.
+// left is that of clientele: the agent's legs stay as long as it binds them.
 func (t *publicTable) left() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.agent = false
+	t.agent, t.alone = false, false
 	t.count.drop(publicNoAgent, t.line.expire(time.Time{}, true))
 }
 
@@ -243,43 +256,21 @@ func (t *publicTable) takeNews(n int) (out []*proto.PublicClient) {
 	return out
 }
 
-// outage is whether somebody came while no agent was there.
-type outage uint8
-
-const (
-	noOutage outage = iota
-	outageSeen
-	outageSaid
-)
-
-// sayAlone is true once an outage, when somebody came and no agent was there.
-func (t *publicTable) sayAlone() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.outage != outageSeen {
-		return false
-	}
-	t.outage = outageSaid
-	return true
-}
-
 // publicFigures are the table's now.
 type publicFigures struct {
 	clients, ready, spares, waiting int
+	alone                           bool // somebody came while no agent was there
 	started, evicted                uint64
 	drops                           map[string]uint64
 }
 
+// figures are that of clientele.
 func (t *publicTable) figures() publicFigures {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := publicFigures{
 		clients: len(t.byLeg), ready: len(t.ready), spares: len(t.spare), waiting: t.line.len(),
-		started: t.count.started.Load(), evicted: t.count.evicted.Load(),
-		drops: make(map[string]uint64, publicReasons),
-	}
-	for why, name := range publicReasonNames {
-		f.drops[name] = t.count.drops[why].Load()
+		alone: t.alone, started: t.count.started.Load(), evicted: t.count.evicted.Load(), drops: t.count.all(),
 	}
 	for _, c := range t.byLeg {
 		if c.codec == nil {

@@ -22,6 +22,7 @@ type publicTable struct {
 	sealed bool // datagrams are sealed between us and the agent
 	kick   func()
 	count  publicCounts
+	doors  []*publicDoor
 
 	mu      sync.Mutex // guards what follows, and what doors and clients say
 	granted publicGrant
@@ -33,7 +34,7 @@ type publicTable struct {
 	rates   publicRates
 	news    []proto.Token // clients that the agent is to be told of
 	agent   bool          // it is connected
-	outage  outage
+	alone   bool          // somebody came while it was not
 }
 
 // publicGrant is what an agent was granted for a port.
@@ -47,7 +48,6 @@ type publicGrant struct {
 type publicDoor struct {
 	table   *publicTable
 	conn    dgram.Conn
-	public  netip.Addr                       // as clients know it; the zero Addr where nobody said
 	clients map[netip.AddrPort]*publicClient // publicTable.mu
 }
 
@@ -129,10 +129,7 @@ func (t *publicTable) newcomer(now time.Time, door *publicDoor, b dgram.Burst) *
 	}
 	if !t.agent && len(t.ready) == 0 {
 		t.count.drop(publicNoAgent, b.Len())
-		if t.outage == noOutage {
-			t.outage = outageSeen
-			t.kick()
-		}
+		t.alone = true
 		return nil
 	}
 	if why, ok := t.admit(now, b.Addr.Addr()); !ok {

@@ -17,10 +17,6 @@ func (p *publicPorts) tellAgents(now time.Time) bool {
 			continue
 		}
 		owner := p.ownerOf(port)
-		if port.table.sayAlone() {
-			p.server.log.Warn().Stringer("port", port.publicKey).Str("agent", owner.member).
-				Msg("public port: a client came and no agent is connected for it; dropping until one is, is it up?")
-		}
 		if owner.conn != nil {
 			all = p.tellLegs(now, port, owner) && all
 			all = tellClients(port, owner.conn) && all
@@ -95,13 +91,17 @@ func (p *publicPorts) free(now time.Time, port *publicPort) {
 }
 
 // logClients says at most once a second how many clients a port has, when that
-// has changed.
+// has changed, and once an outage that clients come in vain.
 func (p *publicPorts) logClients(port *publicPort) {
 	f := port.figures()
 	p.mu.Lock()
 	was, owner := port.told, port.publicOwner
 	port.told = f
 	p.mu.Unlock()
+	if f.alone && !was.alone {
+		p.server.log.Warn().Stringer("port", port.publicKey).Str("agent", owner.member).
+			Msg("public port: a client came and no agent is connected for it; dropping until one is, is it up?")
+	}
 	if f.clients == was.clients && f.started == was.started {
 		return
 	}

@@ -99,6 +99,7 @@ type drops struct {
 	slow        atomic.Uint64 // connections cut because they did not read
 	requests    atomic.Uint64 // requests refused
 	wakes       atomic.Uint64 // wakes that could not be sent
+	carriers    atomic.Uint64 // carriers that no public port of TCP is for
 }
 
 // New opens the sockets of a coordinator. Its errors say which port and why.
@@ -169,6 +170,7 @@ func (s *Server) listen() error {
 	if err != nil {
 		return err
 	}
+	tlsConfig.NextProtos = []string{ALPN, ALPNCarrier}
 	// Both keys are the same after a restart: agents with a connection from
 	// before it are told by a stateless reset (RFC 9000 section 10.3) with
 	// their next datagram that it is gone, and need not wait to find out.
@@ -188,7 +190,7 @@ func (s *Server) listen() error {
 			VerifySourceAddress:              s.door.unproven,
 			ConnContext:                      s.door.enter,
 		}
-		each.listener, err = each.quic.Listen(tlsConfig.Clone(), quicConfig())
+		each.listener, err = each.quic.Listen(tlsConfig.Clone(), s.serverQUIC())
 		if err != nil {
 			return fmt.Errorf("serve QUIC on %v over %s: %w", each.local, transportWord(each.transport), err)
 		}
@@ -285,6 +287,10 @@ func (s *Server) accept(ctx context.Context, in *socket) {
 		key, err := clientKey(conn.ConnectionState().TLS)
 		if err != nil {
 			_ = conn.CloseWithError(closeProtocol, err.Error())
+			continue
+		}
+		if conn.ConnectionState().TLS.NegotiatedProtocol == ALPNCarrier {
+			s.tasks.Go(func() { s.carry(conn, key) })
 			continue
 		}
 		a := &agentConn{

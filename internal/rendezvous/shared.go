@@ -14,7 +14,7 @@ import (
 )
 
 // ownProtocols are the ALPNs that the coordinator answers itself.
-var ownProtocols = []string{ALPN, ALPNStreams}
+var ownProtocols = []string{ALPN, ALPNStreams, ALPNCarrier}
 
 // openShare makes what hands other programs' traffic on; nil where nothing is
 // shared.

@@ -179,6 +179,7 @@ func (s *Server) counters() (connections int, r RelayStatus, stunCounts, dropCou
 		"slow-reader":     s.drops.slow.Load(),
 		"request-refused": s.drops.requests.Load(),
 		"wake-write":      s.drops.wakes.Load(),
+		"carrier":         s.drops.carriers.Load(),
 	}
 	for why, n := range rs.Drops {
 		dropCounts["relay-"+why] = n

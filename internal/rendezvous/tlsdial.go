@@ -89,38 +89,47 @@ func (m *muxed) open(kind byte) (*yamux.Stream, error) {
 	return stream, nil
 }
 
-// dial connects and shakes hands.
+// dial connects for control and relay legs.
 func (d *TLSDialer) dial(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (*muxed, error) {
+	conn, via, err := d.handshake(ctx, at, pin, cert, ALPNStreams)
+	if err != nil {
+		return nil, err
+	}
+	session, err := yamux.Client(&muxConn{Conn: conn}, muxConfig(d.Log))
+	if err != nil {
+		return nil, errors.Join(err, conn.Close()) // a fault of muxConfig
+	}
+	return &muxed{session: session, pulse: newPulse(session), far: addrOf(conn.RemoteAddr()), via: via}, nil
+}
+
+// handshake connects and shakes hands; it gives the proxy too.
+func (d *TLSDialer) handshake(ctx context.Context, at string, pin [32]byte, cert tls.Certificate, protocol string) (conn *tls.Conn, via string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
 	host, port, err := net.SplitHostPort(at)
 	if err != nil {
-		return nil, fmt.Errorf("dial coordinator %q over TLS: it is not HOST:PORT", at)
+		return nil, "", fmt.Errorf("dial coordinator %q over TLS: it is not HOST:PORT", at)
 	}
 	tcp, via, err := d.connect(ctx, at)
 	if err != nil {
-		return nil, explainTLS(ctx, at, port, via, err)
+		return nil, "", explainTLS(ctx, at, port, via, err)
 	}
 	var wrong *PinError
 	config := clientTLS(pin, cert, at, func(e *PinError) { wrong = e })
-	config.NextProtos = []string{ALPNStreams}
+	config.NextProtos = []string{protocol}
 	config.ServerName = nameOf(host)
-	conn := tls.Client(tcp, config)
+	conn = tls.Client(tcp, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		err = errors.Join(explainTLS(ctx, at, port, via, err), tcp.Close())
 		if wrong != nil {
-			return nil, wrong
+			return nil, "", wrong
 		}
-		return nil, err
+		return nil, "", err
 	}
-	if got := conn.ConnectionState().NegotiatedProtocol; got != ALPNStreams {
-		return nil, errors.Join(fmt.Errorf("dial coordinator %s over TLS: what answers there speaks %q, not %q", at, got, ALPNStreams), tcp.Close())
+	if got := conn.ConnectionState().NegotiatedProtocol; got != protocol {
+		return nil, "", errors.Join(fmt.Errorf("dial coordinator %s over TLS: what answers there speaks %q, not %q", at, got, protocol), tcp.Close())
 	}
-	session, err := yamux.Client(&muxConn{Conn: conn}, muxConfig(d.Log))
-	if err != nil {
-		return nil, errors.Join(err, tcp.Close()) // a fault of muxConfig
-	}
-	return &muxed{session: session, pulse: newPulse(session), far: addrOf(tcp.RemoteAddr()), via: via}, nil
+	return conn, via, nil
 }
 
 // connect gives a TCP connection to at, or a proxy's tunnel, and the proxy.

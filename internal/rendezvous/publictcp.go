@@ -1,0 +1,146 @@
+package rendezvous
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"rendezvous/internal/stream"
+)
+
+// publicListener is a public TCP port: each connection to it is carried to the
+// agent's service over the carrier that the agent has opened to us.
+type publicListener struct {
+	rule   PublishRule
+	source *meters // of the rule
+	conns  *stream.Conns
+	count  publicCounts
+	doors  []net.Listener
+	ctx    context.Context // ends with the port
+	cancel context.CancelCauseFunc
+	tasks  *sync.WaitGroup
+
+	mu      sync.Mutex
+	service string
+	all     meter
+	open    int
+	agent   bool // it is connected
+	alone   bool // somebody came while it was not
+}
+
+var errPublicClosed = errors.New("the public port was closed")
+
+// accept takes connections until the port is closed.
+func (l *publicListener) accept(door net.Listener) {
+	for {
+		conn, err := door.Accept()
+		switch {
+		case err == nil:
+			l.take(time.Now(), conn)
+		case l.ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return
+		default: // such as too many open files
+			rest(l.ctx, acceptRest)
+		}
+	}
+}
+
+// take carries a connection, or resets it.
+func (l *publicListener) take(now time.Time, conn net.Conn) {
+	from := addrOf(conn.RemoteAddr())
+	service, why, ok := l.admit(now, from.Addr())
+	if !ok {
+		l.count.drop(why, 1)
+		reset(conn)
+		return
+	}
+	tunePublic(conn)
+	l.count.started.Add(1)
+	l.tasks.Go(func() {
+		err := l.conns.Carry(l.ctx, conn, stream.Request{Service: service, Client: from, Listen: addrOf(conn.LocalAddr())})
+		if refused := (*stream.RefusedError)(nil); errors.As(err, &refused) {
+			l.count.drop(publicRefused, 1)
+		} else if err != nil {
+			l.count.drop(publicBroken, 1)
+		}
+		l.mu.Lock()
+		l.open--
+		l.mu.Unlock()
+	})
+}
+
+// admit says whether one more connection may come, and counts it.
+func (l *publicListener) admit(now time.Time, from netip.Addr) (service string, why publicReason, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case !l.agent && !l.conns.Has(0):
+		l.alone = true
+		return "", publicNoAgent, false
+	case !l.source.take(now, from, perSecond(l.rule.NewClientsSource)):
+		return "", publicSourceRate, false
+	case !l.all.take(now, perSecond(l.rule.NewClients)):
+		return "", publicRate, false
+	case l.open >= l.rule.MaxClients:
+		return "", publicFull, false
+	}
+	l.open++
+	return l.service, 0, true
+}
+
+// reset closes a connection so that its client sees that nobody took it.
+func reset(conn net.Conn) {
+	if c, ok := conn.(interface{ SetLinger(int) error }); ok {
+		_ = c.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// publicProbe finds out that a silent client is gone, in about 2 minutes.
+var publicProbe = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
+
+// tunePublic makes a client that is gone be noticed. A connection that can't be
+// told so does without.
+func tunePublic(conn net.Conn) {
+	if c, ok := conn.(*net.TCPConn); ok {
+		_ = c.SetKeepAliveConfig(publicProbe)
+		_ = c.SetNoDelay(true)
+	}
+}
+
+// arrived is that of clientele.
+func (l *publicListener) arrived(_ time.Time, service string, _ bool, _ publicGrant) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.service, l.agent, l.alone = service, true, false
+}
+
+// left is that of clientele. What is open waits for the agent to come back.
+func (l *publicListener) left() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.agent, l.alone = false, false
+}
+
+// shut is that of clientele.
+func (l *publicListener) shut(time.Time) error {
+	l.cancel(errPublicClosed)
+	return closeListeners(l.doors)
+}
+
+func closeListeners(doors []net.Listener) (err error) {
+	for _, each := range doors {
+		err = errors.Join(err, each.Close())
+	}
+	return err
+}
+
+// figures are that of clientele.
+func (l *publicListener) figures() publicFigures {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return publicFigures{clients: l.open, alone: l.alone, started: l.count.started.Load(), drops: l.count.all()}
+}
