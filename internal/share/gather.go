@@ -40,7 +40,9 @@ func (g *gathering) add(frames []byte) bool {
 			return false
 		}
 		switch kind {
-		case 0, 1: // PADDING, PING (RFC 9000 sections 19.1 and 19.2)
+		case 0: // PADDING (RFC 9000 section 19.1), most of the packet
+			s = bytes.TrimLeft(s, "\x00")
+		case 1: // PING (section 19.2)
 		case 2, 3:
 			if !skipAck(&s, kind == 3) {
 				return false

@@ -3,10 +3,11 @@ package share
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"hash"
 
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -131,40 +132,30 @@ func (p *initial) open() ([]byte, error) {
 
 // keys are the client's (RFC 9001 sections 5.1 and 5.2).
 func (p *initial) keys() (seal cipher.AEAD, vector []byte, mask cipher.Block, err error) {
-	secret, err := hkdf.Extract(sha256.New, p.to, p.salt)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if secret, err = expand(secret, "client in", sha256.Size); err != nil {
-		return nil, nil, nil, err
-	}
-	key, err := expand(secret, p.key, 16)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if vector, err = expand(secret, p.vector, 12); err != nil {
-		return nil, nil, nil, err
-	}
-	hide, err := expand(secret, p.mask, 16)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	block, err := aes.NewCipher(key)
+	of := hmac.New(sha256.New, p.salt)
+	of.Write(p.to)
+	of = hmac.New(sha256.New, of.Sum(nil))
+	client := hmac.New(sha256.New, expand(of, "client in", sha256.Size))
+	vector = expand(client, p.vector, 12)
+	block, err := aes.NewCipher(expand(client, p.key, 16))
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	if seal, err = cipher.NewGCM(block); err != nil {
 		return nil, nil, nil, err
 	}
-	mask, err = aes.NewCipher(hide)
+	mask, err = aes.NewCipher(expand(client, p.mask, 16))
 	return seal, vector, mask, err
 }
 
-// expand is HKDF-Expand-Label of RFC 8446 section 7.1, without a context.
-func expand(secret []byte, label string, size int) ([]byte, error) {
-	label = "tls13 " + label
-	info := make([]byte, 0, 4+len(label))
-	info = append(info, 0, byte(size), byte(len(label)))
-	info = append(append(info, label...), 0)
-	return hkdf.Expand(sha256.New, secret, string(info), size)
+// expand is HKDF-Expand-Label of RFC 8446 section 7.1, without a context, for no
+// more than one hash: one HMAC under the secret, which serves all labels and is
+// most of what an Initial costs.
+func expand(secret hash.Hash, label string, size int) []byte {
+	secret.Reset()
+	secret.Write([]byte{0, byte(size), byte(len("tls13 ") + len(label))})
+	secret.Write([]byte("tls13 "))
+	secret.Write([]byte(label))
+	secret.Write([]byte{0, 1})
+	return secret.Sum(nil)[:size]
 }
