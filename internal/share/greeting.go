@@ -158,7 +158,19 @@ func (t *streamRules) judge(b []byte, last bool) verdict {
 	if (stun == maybe || isTLS == maybe) && !last {
 		return verdict{more: true}
 	}
-	open := false
+	to, open := t.match(b)
+	switch {
+	case to != nil:
+		return verdict{to: to}
+	case open && !last && len(b) < mostGreeting:
+		return verdict{more: true}
+	}
+	return verdict{to: t.otherwise}
+}
+
+// match finds the backend of what is surely not ours; open says that more bytes
+// may still find one.
+func (t *streamRules) match(b []byte) (to *backend, open bool) {
 	for _, known := range []struct {
 		answer
 		to *backend
@@ -166,28 +178,24 @@ func (t *streamRules) judge(b []byte, last bool) verdict {
 		switch {
 		case known.to == nil:
 		case known.answer == surely:
-			return verdict{to: known.to}
+			return known.to, false
 		case known.answer == maybe:
 			open = true
 		}
 	}
 	to, vpn := t.judgeVPN(b)
 	if to != nil {
-		return verdict{to: to}
+		return to, false
 	}
 	open = open || vpn == maybe
 	for i := range t.patterns {
-		switch fits, whole := t.patterns[i].Bytes.fits(b); {
-		case fits && whole:
-			return verdict{to: t.patterns[i].to}
-		case fits:
-			open = true
+		fits, whole := t.patterns[i].Bytes.fits(b)
+		if fits && whole {
+			return t.patterns[i].to, false
 		}
+		open = open || fits
 	}
-	if open && !last && len(b) < mostGreeting {
-		return verdict{more: true}
-	}
-	return verdict{to: t.otherwise}
+	return nil, open
 }
 
 func (t *streamRules) judgeVPN(b []byte) (*backend, answer) {
