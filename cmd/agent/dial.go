@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,8 +39,9 @@ func (c *control) close() error {
 // tlsBegins is the head start of UDP, which most networks let pass.
 const tlsBegins = 500 * time.Millisecond
 
-// tlsPorts are those where a coordinator may be behind TLS, besides its own.
-var tlsPorts = []string{"443", "8443", "80"}
+// tlsPorts are those where a coordinator is most likely behind TLS, besides its
+// own; the others that it may be behind follow.
+var tlsPorts = []uint16{443, 8443, 80}
 
 // dialCoordinator connects by whatever answers first: UDP, or a moment later
 // TLS, which passes where the web does, also through a proxy.
@@ -89,8 +92,8 @@ func dialTLS(ctx context.Context, state *agent.State, certificate tls.Certificat
 		return nil, nil
 	}
 	ports := []string{own}
-	for _, port := range tlsPorts {
-		if port != own {
+	for _, n := range slices.Concat(tlsPorts, agent.LikelyPorts()) {
+		if port := strconv.Itoa(int(n)); !slices.Contains(ports, port) {
 			ports = append(ports, port)
 		}
 	}
@@ -111,16 +114,18 @@ func dialTLS(ctx context.Context, state *agent.State, certificate tls.Certificat
 
 // dialUDP connects to the address of the coordinator that answers first: its
 // own port or STUN's, where it listens too, as some networks let only one of
-// them pass.
+// them pass, or any other that may lead to it.
 func dialUDP(ctx context.Context, state *agent.State, certificate tls.Certificate) (*control, error) {
 	addrs, err := state.Coordinator().Addrs(ctx)
 	if err != nil {
 		return nil, err
 	}
 	own := len(addrs)
-	for _, a := range addrs[:own] {
-		if a.Port() != stunPort {
-			addrs = append(addrs, netip.AddrPortFrom(a.Addr(), stunPort))
+	for _, port := range append([]uint16{stunPort}, agent.LikelyPorts()...) {
+		for _, a := range addrs[:own] {
+			if at := netip.AddrPortFrom(a.Addr(), port); !slices.Contains(addrs, at) {
+				addrs = append(addrs, at)
+			}
 		}
 	}
 	first, faults := race(ctx, addrs, own, func(ctx context.Context, at netip.AddrPort) (*control, error) {
@@ -158,6 +163,13 @@ func dialAt(ctx context.Context, at netip.AddrPort, pin [32]byte, certificate tl
 	return &control{client, socket}, nil
 }
 
+// turn is when the i-th place is dialed: those behind the likely ones follow
+// each other faster.
+func turn(i int) time.Duration {
+	const likely = 4
+	return time.Duration(min(i, likely))*stagger + time.Duration(max(0, i-likely))*stagger/5
+}
+
 type dialed struct {
 	which   int
 	control *control // nil where err is not, or where there was no time to dial
@@ -174,7 +186,7 @@ func race[Place any](ctx context.Context, places []Place, own int, dial func(con
 	results := make(chan dialed)
 	for i, at := range places {
 		go func() {
-			if !path.Wait(ctx, time.Duration(i)*stagger) {
+			if !path.Wait(ctx, turn(i)) {
 				results <- dialed{i, nil, fmt.Errorf("%v: %w", at, ctx.Err())}
 				return
 			}

@@ -47,7 +47,10 @@ func (l *link) better(ctx, parent context.Context, now *reached) *reached {
 }
 
 // askUDP asks all the coordinator's likely ports for a STUN answer, which is
-// cheap, and notes whether any came. It returns where the first came from.
+// cheap, and notes whether any came. It returns where the first came from. Each
+// port is asked from a socket of its own: where the coordinator's host
+// translates ports, it shows the main socket's true address only to the first
+// of them that a flow from there has come to.
 func (l *link) askUDP(parent context.Context, rtt time.Duration) (first netip.AddrPort) {
 	ctx, cancel := context.WithTimeout(parent, min(askUDP+3*rtt, dialWithin))
 	defer cancel()
@@ -55,7 +58,7 @@ func (l *link) askUDP(parent context.Context, rtt time.Duration) (first netip.Ad
 	var once sync.Once
 	for _, t := range l.overUDP(ctx) {
 		wait.Go(func() {
-			if _, err := l.a.mainFor(t.addr).stun.Bind(ctx, t.addr); err == nil {
+			if l.a.answers(ctx, t.addr) {
 				once.Do(func() { first = t.addr })
 				cancel()
 			}
@@ -73,6 +76,19 @@ func (l *link) askUDP(parent context.Context, rtt time.Duration) (first netip.Ad
 	return first
 }
 
+// answers says whether a STUN server answers a new socket of ours.
+func (a *Agent) answers(ctx context.Context, server netip.AddrPort) bool {
+	conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(unspecified(server.Addr()), 0))
+	if err != nil {
+		return false
+	}
+	e := newEndpoint(conn, path.DirectUDP, a.board)
+	a.tasks.start(func(context.Context) { e.read() })
+	defer e.close()
+	_, err = e.stun.Bind(ctx, server)
+	return err == nil
+}
+
 // overUDP are all attempts over UDP.
 func (l *link) overUDP(ctx context.Context) (list []attempt) {
 	c := l.a.cfg.State.Coordinator()
@@ -82,7 +98,7 @@ func (l *link) overUDP(ctx context.Context) (list []attempt) {
 	}
 	p := l.newPlan(c)
 	p.tls, p.faked, p.worked = false, false, Network{}
-	p.byAddr(l.reachable(addrs), true)
+	p.byAddr(l.reachable(addrs), wellKnown[:])
 	return p.sorted()
 }
 
@@ -103,7 +119,7 @@ func (l *link) moveToUDP(ctx, parent context.Context, now *reached, first netip.
 		return nil
 	}
 	now.quiet(ctx)
-	reg, err := l.register(parent, d.Connection)
+	reg, err := l.register(parent, d)
 	if err != nil {
 		_ = d.Close()
 		return nil

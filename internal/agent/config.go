@@ -38,6 +38,7 @@ type Settings struct {
 	Expose    []Service
 	Dial      []Dial
 	Paths     []path.Kind // those allowed; empty allows all
+	Ports     []uint16    // of the coordinator, that are tried before all others, in this order
 	Flows     FlowLimits
 	Public    PublicLimits
 	Keepalive time.Duration // between datagrams that hold a NAT's mapping on an idle path
@@ -132,6 +133,9 @@ func (c Config) Check() error {
 	}
 	if err := c.Disguise.Check(); err != nil {
 		add("faketcp", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	if slices.Contains(c.Ports, 0) || len(c.Ports) > maxPreferred {
+		add("ports", "they must be from 1 to 65535, and %d at most", maxPreferred)
 	}
 	for _, pattern := range c.Ignore {
 		if _, err := filepath.Match(pattern, ""); err != nil {

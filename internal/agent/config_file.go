@@ -27,7 +27,7 @@ func LoadConfig(file string) (Config, error) {
 	}
 	err := ops.ReadConfig(file, &form)
 	c.Name, c.Metrics = form.Name, form.Metrics
-	c.Expose, c.Dial, c.Paths = form.Expose, form.Dial, form.Paths
+	c.Expose, c.Dial, c.Paths, c.Ports = form.Expose, form.Dial, form.Paths, form.Ports
 	c.Flows = FlowLimits{time.Duration(form.Flows.Unanswered), time.Duration(form.Flows.Answered), form.Flows.Max}
 	c.Public = PublicLimits{form.Public.Spares, time.Duration(form.Public.Idle), time.Duration(form.Public.Keepalive), form.Public.MaxClients}
 	c.Keepalive = time.Duration(form.Keepalive)
@@ -47,6 +47,7 @@ type configForm struct {
 	Expose     exposeForm     `yaml:"expose"`
 	Dial       dialForm       `yaml:"dial"`
 	Paths      pathsForm      `yaml:"paths"`
+	Ports      []uint16       `yaml:"ports"`
 	Flows      flowsForm      `yaml:"flows"`
 	Public     publicForm     `yaml:"public"`
 	Keepalive  durationForm   `yaml:"keepalive"`

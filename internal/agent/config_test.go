@@ -104,7 +104,7 @@ func TestConfigDefaults(t *testing.T) {
 
 func TestConfigFaults(t *testing.T) {
 	tests := []struct{ name, text, want string }{
-		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: unknown key "expsoe"; known here: degraded, dial, expose, faketcp, flows, interfaces, keepalive, log, metrics, name, offload, paths, public`},
+		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: unknown key "expsoe"; known here: degraded, dial, expose, faketcp, flows, interfaces, keepalive, log, metrics, name, offload, paths, ports, public`},
 		{"unknown key within", "flows:\n  max: 5\n  idle: 3s\n", `agent.yaml:3: unknown key "idle"; known here: answered, max, unanswered`},
 		{"unknown key in a service", "expose:\n- name: wg\n  url: udp://h:1\n  raw: true\n", `agent.yaml:4: unknown key "raw"; known here: name, url`},
 		{"key twice", "expose:\n  wg: udp://h:1\n  wg: udp://h:2\n", `agent.yaml:3: "wg" stands here a second time, first in line 2`},

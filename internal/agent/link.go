@@ -115,7 +115,7 @@ func (l *link) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	reg, err := l.register(ctx, d.Connection)
+	reg, err := l.register(ctx, d)
 	if err != nil {
 		_ = d.Close()
 		return err
@@ -143,7 +143,7 @@ func (l *link) adopt(d *reached, reg *proto.Registered) {
 	if d.Addr.IsValid() {
 		l.addr = d.Addr
 	}
-	l.reach.doors = doors
+	l.reach.doors, l.reach.preferred = doors, 0
 	l.reach.took(d.how)
 	select {
 	case <-l.registered:
@@ -174,6 +174,7 @@ func (l *link) hold(ctx context.Context, d *reached) (next *reached, err error) 
 	var silent error
 	tasks.Go(func() { silent = l.ping(ctx, d) })
 	tasks.Go(func() { l.publish(ctx, d.Connection) })
+	tasks.Go(func() { l.prefer(ctx, d) })
 	if d.how.over != proto.Transport_TRANSPORT_UDP {
 		tasks.Go(func() {
 			if next = l.better(ctx, parent, d); next != nil {

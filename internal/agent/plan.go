@@ -28,8 +28,9 @@ const (
 // plan is the attempts of one race, by when they begin.
 type plan struct {
 	c          Coordinator
-	worked     Network // here, the last time; its ID is empty where that is not known
-	tls, faked bool    // these may be used at all
+	worked     Network  // here, the last time; its ID is empty where that is not known
+	first      []uint16 // ports that the settings prefer, in this order
+	tls, faked bool     // these may be used at all
 	list       []attempt
 }
 
@@ -54,8 +55,8 @@ func (p *plan) sorted() []attempt {
 
 // near are the ports that a transport was told of, and those that are likely.
 func (p *plan) near(t proto.Transport) []uint16 {
-	ports := []uint16{portOf(p.c.Addr)}
-	for _, port := range append(portsOf(p.c.Doors, t), 443) {
+	var ports []uint16
+	for _, port := range slices.Concat(p.first, []uint16{portOf(p.c.Addr)}, portsOf(p.c.Doors, t), []uint16{443}) {
 		if !slices.Contains(ports, port) {
 			ports = append(ports, port)
 		}
@@ -64,8 +65,8 @@ func (p *plan) near(t proto.Transport) []uint16 {
 }
 
 // byName plans what needs no address of the coordinator's: TLS, where a proxy
-// may know the name.
-func (p *plan) byName(wide bool) {
+// may know the name. The ports of wide are tried last.
+func (p *plan) byName(wide []uint16) {
 	host := hostOf(p.c.Addr)
 	if _, err := netip.ParseAddr(host); err == nil || !p.tls || host == "" {
 		return
@@ -73,7 +74,7 @@ func (p *plan) byName(wide bool) {
 	p.overTLS(host, tlsBegins, wide)
 }
 
-func (p *plan) overTLS(host string, begins time.Duration, wide bool) {
+func (p *plan) overTLS(host string, begins time.Duration, wide []uint16) {
 	add := func(port uint16, after time.Duration, brief bool) {
 		at := net.JoinHostPort(host, strconv.Itoa(int(port)))
 		p.add(attempt{over: proto.Transport_TRANSPORT_TLS, at: at, after: after, brief: brief})
@@ -84,20 +85,22 @@ func (p *plan) overTLS(host string, begins time.Duration, wide bool) {
 	for i, port := range p.near(proto.Transport_TRANSPORT_TLS) {
 		add(port, begins+time.Duration(i)*nextDoor, false)
 	}
-	for i, port := range wellKnown {
-		if wide {
-			add(port, begins-tlsBegins+wideBegins+time.Duration(i)*nextDoor, true)
-		}
+	for i, port := range wide {
+		add(port, begins-tlsBegins+wideBegins+time.Duration(i)*nextDoor, true)
 	}
 }
 
 // byAddr plans what is sent to the coordinator's addresses, first those that
 // are likely: the last that worked here, and UDP on the link's port.
-func (p *plan) byAddr(addrs []netip.AddrPort, wide bool) {
+func (p *plan) byAddr(addrs []netip.AddrPort, wide []uint16) {
 	heads := firstOfFamilies(addrs)
 	turn := map[bool]time.Duration{}
 	for i, head := range heads {
-		turn[head.Is4()] = time.Duration(i) * dialStagger
+		turn[head.Is4()] = time.Duration(i)*dialStagger + p.preferred()
+		for j, port := range p.first {
+			after := time.Duration(i)*dialStagger + time.Duration(j)*nextDoor
+			p.add(attempt{over: proto.Transport_TRANSPORT_UDP, addr: netip.AddrPortFrom(head, port), after: after})
+		}
 	}
 	for _, addr := range addrs {
 		family := addr.Addr().Is4()
@@ -116,18 +119,22 @@ func (p *plan) byAddr(addrs []netip.AddrPort, wide bool) {
 	}
 }
 
+// preferred is the head start of the ports that the settings prefer.
+func (p *plan) preferred() time.Duration { return time.Duration(len(p.first)) * nextDoor }
+
 // overDatagrams plans QUIC to the ports of one address.
-func (p *plan) overDatagrams(to netip.Addr, over proto.Transport, begins time.Duration, wide bool) {
+func (p *plan) overDatagrams(to netip.Addr, over proto.Transport, begins time.Duration, wide []uint16) {
 	if p.worked.ID != "" && p.worked.Over == over {
-		p.add(attempt{over: over, addr: netip.AddrPortFrom(to, p.worked.Port)})
+		p.add(attempt{over: over, addr: netip.AddrPortFrom(to, p.worked.Port), after: p.preferred()})
 	}
 	for i, port := range p.near(over) {
 		p.add(attempt{over: over, addr: netip.AddrPortFrom(to, port), after: begins + time.Duration(i)*nextDoor})
 	}
-	for i, port := range wellKnown {
-		if wide {
-			p.add(attempt{over: over, addr: netip.AddrPortFrom(to, port), after: wideBegins + time.Duration(i)*nextDoor, brief: true})
-		}
+	if over == proto.Transport_TRANSPORT_FAKE_TCP {
+		wide = wide[:min(len(wide), len(wellKnown))] // it does not pass where ports are translated
+	}
+	for i, port := range wide {
+		p.add(attempt{over: over, addr: netip.AddrPortFrom(to, port), after: wideBegins + time.Duration(i)*nextDoor, brief: true})
 	}
 }
 

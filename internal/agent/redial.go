@@ -22,8 +22,9 @@ const (
 // sweeps says when all ports are tried again: after a while that grows, since
 // what is likely is tried in every race.
 type sweeps struct {
-	last time.Time
-	wait time.Duration
+	last  time.Time
+	wait  time.Duration
+	count int // those that were due
 }
 
 // due says whether this race is to try everything.
@@ -32,6 +33,7 @@ func (s *sweeps) due(now time.Time) bool {
 		return false
 	}
 	s.last, s.wait = now, min(max(sweepFirst, 2*s.wait), sweepMost)
+	s.count++
 	return true
 }
 
@@ -47,11 +49,18 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 		l.hunt.in, l.hunt.sweeps = network, sweeps{}
 		clear(l.hunt.troubles)
 	}
-	wide := l.hunt.sweeps.due(time.Now())
+	var wide []uint16
+	if l.hunt.sweeps.due(time.Now()) {
+		wide = slices.Concat(wellKnown[:], unusual(l.hunt.sweeps.count))
+	}
 	race := race{
 		cert: cert, began: time.Now(), results: make(chan outcome),
 		try:  l.try,
-		lost: func(t attempt, err error) { l.hunt.troubles.note(t, err) },
+		lost: func(t attempt, err error) {
+			if !t.brief || slices.Contains(wellKnown[:], t.port()) { // others were tried by chance
+				l.hunt.troubles.note(t, err)
+			}
+		},
 	}
 	p := l.newPlan(c)
 	p.byName(wide)
@@ -94,7 +103,7 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 
 // newPlan is an empty one, for what this agent is able to do.
 func (l *link) newPlan(c Coordinator) *plan {
-	p := &plan{c: c, tls: l.a.cfg.Dialers.ConnectTLS != nil, faked: l.a.cfg.Host.FakeTCP != nil}
+	p := &plan{c: c, first: l.a.cfg.Ports, tls: l.a.cfg.Dialers.ConnectTLS != nil, faked: l.a.cfg.Host.FakeTCP != nil}
 	if n, ok := l.a.cfg.State.Worked(l.hunt.in); ok && (n.Over != proto.Transport_TRANSPORT_TLS || p.tls) && (n.Over != proto.Transport_TRANSPORT_FAKE_TCP || p.faked) {
 		p.worked = n
 	}

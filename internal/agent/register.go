@@ -11,7 +11,7 @@ import (
 )
 
 // register says that we are here, and takes in what the coordinator tells.
-func (l *link) register(ctx context.Context, client *Connection) (*proto.Registered, error) {
+func (l *link) register(ctx context.Context, client *reached) (*proto.Registered, error) {
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
 	record, err := l.a.record()
@@ -25,7 +25,7 @@ func (l *link) register(ctx context.Context, client *Connection) (*proto.Registe
 		return nil, fmt.Errorf("register: %w", err)
 	}
 	reg := answer.GetRegistered()
-	servers := l.a.askable(reg.GetStun(), client.Addr.Addr())
+	servers := throughDoor(l.a.askable(reg.GetStun(), client.Addr.Addr()), client.how)
 	l.a.board.setSTUN(servers)
 	if err := l.a.cfg.State.SawCoordinator(client.Addr, servers); err != nil {
 		l.a.refusals.note(l.a, "state", err)

@@ -53,7 +53,40 @@ func (a *Agent) ownRelay(alloc *proto.Allocation) *proto.Allocation {
 		a.refusals.note(a, "relay", fmt.Errorf("the coordinator names a relay at %s, but its own key was seen at %v only; that is used instead",
 			endpointsText(alloc.GetRelay()), control))
 	}
+	if at, ok := a.link.relayDoor(); ok && len(out.Relay) > 0 {
+		out.Relay[0] = proto.NewEndpoint(at)
+	}
 	return out
+}
+
+// relayDoor is where UDP passes to the relay for certain: the port that the
+// control connection over UDP came in by, or the one that the settings prefer
+// and that was measured to be good. The coordinator does not know it where its
+// host translates ports, and names the one that it listens on.
+func (l *link) relayDoor() (netip.AddrPort, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.client == nil || l.how.over != proto.Transport_TRANSPORT_UDP {
+		return netip.AddrPort{}, false
+	}
+	at := netip.AddrPortFrom(l.addr.Addr().Unmap(), l.addr.Port())
+	if l.reach.preferred != 0 {
+		at = netip.AddrPortFrom(at.Addr(), l.reach.preferred)
+	}
+	return at, true
+}
+
+// throughDoor puts the port that the control connection over UDP came in by in
+// place of the one that the coordinator thinks it was: servers[0]. Both are one
+// socket of the coordinator's, and are not to be asked from one socket of ours:
+// the host that translates one to the other would show the second flow at
+// another port than it has.
+func throughDoor(servers []netip.AddrPort, how attempt) []netip.AddrPort {
+	at := netip.AddrPortFrom(how.addr.Addr().Unmap(), how.addr.Port())
+	if how.over == proto.Transport_TRANSPORT_UDP && len(servers) > 0 && servers[0].Addr() == at.Addr() && !slices.Contains(servers, at) {
+		servers[0] = at
+	}
+	return servers
 }
 
 func endpointsText(list []*proto.Endpoint) string {

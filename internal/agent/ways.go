@@ -24,6 +24,9 @@ type learned struct {
 	udp   passes
 	doors []Door   // told at register, or of an earlier run
 	tls   []string // HOST:PORT where TLS answered in this network, newest first
+	// preferred is the port over UDP that was measured to be the best of those
+	// that the settings name; 0 where none was.
+	preferred uint16
 }
 
 // maxTLS bounds the ways over TLS that are remembered.

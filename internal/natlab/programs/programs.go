@@ -119,8 +119,14 @@ func (a *Agent) Try(args ...string) (string, error) {
 // coordinator.
 func (a *Agent) Up(args ...string) {
 	a.t.Helper()
-	a.Process = a.host.StartAs(a.guise, "agent", append([]string{"up", "--state", a.state}, args...)...)
+	a.Start(args...)
 	a.WaitConnected(connects)
+}
+
+// Start is Up without the wait.
+func (a *Agent) Start(args ...string) {
+	a.t.Helper()
+	a.Process = a.host.StartAs(a.guise, "agent", append([]string{"up", "--state", a.state}, args...)...)
 }
 
 // WaitConnected waits until the agent is connected to the coordinator.
