@@ -106,6 +106,10 @@ func join(ctx context.Context, out io.Writer, dir, name string, link proto.Link)
 	if err := state.Joined(name, secret); err != nil {
 		return fmt.Errorf("the coordinator has accepted %s, but it could not be kept: %w; then run the same `agent join` again", name, err)
 	}
+	if at.IsValid() {
+		// So that `agent up` need not search again. Not to know it costs a moment.
+		_ = state.SawCoordinator(at, nil)
+	}
 	tellJoined(out, state, at, enrolled.GetFounder(), secret != nil)
 	return nil
 }

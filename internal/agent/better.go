@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,8 +27,12 @@ const (
 // when ctx ends. To register may outlast ctx: the coordinator has left the
 // old connection by then.
 func (l *link) better(ctx, parent context.Context, now *reached) *reached {
+	ports := wellKnown[:]
+	if !slices.Contains(ports, now.how.port()) && now.how.port() != portOf(l.a.cfg.State.Coordinator().Addr) {
+		ports = LikelyPorts() // an unusual network: what passes over UDP is no less so
+	}
 	for first := true; ; first = false {
-		at := l.askUDP(ctx, now.RTT())
+		at := l.askUDP(ctx, now.RTT(), ports)
 		if at.IsValid() || first {
 			if d := l.moveToUDP(ctx, parent, now, at); d != nil {
 				return d
@@ -46,17 +51,17 @@ func (l *link) better(ctx, parent context.Context, now *reached) *reached {
 	}
 }
 
-// askUDP asks all the coordinator's likely ports for a STUN answer, which is
+// askUDP asks the coordinator's own ports and these for a STUN answer, which is
 // cheap, and notes whether any came. It returns where the first came from. Each
 // port is asked from a socket of its own: where the coordinator's host
 // translates ports, it shows the main socket's true address only to the first
 // of them that a flow from there has come to.
-func (l *link) askUDP(parent context.Context, rtt time.Duration) (first netip.AddrPort) {
+func (l *link) askUDP(parent context.Context, rtt time.Duration, ports []uint16) (first netip.AddrPort) {
 	ctx, cancel := context.WithTimeout(parent, min(askUDP+3*rtt, dialWithin))
 	defer cancel()
 	var wait sync.WaitGroup
 	var once sync.Once
-	for _, t := range l.overUDP(ctx) {
+	for _, t := range l.overUDP(ctx, ports) {
 		wait.Go(func() {
 			if l.a.answers(ctx, t.addr) {
 				once.Do(func() { first = t.addr })
@@ -90,7 +95,7 @@ func (a *Agent) answers(ctx context.Context, server netip.AddrPort) bool {
 }
 
 // overUDP are all attempts over UDP.
-func (l *link) overUDP(ctx context.Context) (list []attempt) {
+func (l *link) overUDP(ctx context.Context, ports []uint16) (list []attempt) {
 	c := l.a.cfg.State.Coordinator()
 	addrs, err := l.resolve(ctx, c)
 	if err != nil {
@@ -98,7 +103,7 @@ func (l *link) overUDP(ctx context.Context) (list []attempt) {
 	}
 	p := l.newPlan(c)
 	p.tls, p.faked, p.worked = false, false, Network{}
-	p.byAddr(l.reachable(addrs), wellKnown[:])
+	p.byAddr(l.reachable(addrs), ports)
 	return p.sorted()
 }
 
@@ -108,7 +113,7 @@ func (l *link) moveToUDP(ctx, parent context.Context, now *reached, first netip.
 	if err != nil {
 		return nil
 	}
-	p := plan{list: l.overUDP(ctx)}
+	p := plan{list: l.overUDP(ctx, wellKnown[:])}
 	if first.IsValid() {
 		// Behind the link's own port, which is preferred where both pass.
 		p.add(attempt{over: proto.Transport_TRANSPORT_UDP, addr: first, after: nextDoor})

@@ -53,10 +53,14 @@ func (p *plan) sorted() []attempt {
 	return p.list
 }
 
-// near are the ports that a transport was told of, and those that are likely.
+// near are the ports that a transport was told of, that of the last place where
+// the coordinator was seen, over whatever, and those that are likely.
 func (p *plan) near(t proto.Transport) []uint16 {
-	var ports []uint16
-	for _, port := range slices.Concat(p.first, []uint16{portOf(p.c.Addr)}, portsOf(p.c.Doors, t), []uint16{443}) {
+	var ports, seen []uint16
+	if len(p.c.Seen) > 0 {
+		seen = append(seen, p.c.Seen[0].Port())
+	}
+	for _, port := range slices.Concat(p.first, []uint16{portOf(p.c.Addr)}, portsOf(p.c.Doors, t), seen, []uint16{443}) {
 		if !slices.Contains(ports, port) {
 			ports = append(ports, port)
 		}

@@ -55,7 +55,7 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 	}
 	race := race{
 		cert: cert, began: time.Now(), results: make(chan outcome),
-		try:  l.try,
+		try: l.try,
 		lost: func(t attempt, err error) {
 			if !t.brief || slices.Contains(wellKnown[:], t.port()) { // others were tried by chance
 				l.hunt.troubles.note(t, err)

@@ -53,6 +53,7 @@ func parts(runs int) []part {
 		{"public", func(t netns.T, r *report) { public(t, r, runs) }},
 		{"crowd", crowd},
 		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
+		{"stripe", func(t netns.T, r *report) { striping(t, r, runs) }},
 	}
 }
 
