@@ -52,6 +52,8 @@ func parts(runs int) []part {
 		{"sync", synchronisation},
 		{"public", func(t netns.T, r *report) { public(t, r, runs) }},
 		{"crowd", crowd},
+		{"stripe", striped},
+		{"share", inspection},
 		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
 		{"stripe", func(t netns.T, r *report) { striping(t, r, runs) }},
 	}
