@@ -72,7 +72,7 @@ func New(cfg Config) (*Agent, error) {
 		cfg: cfg, id: cfg.State.Identity(), instance: binary.BigEndian.Uint64(seed[:]),
 		board: newSwitchboard(), services: forward.NewServices(), aliases: forward.NewAliases(),
 	}
-	a.connector = &forward.Connector{Services: a.services, TCP: cfg.Host.Local, Aliases: a.aliases}
+	a.connector = &forward.Connector{Services: a.services, TCP: cfg.Host.Local, Aliases: a.aliases, Resolve: cfg.Host.Resolve}
 	a.link = newLink(a)
 	a.public = newPublisher(a)
 	a.peers.byName = make(map[string]*peer)
@@ -109,6 +109,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.tasks.start(a.watchNetwork)
 	a.tasks.start(a.tend)
 	a.tasks.start(a.public.run)
+	a.tasks.start(a.public.tcp.run)
 	<-ctx.Done()
 	a.closePeers("the agent was stopped")
 	a.public.close()

@@ -67,6 +67,8 @@ type Dialers struct {
 	Connect    Connect
 	ConnectTLS ConnectTLS // nil: no control connection over TLS
 	RelayTLS   RelayTLS   // nil: no relay over TLS
+	Streams    DialStreams
+	StreamsTLS DialStreamsTLS // nil, and Streams: no public TCP ports that way
 }
 
 // FlowLimits says how long a client's flow is kept and how many there may be.

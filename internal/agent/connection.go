@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/stream"
 	"rendezvous/proto"
 )
 
@@ -53,3 +54,10 @@ type ConnectTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Cert
 // RelayTLS opens a way for one relay leg through TLS to the coordinator. far is
 // the one address on the conn.
 type RelayTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (conn dgram.Conn, far netip.AddrPort, err error)
+
+// DialStreams makes a carrier of the connections of public TCP ports over pc to a
+// coordinator, and checks its pinned key.
+type DialStreams func(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (stream.Carrier, error)
+
+// DialStreamsTLS is DialStreams over TLS, by HOST:PORT.
+type DialStreamsTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (stream.Carrier, error)

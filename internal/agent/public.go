@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +26,7 @@ type publisher struct {
 	a     *Agent
 	wake  chan struct{}
 	drops publicDrops
+	tcp   *publicStreams
 
 	mu     sync.Mutex // for what follows, and what ports and legs say it guards
 	ports  map[publicKey]*publicPort
@@ -55,10 +58,11 @@ type publicPort struct {
 	where   *whereabouts
 
 	// guarded by publisher.mu
-	granted *proto.Publication // the coordinator's answer; nil: it is awaited
-	legs    map[proto.Token]*publicLeg
-	total   uint64 // clients since it was opened
-	told    tally  // what the last line of the log said
+	granted     *proto.Publication // the coordinator's answer; nil: it is awaited
+	legs        map[proto.Token]*publicLeg
+	connections int    // of a TCP port
+	total       uint64 // clients since it was opened
+	told        tally  // what the last line of the log said
 }
 
 // tally is what the log tells of a port's legs.
@@ -68,7 +72,9 @@ type tally struct {
 }
 
 func newPublisher(a *Agent) *publisher {
-	return &publisher{a: a, wake: make(chan struct{}, 1), ports: make(map[publicKey]*publicPort), legs: make(map[proto.Token]*publicLeg)}
+	p := &publisher{a: a, wake: make(chan struct{}, 1), ports: make(map[publicKey]*publicPort), legs: make(map[proto.Token]*publicLeg)}
+	p.tcp = newPublicStreams(p)
+	return p
 }
 
 const (
@@ -107,6 +113,7 @@ func (p *publisher) run(ctx context.Context) {
 		if !p.publish(ctx) {
 			retry.Reset(wait)
 		}
+		p.tcp.look()
 	}
 }
 
@@ -152,12 +159,16 @@ func (p *publisher) wanted() (*proto.Publish, []*publicPort) {
 	}
 	p.asked = len(p.ports) > 0
 	m := &proto.Publish{}
-	ports := slices.SortedFunc(maps.Values(p.ports), func(a, b *publicPort) int { return int(a.port) - int(b.port) })
+	ports := slices.SortedFunc(maps.Values(p.ports), func(a, b *publicPort) int {
+		return cmp.Or(int(a.port)-int(b.port), strings.Compare(a.service, b.service))
+	})
 	for _, port := range ports {
-		m.Ports = append(m.Ports, &proto.PublicPort{
-			Service: port.service, Port: uint32(port.port), Tcp: port.tcp, Raw: port.target.Raw,
-			Spares: uint32(p.a.cfg.Public.Spares), KeepaliveS: uint32(p.a.cfg.Public.Keepalive / time.Second), Clients: port.target.Alias,
-		})
+		ask := &proto.PublicPort{Service: port.service, Port: uint32(port.port), Tcp: port.tcp}
+		if !port.tcp {
+			ask.Raw, ask.Clients = port.target.Raw, port.target.Alias
+			ask.Spares, ask.KeepaliveS = uint32(p.a.cfg.Public.Spares), uint32(p.a.cfg.Public.Keepalive/time.Second)
+		}
+		m.Ports = append(m.Ports, ask)
 	}
 	return m, ports
 }
@@ -170,8 +181,8 @@ func (p *publisher) agree() (gone []*publicLeg) {
 	defer p.mu.Unlock()
 	now := make(map[publicKey]forward.Service)
 	for _, s := range services {
-		if s.Public != 0 && s.Scheme == "udp" && !p.closed {
-			now[publicKey{port: s.Public}] = s
+		if s.Public != 0 && !p.closed {
+			now[publicKey{port: s.Public, tcp: s.Scheme == "tcp"}] = s
 		}
 	}
 	for key, port := range p.ports {
@@ -364,7 +375,7 @@ func (p *publisher) tell() {
 
 // tally counts the port's legs. publisher.mu is held.
 func (port *publicPort) tally() tally {
-	t := tally{total: port.total}
+	t := tally{total: port.total, active: port.connections}
 	for _, l := range port.legs {
 		switch {
 		case l.begun():

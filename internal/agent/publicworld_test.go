@@ -174,7 +174,7 @@ func TestPublicPortJoinsFamilies(t *testing.T) {
 func TestPublicPortWithoutUDP(t *testing.T) {
 	for name, limit := range map[string]func(*Config){"faketcp": func(*Config) {}, "tls": unprivileged} {
 		t.Run(name, func(t *testing.T) {
-					virtual(t, func(t *testing.T) {
+			virtual(t, func(t *testing.T) {
 				var host *natlab.Host
 				r := newOpenTrip(t, rawPublic, func(w *world) *natlab.Host {
 					host, _, _ = w.home(natlab.NoUDP(true))

@@ -34,6 +34,8 @@ type Caller struct {
 	// From is the client's address and To the one that it connected to, for a
 	// service with ?proxy; either may be unknown.
 	From, To netip.AddrPort
+	// Ended is called once a connection that was made is closed; may be nil.
+	Ended func()
 }
 
 // RuleError says that a service allows fewer kinds of path than its caller
@@ -112,7 +114,7 @@ func (c *Connector) find(ctx context.Context, s *service) (netip.AddrPort, error
 // dial connects, from the client's alias where the service has that.
 func (c *Connector) dial(ctx context.Context, s *service, to netip.AddrPort, from Caller) (*serviceConn, error) {
 	var local netip.AddrPort
-	out := &serviceConn{of: s}
+	out := &serviceConn{of: s, ended: from.Ended}
 	if s.target.Alias && c.Aliases != nil {
 		source, err := c.Aliases.Take(from.Client)
 		if err != nil {
@@ -138,6 +140,7 @@ type serviceConn struct {
 	net.Conn
 	of      *service
 	release func() // gives the alias back
+	ended   func() // for who asked for it
 	once    sync.Once
 }
 
@@ -167,6 +170,9 @@ func (c *serviceConn) Close() error {
 		c.of.drop(c)
 		if c.release != nil {
 			c.release()
+		}
+		if c.ended != nil {
+			c.ended()
 		}
 	})
 	return err
