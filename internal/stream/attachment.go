@@ -11,16 +11,18 @@ import (
 // connection's mutex guards it, but for what its writer and its reader alone
 // use.
 type attachment struct {
-	conn   *conn
-	stream Stream
-	link   *link
-	ready  bool   // both ends know where to go on
-	at     cursor // ready
-	first  []byte // Connect or Connected, until it is sent
+	conn    *conn
+	stream  Stream
+	link    *link
+	ready   bool   // we know where to go on
+	settled bool   // so do both ends
+	at      cursor // ready
+	first   []byte // Connect or Connected, until it is sent
 
 	// writing says that a goroutine writes to the stream. It goes on until
 	// there is nothing to send, so nobody needs to wait for it.
 	writing  bool
+	dead     bool // a write came to nothing
 	ackDue   bool
 	lastSaid bool // the last piece, which the end of our direction follows
 
@@ -54,7 +56,7 @@ func (a *attachment) write() {
 			from.done(1)
 		}
 		if err != nil {
-			a.writing = false
+			a.writing, a.dead = false, true
 			c.mu.Unlock()
 			c.lose(a, err)
 			return
@@ -66,7 +68,7 @@ func (a *attachment) write() {
 // do. Caller holds c.mu.
 func (c *conn) toSend(a *attachment) ([]byte, *block) {
 	switch {
-	case c.current != a || a.lastSaid:
+	case c.current != a || a.lastSaid || a.dead:
 		return nil, nil
 	case a.first != nil:
 		b := a.first
@@ -135,7 +137,7 @@ func (a *attachment) read(answer bool) {
 		return
 	}
 	var d decoder
-	from := &slab{buf: lend(false), uses: 1}
+	from := &slab{owner: a, buf: lend(false), uses: 1}
 	defer func() {
 		c.mu.Lock()
 		from.done()
@@ -173,7 +175,7 @@ func (c *conn) nextSlab(s *slab, full bool, n int) *slab {
 		return s
 	}
 	s.done()
-	return &slab{buf: lend(want), uses: 1}
+	return &slab{owner: s.owner, buf: lend(want), uses: 1}
 }
 
 // readAnswer reads Connected and goes on where the peer says.
@@ -205,9 +207,10 @@ func (a *attachment) readAnswer() bool {
 	if !a.ready {
 		c.goOn(a, m.GetReceived())
 	}
-	c.settle()
+	c.settle(a)
 	c.kick()
 	c.mu.Unlock()
+	c.goneOn()
 	return true
 }
 

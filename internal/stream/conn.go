@@ -23,8 +23,8 @@ const (
 // ackAfter is how long an acknowledgement of little data waits for more.
 const ackAfter = 25 * time.Millisecond
 
-// lingerFor is how long a connection that has ended is remembered for the sake
-// of the other side, which may not know.
+// lingerFor is how much longer than it may be without a carrier a connection
+// that has ended is remembered, for the sake of the other side.
 const lingerFor = 30 * time.Second
 
 // name tells a connection from all others for as long as it lives.

@@ -129,7 +129,7 @@ func (o *Conns) Carry(ctx context.Context, client net.Conn, r Request) error {
 	c := o.newConn(name{o.cfg.Instance, ids.Add(1)}, r)
 	c.local = newLocal(client)
 	c.dialing = &dialing{again: make(chan struct{}, 1)}
-	if err := o.add(c); err != nil {
+	if _, err := o.add(c, true); err != nil {
 		o.counts.refused.Add(1)
 		c.local.reset()
 		return err
@@ -149,19 +149,25 @@ func (o *Conns) Carry(ctx context.Context, client net.Conn, r Request) error {
 	return c.why
 }
 
-// add puts a connection in the table; an error when there is no room.
-func (o *Conns) add(c *conn) error {
+// add puts a connection in the table, where it may be new; or it returns the
+// one that is there under the name.
+func (o *Conns) add(c *conn, mayBeNew bool) (known *conn, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	known = o.conns[c.name]
 	switch {
 	case o.closed:
-		return ErrClosed
+		return nil, ErrClosed
+	case known != nil:
+		return known, nil
+	case !mayBeNew:
+		return nil, errUnknown
 	case len(o.conns) >= o.limits.Connections:
-		return &RefusedError{Reason: "there are too many connections with this peer at once"}
+		return nil, &RefusedError{Reason: "there are too many connections with this peer at once"}
 	}
 	o.conns[c.name] = c
 	o.windows.Add(int64(c.in.window))
-	return nil
+	return nil, nil
 }
 
 func (o *Conns) remove(c *conn) {
@@ -170,12 +176,6 @@ func (o *Conns) remove(c *conn) {
 	if o.conns[c.name] == c {
 		delete(o.conns, c.name)
 	}
-}
-
-func (o *Conns) find(n name) *conn {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.conns[n]
 }
 
 // grant asks for n more bytes of window.

@@ -83,6 +83,17 @@ func (c *conn) finish() {
 	}
 }
 
+// goneOn ends the connection if a new stream began with what was missing for
+// that.
+func (c *conn) goneOn() {
+	c.mu.Lock()
+	over := c.ended()
+	c.mu.Unlock()
+	if over {
+		c.finish()
+	}
+}
+
 // fail breaks a connection. With tell the other side hears of it.
 func (c *conn) fail(why error, tell bool) {
 	c.mu.Lock()
@@ -145,7 +156,7 @@ func (c *conn) refused(a *attachment, why *RefusedError) {
 
 // linger has the connection forgotten when the other side had its time to hear
 // of its end. Caller holds c.mu.
-func (c *conn) linger() { c.wait(lingerFor) }
+func (c *conn) linger() { c.wait(c.of.cfg.NoCarrier + lingerFor) }
 
 // wait has waited called in a while. Caller holds c.mu.
 func (c *conn) wait(d time.Duration) {
@@ -157,7 +168,8 @@ func (c *conn) wait(d time.Duration) {
 }
 
 // settle notes that both ends know where they are. Caller holds c.mu.
-func (c *conn) settle() {
+func (c *conn) settle(a *attachment) {
+	a.settled = true
 	if c.state == running && c.timers.waiting != nil {
 		c.timers.waiting.Stop()
 	}
@@ -185,7 +197,7 @@ func (c *conn) lose(a *attachment, why error) {
 	}
 	c.detach()
 	over := c.state == broken && a.lastSaid && isEOF(why) // they know
-	if c.state == running {
+	if c.state == running && a.settled {
 		c.wait(c.of.cfg.NoCarrier)
 	}
 	d := c.dialing

@@ -23,8 +23,9 @@ type segment struct {
 
 // slab is memory that a stream was read into.
 type slab struct {
-	buf  []byte // lent; what was read
-	uses int    // segments in it, and its reader
+	owner *attachment // whose reader reads into it
+	buf   []byte      // lent; what was read
+	uses  int         // segments in it, and its reader
 }
 
 func (s *slab) done() {
@@ -47,9 +48,10 @@ func (in *incoming) add(b []byte, from *slab) bool {
 	in.received += uint64(len(b))
 	if n := len(in.queue); n > 0 && len(b) <= smallSegment {
 		// What lies behind the last segment in its slab, up to b if that is in
-		// it too, was decoded and is worth nothing any more.
+		// it too, was decoded and is worth nothing any more; but the slab of a
+		// stream that was given up may still be read into.
 		last := &in.queue[n-1]
-		if cap(last.b)-len(last.b) >= len(b) && !(in.writing && n == 1) {
+		if last.from.owner == from.owner && cap(last.b)-len(last.b) >= len(b) && !(in.writing && n == 1) {
 			last.b = append(last.b, b...)
 			return true
 		}

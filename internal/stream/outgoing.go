@@ -45,7 +45,7 @@ type cursor struct {
 	at   uint64 // number of the block
 	pos  int    // bytes of the block's that were sent
 	off  uint64 // offset behind what was sent
-	lead []byte // the header for the rest of a piece that was cut by a resumption
+	lead []byte // what comes first: the rest of a piece that a resumption cut, under a header of its own
 }
 
 // space waits until more may be read and gives memory for it: room behind the
@@ -183,6 +183,7 @@ func (o *outgoing) abandon() {
 func (o *outgoing) take(c *cursor) (b []byte, from *block) {
 	if c.lead != nil {
 		b, c.lead = c.lead, nil
+		c.off += uint64(len(b) - headerSize)
 		return b, nil
 	}
 	if c.at < o.base {
@@ -231,8 +232,9 @@ func (b *block) seek(number, off uint64) cursor {
 		case at == off:
 			return cursor{at: number, pos: pos, off: off}
 		case off < at+size:
-			cut := int(off - at)
-			return cursor{at: number, pos: pos + headerSize + cut, off: off, lead: appendHeader(nil, pieceData, n-cut)}
+			end := pos + headerSize + n
+			rest := b.buf[end-int(at+size-off) : end]
+			return cursor{at: number, pos: end, off: off, lead: append(appendHeader(nil, pieceData, len(rest)), rest...)}
 		}
 		pos += headerSize + n
 		at += size

@@ -37,6 +37,7 @@ func (o *Conns) serve(l *link, s Stream) {
 	case err != nil:
 		o.refuse(a, err)
 	default:
+		a.conn.goneOn()
 		a.read(false)
 	}
 }
@@ -45,29 +46,25 @@ var errStale = errors.New("a later stream has taken this one's place")
 
 // connection finds the connection that a stream is for, or makes it.
 func (o *Conns) connection(m *proto.Connect) (*conn, error) {
-	n := name{m.GetInstance(), m.GetId()}
-	c := o.find(n)
-	switch {
-	case c != nil && c.dialing != nil:
-		return nil, errUnknown // one of ours: the peer can't have opened it
-	case c != nil:
-		select {
-		case <-c.ready:
-			return c, nil
-		case <-c.gone:
-			return nil, errUnknown
-		}
-	case m.GetResume():
-		return nil, errUnknown
-	}
 	r, err := requestOf(m)
 	if err != nil {
 		return nil, err
 	}
-	c = o.newConn(n, r)
+	c := o.newConn(name{m.GetInstance(), m.GetId()}, r)
 	c.ready = make(chan struct{})
-	if err := o.add(c); err != nil {
+	known, err := o.add(c, !m.GetResume())
+	switch {
+	case err != nil:
 		return nil, err
+	case known != nil && known.dialing != nil:
+		return nil, errUnknown // one of ours: the peer can't have opened it
+	case known != nil:
+		select {
+		case <-known.ready:
+			return known, nil
+		case <-known.gone:
+			return nil, errUnknown
+		}
 	}
 	if err := c.reach(); err != nil {
 		c.fail(err, false)
@@ -134,7 +131,7 @@ func (c *conn) take(a *attachment, m *proto.Connect) error {
 	a.first = appendMessage(nil, &proto.Connected{Received: c.in.received})
 	c.goOn(a, m.GetReceived())
 	c.current = a
-	c.settle()
+	c.settle(a)
 	c.kick()
 	return nil
 }

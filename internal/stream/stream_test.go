@@ -6,25 +6,36 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// pair is two ends that carry connections; the service's end of each accepted
-// one is in services.
+// pair is two ends that carry connections.
 type pair struct {
 	near, far *Conns
-	services  chan *duplex
 	size      int // of local connections
+
+	mu       sync.Mutex
+	services map[string]chan *duplex // the far end of each accepted connection, by the service's name
+}
+
+func (p *pair) service(called string) chan *duplex {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.services[called] == nil {
+		p.services[called] = make(chan *duplex, 100)
+	}
+	return p.services[called]
 }
 
 func newPair(t testing.TB, adjust func(near, far *Config)) *pair {
-	p := &pair{services: make(chan *duplex, 1000), size: 64 << 10}
+	p := &pair{services: make(map[string]chan *duplex), size: 64 << 10}
 	near, far := Config{Instance: 1}, Config{Instance: 2}
-	far.Accept = func(context.Context, Request) (net.Conn, error) {
+	far.Accept = func(_ context.Context, r Request) (net.Conn, error) {
 		local, service := newDuplex(p.size)
-		p.services <- service
+		p.service(r.Service) <- service
 		return local, nil
 	}
 	if adjust != nil {
@@ -45,6 +56,36 @@ func (p *pair) use(size, life int) (a, b *fakeCarrier) {
 	p.far.Use(b)
 	p.near.Use(a)
 	return a, b
+}
+
+// empty checks that nothing is left of any connection.
+func (p *pair) empty(t testing.TB) {
+	t.Helper()
+	for who, o := range map[string]*Conns{"near": p.near, "far": p.far} {
+		o.mu.Lock()
+		n := len(o.conns)
+		o.mu.Unlock()
+		if n != 0 || o.retained.Load() != 0 || o.windows.Load() != 0 {
+			t.Errorf("%s keeps %d connections, %d bytes, %d of windows", who, n, o.retained.Load(), o.windows.Load())
+			p.dump(t)
+		}
+	}
+}
+
+// dump tells of all connections.
+func (p *pair) dump(t testing.TB) {
+	for who, o := range map[string]*Conns{"near": p.near, "far": p.far} {
+		o.mu.Lock()
+		for n, c := range o.conns {
+			c.mu.Lock()
+			t.Logf("%s %v: state %d, parted %v, attempt %d, in %+v, out %+v", who, n, c.state, c.parted, c.attempt, c.in, &c.out)
+			if c.current != nil {
+				t.Logf("... on %+v, of a carrier %+v", c.current, c.current.link)
+			}
+			c.mu.Unlock()
+		}
+		o.mu.Unlock()
+	}
 }
 
 func sendTCP(t testing.TB, to *net.TCPConn, b []byte) {
@@ -84,7 +125,7 @@ func send(t testing.TB, to *duplex, b []byte) {
 	_ = to.CloseWrite()
 }
 
-func want(t testing.TB, from *duplex, b []byte, what string) {
+func want(t testing.TB, from io.Reader, b []byte, what string) {
 	t.Helper()
 	got, err := io.ReadAll(from)
 	if err != nil {
@@ -101,7 +142,7 @@ func TestBothWays(t *testing.T) {
 		p.use(32<<10, 0)
 		up, down := noise(1, 3_000_000), noise(2, 5_000_000)
 		client, ended := p.dial(Request{Service: "web"})
-		service := <-p.services
+		service := <-p.service("web")
 		go send(t, client, up)
 		go send(t, service, down)
 		done := make(chan struct{})
@@ -113,11 +154,7 @@ func TestBothWays(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		for who, c := range map[string]*Conns{"near": p.near, "far": p.far} {
-			if len(c.conns) != 0 || c.retained.Load() != 0 || c.windows.Load() != 0 {
-				t.Errorf("%s keeps %d connections, %d bytes, %d of windows", who, len(c.conns), c.retained.Load(), c.windows.Load())
-			}
-		}
+		p.empty(t)
 		p.close()
 	})
 }
