@@ -201,10 +201,8 @@ func TestIdle(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	rule := path.KindsOf(path.DirectUDP)
 	answers := map[string]error{
 		"down": errors.New("dial 127.0.0.1:22: connection refused; is it running?"),
-		"rule": &RefusedError{Reason: "this service goes over other paths only", Only: rule},
 		"long": errors.New(strings.Repeat("ä", 500)),
 	}
 	alone(t, func(_, far *Config) {
@@ -217,18 +215,56 @@ func TestRefusals(t *testing.T) {
 			var refused *RefusedError
 			if err := <-ended; !errors.As(err, &refused) || !strings.HasPrefix(answer.Error(), refused.Reason) || len(refused.Reason) < 20 {
 				t.Errorf("%q is told as %v", answer, err)
-			} else if (refused.Only == rule) != (service == "rule") {
-				t.Errorf("%s: the rule is %v", service, refused.Only)
 			}
 			if _, err := io.ReadAll(client); !errors.Is(err, errReset) {
 				t.Errorf("the client sees %v", err)
 			}
 		}
-		if n := p.far.Status().Refused; n != 3 {
+		if n := p.far.Status().Refused; n != 2 {
 			t.Errorf("%d were counted", n)
 		}
 		time.Sleep(time.Second)
 		p.empty(t)
+	})
+}
+
+// A service with a rule of its own is asked again under that; where the rules
+// of both ends have nothing in common, it is refused.
+func TestNarrow(t *testing.T) {
+	rule := path.KindsOf(path.DirectUDP)
+	narrowed := 0
+	alone(t, func(near, far *Config) {
+		near.Narrowed = func(r Request) { narrowed++ }
+		accept := far.Accept
+		far.Accept = func(ctx context.Context, r Request) (net.Conn, error) {
+			if r.Only == rule {
+				return accept(ctx, r)
+			}
+			return nil, &RefusedError{Reason: "this service goes over other paths only", Only: rule}
+		}
+	}, func(t *testing.T, p *pair) {
+		p.use(4096, 0)
+		a, b := newCarriers(4096, 0)
+		p.near.UseFor(rule, a)
+		p.far.UseFor(rule, b)
+		client, ended := p.dial(Request{Service: "web"})
+		go send(t, client, []byte("early"))
+		service := <-p.service("web")
+		want(t, service, []byte("early"), "service")
+		_ = service.CloseWrite()
+		if err := <-ended; err != nil || narrowed != 1 {
+			t.Errorf("%v, narrowed %d times", err, narrowed)
+		}
+
+		other := path.KindsOf(path.RelayUDP)
+		a, b = newCarriers(4096, 0)
+		p.near.UseFor(other, a)
+		p.far.UseFor(other, b)
+		_, ended = p.dial(Request{Service: "web", Only: other})
+		var refused *RefusedError
+		if err := <-ended; !errors.As(err, &refused) || refused.Only != rule {
+			t.Error(err)
+		}
 	})
 }
 
