@@ -7,7 +7,7 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 
 # What uses the lab of namespaces measures time or is long, so it runs alone, after the rest.
-LAB_PATTERN := /internal/(natlab/(debian|netns|programs)|faketcp)(/|$$)
+LAB_PATTERN := /internal/(natlab/(debian|netns|programs)|faketcp|tun)(/|$$)
 
 # GOARCH is the host's where none is named.
 CROSS := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm64

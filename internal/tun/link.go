@@ -2,11 +2,9 @@ package tun
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,10 +93,8 @@ func (l *Link) send(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, os.ErrClosed) || errors.Is(err, io.EOF):
-			return fmt.Errorf("read the TUN device: %w; was it removed?", err)
 		case err != nil:
-			return fmt.Errorf("read the TUN device: %w", err)
+			return fmt.Errorf("read the TUN device: %w; was it removed?", err)
 		case n < vnetSize:
 			l.drop(BadLength, 1)
 			continue

@@ -118,6 +118,32 @@ func TestPlainTun(t *testing.T) {
 	}
 }
 
+// Of two ways to the internet it takes the one that is named, though all else
+// goes by the other.
+// S1-02
+func TestPlainTunByAnotherWAN(t *testing.T) {
+	s := netns.Standard(t, netns.Options{Wire: true})
+	const wwan, mobileAddr = "wwan1", "192.0.2.1"
+	mobile := s.Public("mobile", "192.0.2.0/24", mobileAddr)
+	s.Wire(mobile, netns.LAN, s.Laptop, wwan)
+	mobile.Address(netns.LAN, "192.168.3.1/24")
+	mobile.SetNAT(netns.Masquerade(), netns.WAN, netns.LAN, mobileAddr)
+	s.Laptop.Address(wwan, "192.168.3.2/24")
+	s.Laptop.IP("route add default via 192.168.3.1 dev " + wwan + " metric 1000")
+	programs.PlainTun(s.VPS, "--listen-port", tunPort, "--bind-to-interface", netns.WAN)
+	serveWeb(t, s.VPS)
+	programs.PlainTun(s.Laptop, "--listen-port", tunPort, "--bind-to-interface", wwan, "--endpoint-port", tunPort, "--route", netns.VPSAddr+"/32")
+	wire := programs.Listen(t, s, s.VPS, netns.WAN, "udp")
+	get(t, s.Laptop, netns.VPSAddr, "10000")
+	wire.Close()
+	if by := wire.Count("ip.src == " + mobileAddr); by == 0 {
+		t.Error("nothing came by the interface that was named")
+	}
+	if by := wire.Count("ip.src == " + netns.LaptopPublic); by != 0 {
+		t.Errorf("%d datagrams came by the other one", by)
+	}
+}
+
 // What leaves as UDP payload is the TCP segment, byte for byte, and costs 8
 // bytes more than the packet. Without offload a capture sees what crosses and
 // not what the kernel leaves to others.
@@ -175,10 +201,12 @@ func TestPlainTunBetweenEquals(t *testing.T) {
 
 // Home's TCP over the session, through both NATs and home's carrier's. The NAT
 // on the laptop's side and its address change, in the midst of a download: the
-// connection goes on, and home sees the laptop as the one it was.
-// S1-11, S1-13, S1-15, S1-16
+// connection goes on, and home sees the laptop as the one it was. What
+// authenticates leaves by the port that data leaves by.
+// S1-11, S1-12, S1-13, S1-15, S1-16
 func TestTunOverTheSession(t *testing.T) {
 	n := programs.Start(t, netns.DefaultOptions(), exposeEcho, dialEcho)
+	wire := programs.Listen(t, n.Scene, n.Scene.Laptop, netns.ETH, "udp")
 	home := n.Home.Tun("--expose")
 	laptop := n.Laptop.Tun("--peer", "home")
 	serveWeb(t, n.Scene.Home)
@@ -188,6 +216,10 @@ func TestTunOverTheSession(t *testing.T) {
 	if first.String() != programs.TunPeer || first6.String() != programs.TunPeer6 {
 		t.Errorf("the laptop is seen as %v and %v", first, first6)
 	}
+	n.Laptop.WaitPath("home", "direct-udp", 5*time.Second)
+	get(t, road, programs.TunPeer, "100000")
+	wire.Close()
+	onePort(t, wire)
 	type answer struct {
 		body string
 		err  error
@@ -226,6 +258,50 @@ func TestTunOverTheSession(t *testing.T) {
 		t.Errorf("%d fragments", f)
 	}
 	leavesNothing(t, n, home, laptop)
+}
+
+// By another name, unsealed, and again after a kill of the process that offers.
+func TestTunRaw(t *testing.T) {
+	n := programs.Start(t, netns.Options{Wire: true}, exposeEcho, dialEcho)
+	n.Home.Tun("--expose", "web", "--raw").Kill()
+	n.Home.Tun("--expose", "web", "--raw")
+	n.Laptop.Tun("--peer", "home/web")
+	serveWeb(t, n.Scene.Home)
+	for range 3 {
+		if got := get(t, n.Scene.Laptop, programs.TunPeer, "300000"); len(got) != 300000 {
+			t.Errorf("%d bytes came", len(got))
+		}
+		time.Sleep(500 * time.Millisecond) // in which the flow becomes raw
+	}
+	if out := n.Home.Do("status"); !strings.Contains(out, "raw") {
+		t.Errorf("home offers %s", out)
+	}
+}
+
+// onePort looks whether all that comes directly from home, probes and data, comes
+// to one port of ours: so the NAT maps one thing.
+func onePort(t *testing.T, wire *programs.Capture) {
+	t.Helper()
+	ports := map[uint16]map[byte]int{} // of ours, by the kind of what comes from home
+	for _, p := range wire.Packets() {
+		if len(p) <= 28 || netip.AddrFrom4([4]byte(p[12:])).String() != netns.HomePublic {
+			continue
+		}
+		port := uint16(p[22])<<8 | uint16(p[23])
+		if ports[port] == nil {
+			ports[port] = map[byte]int{}
+		}
+		ports[port][p[28]>>5]++
+	}
+	const probe, data = 0b100, 0b101
+	if len(ports) != 1 {
+		t.Errorf("from home it came to %d ports: %v", len(ports), ports)
+	}
+	for _, kinds := range ports {
+		if kinds[probe] == 0 || kinds[data] == 0 {
+			t.Errorf("what came by kind: %v", kinds)
+		}
+	}
 }
 
 // leavesNothing ends both processes, and looks for what they made.
