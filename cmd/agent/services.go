@@ -16,8 +16,13 @@ func newExpose(t *terminal) *cobra.Command {
 		Long: `Offer a local service to the peers, on the running agent and after it starts
 again. With ?raw the service's datagrams cross unchanged, for one that protects
 its own payload as WireGuard does; else they are sealed end to end. With
-?paths=KIND+KIND they take these kinds of path alone.`,
-		Example: `  agent expose 'wg=udp://127.0.0.1:51820?raw'`,
+?paths=KIND+KIND they take these kinds of path alone. With ?public=PORT the
+coordinator is asked to open that port to clients without an agent; agent status
+shows what it said. With ?alias each client comes to a service on 127.0.0.1 from
+a loopback address of its own. Options combine with &.`,
+		Example: `  agent expose 'wg=udp://127.0.0.1:51820?raw'
+  agent expose 'wg=udp://127.0.0.1:51820?raw&public=51820'
+  agent expose 'web=tcp://127.0.0.1:80?public=8080&proxy'`,
 		Args:    ops.Takes("NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := agent.ParseExposeFlag(args[0])
