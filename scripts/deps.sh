@@ -26,6 +26,7 @@ nginx:nginx
 sshd:openssh-server
 ssh:openssh-client
 openvpn:openvpn
+ethtool:ethtool
 debootstrap:debootstrap
 dpkg-deb:dpkg
 protoc:protobuf-compiler

@@ -223,3 +223,19 @@ func (h *Host) FlushConntrack() {
 	h.lab.t.Helper()
 	h.Run("conntrack", "-F")
 }
+
+// Devices are the host's network interfaces but loopback.
+func (h *Host) Devices() (names []string) {
+	h.lab.t.Helper()
+	for _, line := range strings.Split(strings.TrimSpace(h.Run("ip", "-o", "link", "show")), "\n") {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		name, _, _ := strings.Cut(strings.TrimSuffix(fields[1], ":"), "@")
+		if name != "lo" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
