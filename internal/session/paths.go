@@ -157,13 +157,23 @@ func better(a, b, current *state) bool {
 	return a.answer.rtt-margin(a) < b.answer.rtt-margin(b)
 }
 
+// preferred is better, but of two paths that carry no data yet the one that owes
+// no answer is taken. The one in use is not left for its doubt alone: data goes
+// over the spare as well.
+func preferred(a, b, current *state) bool {
+	if b != nil && a != current && b != current && a.doubt != b.doubt {
+		return b.doubt
+	}
+	return better(a, b, current)
+}
+
 // choose picks the best path again and publishes it. Caller holds s.mu and
 // tells the events after letting go of it.
 func (s *Session) choose(now time.Time) []Event {
 	old := s.paths.best
 	var best *state
 	for _, st := range s.paths.states {
-		if st.usable() && better(st, best, old) {
+		if st.usable() && preferred(st, best, old) {
 			best = st
 		}
 	}
@@ -225,7 +235,7 @@ func (s *Session) routeTo(b *state, only path.Kinds) *route {
 func (s *Session) spare(best *state, only path.Kinds) *state {
 	var spare *state
 	for _, st := range s.paths.states {
-		if st != best && only.Allows(st.kind) && st.usable() && better(st, spare, nil) {
+		if st != best && only.Allows(st.kind) && st.usable() && preferred(st, spare, nil) {
 			spare = st
 		}
 	}

@@ -117,7 +117,7 @@ func (s *Session) Starving() (kinds path.Kinds) {
 func (s *Session) chooseUnder(rl *rule, now time.Time) (events []Event) {
 	var best *state
 	for _, st := range s.paths.states {
-		if rl.only.Has(st.kind) && st.usable() && better(st, best, rl.best) {
+		if rl.only.Has(st.kind) && st.usable() && preferred(st, best, rl.best) {
 			best = st
 		}
 	}

@@ -82,9 +82,11 @@ func (s *Session) judge(now time.Time, active bool) []Event {
 		late := now.Sub(a.waitsFrom)
 		if !st.doubt && (late > 3*a.rtt+s.cfg.Timers.Doubt || st.failing) {
 			st.doubt = true
+			changed = changed || s.paths.best != nil && s.paths.best.doubt // it may be the spare
 			if s.leads(st) {
 				changed = true
 				events = append(events, InDoubt)
+				s.askSpares()
 			}
 		}
 		if !st.dead && a.unanswered >= goneAfter && late > s.cfg.Timers.Dead+4*a.rtt {
@@ -98,6 +100,16 @@ func (s *Session) judge(now time.Time, active bool) []Event {
 		events = append(events, s.choose(now)...)
 	}
 	return events
+}
+
+// askSpares has every other path probed at once: what took the best one may have
+// taken a spare with it, which then must not get the data. Caller holds s.mu.
+func (s *Session) askSpares() {
+	for _, st := range s.paths.states {
+		if st.usable() && !st.doubt {
+			st.answer.asked = time.Time{}
+		}
+	}
 }
 
 // expire forgets a path that the peer has not answered on for so long that
