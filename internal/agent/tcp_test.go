@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/path"
 )
 
 // Where tests put a TCP service and the local end of its dial.
@@ -188,6 +189,32 @@ func TestTransferSurvivesMoves(t *testing.T) {
 	})
 }
 
+// What takes the best path takes the next best one with it: data must not wait
+// until that one is known to be dead too.
+func TestTransferSurvivesTheLossOfTwoPathsAtOnce(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		p := tcpPair(t, echoTCP, "", "", exposing(t, "fake", "udp://"+ruledAt+"?paths=direct-faketcp"), dialing(t, "home", "fake", "udp://"+ruledTo))
+		listen(t, p.home, ruledAt, true)
+		other := listen(t, p.road, "127.0.0.1:0", false)
+		s := startStream(other, ruledTo, 50*time.Millisecond)
+		defer s.end()
+		c := p.call(t)
+		b := noise(8 << 20)
+		u := pump(c, b, 512<<10)
+		p.direct(t)
+		fake := path.KindsOf(path.DirectFakeTCP)
+		waitFor(t, "fake TCP beside", 20*time.Second, func() bool {
+			return p.laptop.peer("home").association().Serves(fake) && p.far.peer("laptop").association().Serves(fake)
+		})
+		time.Sleep(time.Second)
+		p.cafe.Block(func(_, to netip.AddrPort, _ []byte) bool { return to.Addr() == netip.MustParseAddr("198.51.100.1") })
+		u.check(t, b, 1500*time.Millisecond)
+		if now := best(p.laptop, "home"); !strings.HasPrefix(now, "relay") {
+			t.Errorf("data takes %s", now)
+		}
+	})
+}
+
 // Either direction of a connection may end before the other.
 func TestHalfClose(t *testing.T) {
 	ends := map[string]struct {
@@ -261,58 +288,6 @@ func TestSlowReaderIsBackpressure(t *testing.T) {
 			t.Errorf("%d bytes of %d arrived, or others", got.Len(), n)
 		}
 	})
-}
-
-// refusedBy connects and says how and when the client was refused.
-func (p *pair) refusedBy(t *testing.T) (why string, after time.Duration) {
-	t.Helper()
-	began := time.Now()
-	c := p.call(t)
-	_, err := io.ReadAll(c)
-	if !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("the client sees %v", err)
-	}
-	after = time.Since(began)
-	waitFor(t, "the reason in status", time.Second, func() bool {
-		for _, d := range p.laptop.Status().Dials {
-			if d.Service == webName && d.Error != "" {
-				why = d.Error
-			}
-		}
-		return why != ""
-	})
-	return why, after
-}
-
-func TestRefusalsResetTheClient(t *testing.T) {
-	for name, c := range map[string]struct {
-		expose string
-		want   string
-		before func(t *testing.T, p *pair)
-	}{
-		"nobody listens":      {"tcp://127.0.0.1:9", "connection refused", nil},
-		"no such service":     {"", `no service "web" is exposed here`, nil},
-		"it takes datagrams":  {"udp://" + webAt, "takes datagrams", nil},
-		"the peer is offline": {"tcp://" + webAt, `"home"`, func(_ *testing.T, p *pair) { p.far.stop(); time.Sleep(time.Minute) }},
-	} {
-		t.Run(name, func(t *testing.T) {
-			virtual(t, func(t *testing.T) {
-				p := newPair(t, natlab.Home(), func(*pair) {}, func(cfg *Config) {
-					if c.expose != "" {
-						exposing(t, webName, c.expose)(cfg)
-					}
-				}, dialing(t, "home", webName, "tcp://"+webTo))
-				if c.before != nil {
-					c.before(t, p)
-				}
-				why, after := p.refusedBy(t)
-				t.Logf("after %v: %s", after, why)
-				if !strings.Contains(why, c.want) || after > 15*time.Second {
-					t.Errorf("refused after %v: %s", after, why)
-				}
-			})
-		})
-	}
 }
 
 // An agent that is restarted has lost its connections: both ends hear so at

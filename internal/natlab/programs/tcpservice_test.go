@@ -168,7 +168,6 @@ func TestCopySurvivesThreeMoves(t *testing.T) {
 		if kind == "direct-udp" {
 			script = direct
 		}
-		t.Log(n.Laptop.Do("status"))
 		n.LaptopRouter.Run("nft", script)
 		moved := time.Since(began)
 		waitPath(n, kind)
@@ -181,7 +180,6 @@ func TestCopySurvivesThreeMoves(t *testing.T) {
 		t.Fatalf("scp: %v", err)
 	}
 	close(stop)
-	t.Log(n.Laptop.Log())
 	longest := <-grown
 	t.Logf("%d MiB in %v; the longest pause was %v, until %v", size>>20, time.Since(began).Round(time.Millisecond), longest.lasted, longest.ended.Sub(began))
 	if longest.lasted > 2*time.Second {
