@@ -5,11 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 
 	"rendezvous/internal/natlab/netns"
 	"rendezvous/internal/natlab/programs"
@@ -63,47 +59,4 @@ func striped(t netns.T, r *report) {
 	for _, shape := range []string{single, bursts} {
 		r.target(ratios[shape] >= 0.95, "striped port against the direct listener, turn by turn, median, "+shape, fmt.Sprintf("%.2f times", ratios[shape]), "at least 0.95")
 	}
-}
-
-// inspection measures what it costs a new flow that its first bytes are looked
-// at, by the benchmarks of package share.
-func inspection(t netns.T, r *report) {
-	const most, rounds, each = 20_000.0, 15, 1000
-	cmd := exec.Command("go", "test", "-run", "^$", "-bench", ".", "-benchtime", fmt.Sprintf("%dx", each), "-count", strconv.Itoa(rounds), "rendezvous/internal/share")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("run the benchmarks of package share: %v: %s", err, out)
-	}
-	times := map[string][]float64{}
-	for line := range strings.Lines(string(out)) {
-		fields := strings.Fields(line)
-		if len(fields) < 4 || !strings.HasPrefix(fields[0], "Benchmark") || fields[3] != "ns/op" {
-			continue
-		}
-		ns, err := strconv.ParseFloat(fields[2], 64)
-		if err != nil {
-			t.Fatalf("read %q: %v", line, err)
-		}
-		name := strings.TrimPrefix(fields[0], "Benchmark")
-		if i := strings.LastIndexByte(name, '-'); i > 0 {
-			name = name[:i] // the number of processors
-		}
-		times[name] = append(times[name], ns)
-	}
-	names := make([]string, 0, len(times))
-	for name := range times {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	r.line("What the look at a new flow's first bytes takes, in memory: the median of %d rounds of %d.", rounds, each)
-	r.line("")
-	r.line("| first bytes | us |")
-	r.line("|---|---|")
-	worst := 0.0
-	for _, name := range names {
-		worst = max(worst, median(times[name]))
-		r.line("| %s | %.2f |", name, median(times[name])/1e3)
-	}
-	r.line("")
-	r.target(worst <= most && worst > 0, "content inspection of a new flow, the dearest", fmt.Sprintf("%.1f us", worst/1e3), "at most 20 us")
 }

@@ -53,7 +53,7 @@ func parts(runs int) []part {
 		{"public", func(t netns.T, r *report) { public(t, r, runs) }},
 		{"crowd", crowd},
 		{"stripe", striped},
-		{"share", inspection},
+		{"share", shared},
 		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
 		{"stripe", func(t netns.T, r *report) { striping(t, r, runs) }},
 	}
