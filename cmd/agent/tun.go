@@ -50,7 +50,8 @@ Without an agent and without authentication, in the form of the program that
 this replaces: --listen-port is the UDP port of all that is sent and received,
 by the interface --bind-to-interface. Each client gets an inside address until it has
 been silent for 5 minutes. With --endpoint-port all peers use that port and are
-known by their real addresses: lead those to the device with --route.`,
+known by their real addresses: lead those to the device with --route. All that is
+sent to them then goes there, and what is not TCP is dropped.`,
 		Example: `  agent tun --expose                        # at home
   agent tun --peer home                     # elsewhere: prints home's address
 
