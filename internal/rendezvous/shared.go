@@ -13,7 +13,7 @@ import (
 	"rendezvous/proto"
 )
 
-// ownProtocols are the ALPNs that the coordinator answers itself.
+// ownProtocols are the ALPNs that the coordinator answers itself, over QUIC and TLS.
 var ownProtocols = []string{ALPN, ALPNStreams, ALPNCarrier}
 
 // openShare makes what hands other programs' traffic on; nil where nothing is

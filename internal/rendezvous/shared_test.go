@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -308,4 +309,23 @@ func FuzzSurelyOurs(f *testing.F) {
 			t.Errorf("%x has an ID of ours", d)
 		}
 	})
+}
+
+// What the coordinator serves itself goes to no backend.
+func TestOwnProtocols(t *testing.T) {
+	registry := testRegistry(t, t.TempDir())
+	defer func() { _ = registry.Close() }()
+	config, err := streamTLS(registry.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents, err := config.GetConfigForClient(&tls.ClientHelloInfo{SupportedProtos: []string{ALPNStreams}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, protocol := range append(agents.NextProtos, ALPN) {
+		if !slices.Contains(ownProtocols, protocol) {
+			t.Errorf("%s is served here, but might go to a backend", protocol)
+		}
+	}
 }
