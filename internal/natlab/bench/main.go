@@ -55,7 +55,6 @@ func parts(runs int) []part {
 		{"stripe", striped},
 		{"share", shared},
 		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
-		{"stripe", func(t netns.T, r *report) { striping(t, r, runs) }},
 	}
 }
 
