@@ -458,3 +458,33 @@ func TestAgentsFindTheStripedCoordinator(t *testing.T) {
 		})
 	}
 }
+
+// Where the network holds back the port that the settings name first, relay
+// legs go to the one that is measured to be better.
+// S2-14
+func TestPreferredPortIsMeasured(t *testing.T) {
+	o := netns.DefaultOptions()
+	o.LaptopNAT = netns.Masquerade().Filter("udp dport 443 numgen random mod 100 < 25 drop")
+	s := stripe(t, o, "apply: true")
+	s.waitTable(t, true)
+	s.VPS.CountLeaving("answers", "ip daddr "+netns.LaptopPublic+" udp sport 5060")
+	home := programs.Join(t, s.Home, s.Dir(), "home", s.Invite())
+	home.Up("--expose", exposeEcho)
+	programs.Sink(s.Home, sinkAddr)
+	laptop := programs.Join(t, s.Laptop, s.Dir(), "laptop", home.Do("invite"))
+	settings := filepath.Join(s.Dir(), "agent.yaml")
+	if err := os.WriteFile(settings, []byte("ports: [443, 5060]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	laptop.Up("--config", settings, "--dial", dialEcho, "--paths", "relay-udp")
+	laptop.WaitLog("measured to be best", 20*time.Second)
+	before := s.VPS.Counter("answers").Packets
+	var p programs.Pings
+	programs.Load(t, s.Laptop, &p, "ping", "-to", loadAddr, "-size", "100", "-n", "300", "-interval", "10ms")
+	if p.Answered < p.Sent*95/100 {
+		t.Errorf("%d of %d were answered: the relay leg is on the port that loses", p.Answered, p.Sent)
+	}
+	if got := s.VPS.Counter("answers").Packets - before; got < uint64(p.Answered) {
+		t.Errorf("%d datagrams left port 5060", got)
+	}
+}
