@@ -42,3 +42,18 @@ func TestExampleConfig(t *testing.T) {
 		}
 	}
 }
+
+// The drop-in gives what nftables takes, and nothing else; what a killed daemon
+// left is taken out.
+// S2-03
+func TestStripeDropIn(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/stripe.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"[Service]", "AmbientCapabilities=CAP_NET_ADMIN", "CapabilityBoundingSet=CAP_NET_ADMIN", "ExecStopPost=+/usr/local/bin/rendezvous stripe remove"} {
+		if !bytes.Contains(text, []byte("\n"+line+"\n")) {
+			t.Errorf("deploy/stripe.conf lacks %s", line)
+		}
+	}
+}

@@ -120,7 +120,7 @@ func settingFault(key, format string, args ...any) error {
 
 // Check returns every fault of the config, joined, or nil.
 func (c Config) Check() error {
-	faults := slices.Concat(c.checkServices(), c.checkFlows(), c.checkPublic())
+	faults := slices.Concat(c.checkServices(), c.checkFlows(), c.checkPorts(), c.checkPublic())
 	add := func(key, format string, args ...any) { faults = append(faults, settingFault(key, format, args...)) }
 	if c.Name != "" {
 		if err := CheckName("agent's", c.Name); err != nil {
@@ -136,9 +136,6 @@ func (c Config) Check() error {
 	if err := c.Disguise.Check(); err != nil {
 		add("faketcp", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
-	if slices.Contains(c.Ports, 0) || len(c.Ports) > maxPreferred {
-		add("ports", "they must be from 1 to 65535, and %d at most", maxPreferred)
-	}
 	for _, pattern := range c.Ignore {
 		if _, err := filepath.Match(pattern, ""); err != nil {
 			add("interfaces", "ignore: %q is not a pattern like docker*", pattern)
@@ -153,6 +150,13 @@ func (c Config) Check() error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+func (c Config) checkPorts() []error {
+	if slices.Contains(c.Ports, 0) || len(c.Ports) > maxPreferred {
+		return []error{settingFault("ports", "they must be from 1 to 65535, and %d at most", maxPreferred)}
+	}
+	return nil
 }
 
 func (c Config) checkFlows() (faults []error) {

@@ -136,6 +136,7 @@ func TestConfigFaults(t *testing.T) {
 		{"metrics", "metrics: 9464\n", `agent.yaml:1: metrics: "9464" is not HOST:PORT, as in 127.0.0.1:9464`},
 		{"pattern", "interfaces:\n  ignore: ['[']\n", `agent.yaml:1: interfaces: ignore: "[" is not a pattern like docker*`},
 		{"flows", "flows: {unanswered: 5m, max: 0}\n", "agent.yaml:1: flows: max is 0 and must be from 1 to 16381"},
+		{"port 0", "ports: [443, 0]\n", "agent.yaml:1: ports: they must be from 1 to 65535, and 8 at most"},
 		{"not YAML", "expose: [\n", "agent.yaml: line 1: did not find expected node content"},
 		{"not a mapping", "- wg\n", "agent.yaml:1: "},
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -141,6 +142,7 @@ func TestSSHPorts(t *testing.T) {
 
 // fakeSystem is a host whose table and listeners a test changes.
 type fakeSystem struct {
+	mu      sync.Mutex // the test has it but while it looks
 	held    Held
 	have    Rules
 	sound   bool
@@ -150,14 +152,26 @@ type fakeSystem struct {
 
 func (s *fakeSystem) system() System {
 	return System{
-		Listening: func([]netip.Addr) (Held, error) { return s.held, nil },
-		Read:      func() (Rules, bool, error) { return s.have, s.sound, s.fault },
+		Listening: func([]netip.Addr) (Held, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.held, nil
+		},
+		Read: func() (Rules, bool, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.have, s.sound, s.fault
+		},
 		Apply: func(r Rules) error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			s.applied++
 			s.have, s.sound = r, true
 			return nil
 		},
 		Remove: func() error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			s.have, s.sound = Rules{}, false
 			return nil
 		},
@@ -175,7 +189,9 @@ func (s *fakeSystem) run(t *testing.T, f func(k *Keeper)) {
 		ctx, stop := context.WithCancel(t.Context())
 		go func() { done <- k.Run(ctx) }()
 		synctest.Wait()
+		s.mu.Lock()
 		f(k)
+		s.mu.Unlock()
 		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -186,9 +202,12 @@ func (s *fakeSystem) run(t *testing.T, f func(k *Keeper)) {
 	})
 }
 
-func looks(n int) {
+// looks lets the keeper look so often.
+func (s *fakeSystem) looks(n int) {
+	s.mu.Unlock()
 	time.Sleep(time.Duration(n) * Look)
 	synctest.Wait()
+	s.mu.Lock()
 }
 
 // What was flushed or changed comes back; what is as it should be is left alone.
@@ -196,27 +215,27 @@ func looks(n int) {
 func TestKeeperPutsBack(t *testing.T) {
 	var s fakeSystem
 	s.run(t, func(k *Keeper) {
-		looks(10)
+		s.looks(10)
 		if s.applied != 1 {
 			t.Errorf("applied %d times, want once", s.applied)
 		}
 		s.have, s.sound = Rules{}, false // nft flush ruleset
-		looks(1)
+		s.looks(1)
 		if !s.sound || k.Status().Restored != 1 {
 			t.Errorf("after a flush: there %v, %+v", s.sound, k.Status())
 		}
 		s.have.UDP.Ports = s.have.UDP.Ports[1:]
-		looks(1)
+		s.looks(1)
 		if !s.have.UDP.Ports.Has(7) || k.Status().Restored != 2 {
 			t.Errorf("after a change: %+v", k.Status())
 		}
 		s.fault = errors.New("no")
-		looks(1)
+		s.looks(1)
 		if st := k.Status(); st.Applied || st.Problem != "no" {
 			t.Errorf("with a fault: %+v", st)
 		}
 		s.fault = nil
-		looks(1)
+		s.looks(1)
 		if st := k.Status(); !st.Applied || st.Problem != "" {
 			t.Errorf("without: %+v", st)
 		}
@@ -233,29 +252,29 @@ func TestKeeperFollowsListeners(t *testing.T) {
 			t.Error("a socket of before is not left alone")
 		}
 		s.held.TCP = Single(8080)
-		looks(1)
+		s.looks(1)
 		if s.have.TCP.Ports.Has(8080) {
 			t.Error("a new listener is not left alone")
 		}
 		before := s.applied
 		s.held.UDP = Single(40000, 50000)
-		looks(1)
+		s.looks(1)
 		s.held.UDP = Single(40000)
-		looks(1)
+		s.looks(1)
 		if s.applied != before {
 			t.Error("a socket that was seen once changed the table")
 		}
 		s.held.UDP = Single(40000, 51820)
-		looks(2)
+		s.looks(2)
 		if s.have.UDP.Ports.Has(51820) {
 			t.Error("a socket that stays is not left alone")
 		}
 		s.held = Held{}
-		looks(1)
+		s.looks(1)
 		if s.have.TCP.Ports.Has(8080) || s.have.UDP.Ports.Has(51820) {
 			t.Error("a program that is being started anew lost its port")
 		}
-		looks(int(linger/Look) + 2)
+		s.looks(int(linger/Look) + 2)
 		if !s.have.TCP.Ports.Has(8080) || !s.have.UDP.Ports.Has(51820) {
 			t.Error("ports that nobody holds are still left out")
 		}

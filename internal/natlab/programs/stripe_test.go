@@ -199,8 +199,8 @@ func askTLS(h *netns.Host, host string, port uint16) error {
 	return tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}).Handshake()
 }
 
-// listen opens a TCP listener that says a word, and a UDP socket that answers
-// with it, at a port of the host.
+// answerWith opens a TCP listener that says a word, and a UDP socket that
+// answers with it, at a port of the host.
 func answerWith(t *testing.T, h *netns.Host, port int, word string) {
 	t.Helper()
 	err := h.Do(func() error {
@@ -215,14 +215,14 @@ func answerWith(t *testing.T, h *netns.Host, port int, word string) {
 		t.Cleanup(func() { l.Close(); u.Close() })
 		go func() {
 			for c, err := l.Accept(); err == nil; c, err = l.Accept() {
-				c.Write([]byte(word))
+				_, _ = c.Write([]byte(word))
 				c.Close()
 			}
 		}()
 		go func() {
 			buf := make([]byte, 1500)
 			for _, from, err := u.ReadFromUDPAddrPort(buf); err == nil; _, from, err = u.ReadFromUDPAddrPort(buf) {
-				u.WriteToUDPAddrPort([]byte(word), from)
+				_, _ = u.WriteToUDPAddrPort([]byte(word), from)
 			}
 		}()
 		return nil
@@ -361,7 +361,9 @@ func TestStripedHostKeepsItsOwnFlows(t *testing.T) {
 		t.Helper()
 		buf := make([]byte, 100)
 		before.SetDeadline(time.Now().Add(time.Second))
-		before.Write([]byte("?"))
+		if _, err := before.Write([]byte("?")); err != nil {
+			t.Fatal(err)
+		}
 		if n, err := before.Read(buf); err != nil || string(buf[:n]) != "resolver" {
 			t.Errorf("%s: %q, %v", what, buf[:n], err)
 		}
