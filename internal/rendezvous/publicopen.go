@@ -29,7 +29,7 @@ func (p *publicPorts) listen(key publicKey, owner Key, rule *PublishRule, ask *p
 }
 
 func (p *publicPorts) listenUDP(port *publicPort, rule PublishRule, source *meters, sealed bool) error {
-	t := newPublicTable(p.server.relay, rule, source, sealed, p.kick)
+	t := newPublicTable(publicSetup{p.server.relay, rule, sealed, p.kick}, source)
 	port.table, port.clientele = t, t
 	for _, place := range p.server.places {
 		at := netip.AddrPortFrom(place.addr, port.number)

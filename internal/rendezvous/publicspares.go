@@ -157,16 +157,6 @@ func (t *publicTable) topUp(now time.Time) (out []relay.Allocation) {
 	return out
 }
 
-// untold gives back what topUp gave: the agent could not be told.
-func (t *publicTable) untold(now time.Time, allocs []relay.Allocation) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, a := range allocs {
-		t.dropSpare(a.ID)
-		t.relay.Release(now, a.ID)
-	}
-}
-
 // expire lets nobody wait for too long, and gives back spares that only a rush
 // of clients needed.
 func (t *publicTable) expire(now time.Time) {

@@ -17,12 +17,9 @@ import (
 // agent's; leg 1 becomes a client's address. It locks itself before the relay,
 // which calls back with nothing locked.
 type publicTable struct {
-	relay  *relay.Server
-	rule   PublishRule
-	sealed bool // datagrams are sealed between us and the agent
-	kick   func()
-	count  publicCounts
-	doors  []*publicDoor
+	publicSetup
+	count publicCounts
+	doors []*publicDoor
 
 	mu      sync.Mutex // guards what follows, and what doors and clients say
 	granted publicGrant
@@ -35,6 +32,14 @@ type publicTable struct {
 	news    []proto.Token // clients that the agent is to be told of
 	agent   bool          // it is connected
 	alone   bool          // somebody came while it was not
+}
+
+// publicSetup is what a table is made of.
+type publicSetup struct {
+	relay  *relay.Server
+	rule   PublishRule
+	sealed bool   // datagrams are sealed between us and the agent
+	kick   func() // there is something to tell the agent; it must not wait
 }
 
 // publicGrant is what an agent was granted for a port.
@@ -96,13 +101,13 @@ type unsealed struct {
 // Write is that of dgram.Conn.
 func (u *unsealed) Write(b dgram.Burst) error { return u.codec.Open(time.Now(), b, u.Conn.Write) }
 
-func newPublicTable(r *relay.Server, rule PublishRule, source *meters, sealed bool, kick func()) *publicTable {
+func newPublicTable(setup publicSetup, source *meters) *publicTable {
 	return &publicTable{
-		relay: r, rule: rule, sealed: sealed, kick: kick,
-		byLeg: map[proto.Token]*publicClient{},
-		spare: map[proto.Token]*publicSpare{},
-		line:  newWaitingLine(),
-		rates: publicRates{source: source},
+		publicSetup: setup,
+		byLeg:       map[proto.Token]*publicClient{},
+		spare:       map[proto.Token]*publicSpare{},
+		line:        newWaitingLine(),
+		rates:       publicRates{source: source},
 	}
 }
 
