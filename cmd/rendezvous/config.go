@@ -46,6 +46,7 @@ type limits struct {
 	Introductions        int     `yaml:"introductions"`
 	RelayAllocations     int     `yaml:"relay_allocations"`
 	RelayPerMember       int     `yaml:"relay_per_member"`
+	RelayPublic          int     `yaml:"relay_public"`           // of all public ports: clients and spares
 	RelayMegabits        float64 `yaml:"relay_megabits"`         // a second, of one session and direction
 	RelayDatagramsSecond float64 `yaml:"relay_datagrams_second"` // likewise
 }
@@ -165,7 +166,7 @@ func (l *limits) check() error {
 	var faults []error
 	for name, v := range map[string]float64{
 		"connections": float64(l.Connections), "introductions": float64(l.Introductions),
-		"relay_allocations": float64(l.RelayAllocations), "relay_per_member": float64(l.RelayPerMember),
+		"relay_allocations": float64(l.RelayAllocations), "relay_per_member": float64(l.RelayPerMember), "relay_public": float64(l.RelayPublic),
 		"relay_megabits": l.RelayMegabits, "relay_datagrams_second": l.RelayDatagramsSecond,
 	} {
 		if v < 0 {

@@ -222,6 +222,7 @@ func serverConfig(s settings, p parsed, registry *rendezvous.Registry, log zerol
 				Datagrams:   s.Limits.RelayDatagramsSecond,
 				Allocations: s.Limits.RelayAllocations,
 				PerMember:   s.Limits.RelayPerMember,
+				Public:      s.Limits.RelayPublic,
 			},
 		},
 	}

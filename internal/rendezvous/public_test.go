@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"rendezvous/internal/dgram"
 	"rendezvous/proto"
 )
@@ -42,6 +44,7 @@ func TestPublicPortServesClients(t *testing.T) {
 		if f.clients != 3 || f.ready != defaultSpares {
 			t.Errorf("%d clients and %d spares, want 3 and %d", f.clients, f.ready, defaultSpares)
 		}
+		p.wantTold(t)
 		// S3-07: not a byte was added.
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -51,6 +54,43 @@ func TestPublicPortServesClients(t *testing.T) {
 			}
 		}
 	})
+}
+
+// wantTold looks at what status, metrics and log say of three clients.
+// S3-23
+func (p *publicLab) wantTold(t *testing.T) {
+	t.Helper()
+	st, err := p.Status()
+	if err != nil || len(st.Public) != 1 {
+		t.Fatalf("status tells of %d public ports, %v", len(st.Public), err)
+	}
+	got := st.Public[0]
+	if got.Port != 51820 || got.Transport != "udp" || got.Member != "home" || got.Service != "wg" || !got.Online || !got.Raw || got.Clients != 3 || got.Total != 3 {
+		t.Errorf("status: %+v", got)
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(p.Collector())
+	families, err := metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "rendezvous_public_") {
+			found++
+		}
+		if f.GetName() == "rendezvous_public_clients" && f.GetMetric()[0].GetGauge().GetValue() != 3 {
+			t.Errorf("metrics: %v", f)
+		}
+	}
+	if found != 4 {
+		t.Errorf("%d metrics tell of public ports", found)
+	}
+	for _, line := range []string{`"public port opened"`, `"total":7,"active":3,"spare":4`} {
+		if p.log.count(line) == 0 {
+			t.Errorf("no line says %s", line)
+		}
+	}
 }
 
 // S3-06: as many new clients as there are spares come at once, and none waits
