@@ -10,6 +10,7 @@ import (
 
 	"rendezvous/internal/agent"
 	"rendezvous/internal/rendezvous"
+	"rendezvous/internal/stream"
 	"rendezvous/proto"
 )
 
@@ -21,6 +22,26 @@ func connect(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [3
 	}
 	return &agent.Connection{ControlConn: c, Addr: c.Addr(), Transport: "quic", RTT: c.RTT, Why: func() error { return why(c.Err()) }}, nil
 }
+
+// dialStreams makes carriers of public TCP ports' connections
+// (agent.DialStreams).
+func dialStreams(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (stream.Carrier, error) {
+	d := rendezvous.NewDialer(pc)
+	c, err := d.DialStreams(ctx, addr, pin, cert)
+	if err != nil {
+		return nil, errors.Join(why(err), d.Close())
+	}
+	return carrier{c, d}, nil
+}
+
+// carrier ends with the one connection of its dialer.
+type carrier struct {
+	stream.Carrier
+	dialer *rendezvous.Dialer
+}
+
+// Close is stream.Carrier's.
+func (c carrier) Close() error { return errors.Join(c.Carrier.Close(), c.dialer.Close()) }
 
 // why puts the coordinator's refusals into the agent's terms.
 func why(err error) error {

@@ -5,6 +5,7 @@ package programs_test
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -261,7 +262,7 @@ func sumOf(t *testing.T, name string) (sum [32]byte) {
 // through the same NATs; the bench asks for half (make bench).
 func TestTCPServiceIsFast(t *testing.T) {
 	n := programs.Situation{Options: programs.SpeedOptions()}.Start(t, programs.SpeedExpose, programs.SpeedDial)
-	programs.OffloadOff(n.Scene)
+	n.Offload(false)
 	n.Laptop.Do("ping", "home", "-c", "1")
 	waitPath(n, "direct-udp")
 	time.Sleep(2 * time.Second) // in which the path's size is found
@@ -269,5 +270,29 @@ func TestTCPServiceIsFast(t *testing.T) {
 	t.Logf("directly %.0f Mbit/s, through the service %.0f: %.2f", s.Direct, s.Service, s.Service/s.Direct)
 	if s.Service < s.Direct/5 {
 		t.Error("that is too slow")
+	}
+}
+
+// A browser and an SSH client without an agent reach home at public ports of the
+// coordinator; the website knows where the browser is. S3-01, S3-22
+func TestPublicTCPPorts(t *testing.T) {
+	s := netns.Standard(t, netns.DefaultOptions())
+	c := programs.Serve(t, s.VPS, filepath.Join(s.Dir(), "coordinator"), []string{netns.VPSAddr}, "--publish", "9000-9010")
+	s.Home.Nginx("127.0.0.1:8443", true, "home.example")
+	_, options := s.Home.SSHD("127.0.0.1:2200")
+	home := programs.Join(t, s.Home, s.Dir(), "home", c.Invite())
+	home.Up("--expose", exposeWeb+"?public=9001&proxy", "--expose", exposeSSH+"?public=9002")
+	netns.Eventually(t, 10*time.Second, "the website", func() error {
+		_, err := s.Laptop.Try("curl", "-sS", "-k", "-m", "5", "https://"+netns.VPSAddr+":9001/")
+		return err
+	})
+	page := s.Laptop.Run("curl", "-sS", "-k", "-m", "5", "https://"+netns.VPSAddr+":9001/")
+	if !strings.Contains(page, netns.LaptopPublic) {
+		t.Errorf("the page is %q", page)
+	}
+	const size = 20_000_000
+	out := s.Laptop.Run(append(append([]string{"ssh", "-p", "9002"}, options...), "root@"+netns.VPSAddr, fmt.Sprintf("head -c %d /dev/zero", size))...)
+	if len(out) != size {
+		t.Errorf("ssh brings %d bytes of %d", len(out), size)
 	}
 }

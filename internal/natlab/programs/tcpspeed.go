@@ -24,15 +24,6 @@ func SpeedOptions() netns.Options {
 		CarrierNAT: netns.Masquerade().Publish("tcp", 5201, netns.HomeWAN)}
 }
 
-// OffloadOff has no wire of the scene join or cut segments.
-func OffloadOff(s *netns.Scene) {
-	for _, h := range s.Hosts() {
-		for _, dev := range h.Devices() {
-			h.Run("ethtool", "-K", dev, "tso", "off", "gso", "off", "gro", "off")
-		}
-	}
-}
-
 // Speeds are what TCP gets in one direction, in Mbit/s, directly through the
 // NATs and through a TCP service.
 type Speeds struct{ Direct, Service float64 }
