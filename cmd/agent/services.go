@@ -23,7 +23,7 @@ a loopback address of its own. Options combine with &.`,
 		Example: `  agent expose 'wg=udp://127.0.0.1:51820?raw'
   agent expose 'wg=udp://127.0.0.1:51820?raw&public=51820'
   agent expose 'web=tcp://127.0.0.1:80?public=8080&proxy'`,
-		Args:    ops.Takes("NAME=URL"),
+		Args: ops.Takes("NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := agent.ParseExposeFlag(args[0])
 			if err != nil {

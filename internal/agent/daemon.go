@@ -332,16 +332,6 @@ func (a *Agent) Expose(name, url string) error {
 	return nil
 }
 
-// publicTwice is the name of another service that has the public port of s.
-func (a *Agent) publicTwice(s Service) string {
-	for _, have := range a.services.List() {
-		if s.Public != 0 && have.Public == s.Public && have.Scheme == s.Scheme && have.Name != s.Name {
-			return have.Name
-		}
-	}
-	return ""
-}
-
 // Unexpose withdraws it (Control).
 func (a *Agent) Unexpose(name string) error {
 	if err := a.services.Unexpose(name); err != nil {

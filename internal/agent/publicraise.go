@@ -87,16 +87,19 @@ func (l *publicLeg) ways(alloc *proto.Allocation) (out []publicWay) {
 	l.p.mu.Lock()
 	prefer := l.p.prefer
 	l.p.mu.Unlock()
-	slices.SortStableFunc(out, func(x, y publicWay) int {
-		switch {
-		case x.kind == y.kind || x.kind != prefer && y.kind != prefer || w.udp && prefer != path.RelayUDP:
-			return 0 // where UDP passes it goes first
-		case x.kind == prefer:
-			return -1
-		}
-		return 1
-	})
+	if w.udp { // where it passes it goes first
+		prefer = path.RelayUDP
+	}
+	slices.SortStableFunc(out, func(x, y publicWay) int { return first(y.kind == prefer) - first(x.kind == prefer) })
 	return out
+}
+
+// first is 1 for what goes before all else.
+func first(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // try opens a way and binds the leg over it.

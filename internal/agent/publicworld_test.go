@@ -12,25 +12,13 @@ import (
 	"rendezvous/internal/natlab"
 )
 
-// newOpenTrip is a publicTrip whose coordinator is the real one.
-func newOpenTrip(t *testing.T, url string, place func(w *world) *natlab.Host, configure ...func(*Config)) *publicTrip {
-	t.Helper()
-	r := &publicTrip{world: newWorld(t)}
-	if place == nil {
-		place = func(w *world) *natlab.Host { h, _, _ := w.home(); return h }
-	}
-	r.homeHost = place(r.world)
-	r.service = listen(t, r.homeHost, serviceAt, true)
-	r.home = r.agent(r.homeHost, "home", all(append(configure, exposing(t, "wg", url))...))
-	r.settle()
-	return r
-}
-
-// The agent and the coordinator together: S3-01 to S3-07, S3-22.
+// Clients without an agent reach a service behind NAT and CG-NAT, each with a
+// socket of its own before it, and nothing of home is set up anywhere but there;
+// not a byte is added. S3-01, S3-02, S3-03, S3-04, S3-07, S3-22
 func TestPublicPortOfTheCoordinator(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newOpenTrip(t, rawPublic, nil, func(c *Config) { c.Public.Spares = 50 })
+		r := newPublicTrip(t, rawPublic, spares(50))
 		if p := r.public(); p.State != PublicOpen || p.Spares != 50 || len(p.Addrs) == 0 {
 			t.Fatalf("status: %+v", p)
 		}
@@ -38,7 +26,6 @@ func TestPublicPortOfTheCoordinator(t *testing.T) {
 		for n := range 50 {
 			phones = append(phones, r.phone(n+1))
 		}
-		began := time.Now()
 		for n, p := range phones {
 			p.send(publicAt, stamped(uint64(n), 1472))
 		}
@@ -52,7 +39,7 @@ func TestPublicPortOfTheCoordinator(t *testing.T) {
 		if got := len(r.service.sources()); got != 50 {
 			t.Errorf("the service saw %d clients", got)
 		}
-		began = time.Now()
+		began := time.Now()
 		for n, p := range phones {
 			p.send(publicAt, stamped(uint64(n), 1472))
 		}
@@ -76,7 +63,7 @@ func TestPublicPortIsSealedUnlessRaw(t *testing.T) {
 	t.Parallel()
 	for _, raw := range []string{"", "raw&"} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newOpenTrip(t, "udp://"+serviceAt+"?"+raw+"public=51820", nil)
+			r := newPublicTrip(t, "udp://"+serviceAt+"?"+raw+"public=51820")
 			var shown, longest atomic.Int64
 			r.homeHost.DropWhen(func(from, to netip.AddrPort, d []byte) bool {
 				if bytes.Contains(d, marker[:60]) {
@@ -116,7 +103,7 @@ func TestPublicPortIsSealedUnlessRaw(t *testing.T) {
 func TestPublicPortEatsNoPayload(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newOpenTrip(t, rawPublic, nil)
+		r := newPublicTrip(t, rawPublic)
 		phone := r.phone(1)
 		var sent [][]byte
 		for _, first := range []byte{0x81, 0x82, 0x83, 0x84, 0x85, 0x00, 0x40, 0xff} {
@@ -144,7 +131,7 @@ func TestPublicPortEatsNoPayload(t *testing.T) {
 func TestPublicPortJoinsFamilies(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newOpenTrip(t, rawPublic, nil)
+		r := newPublicTrip(t, rawPublic)
 		six := listen(t, r.lab.Host("six", "2001:db8:b::1"), "[::]:0", false)
 		four := r.phone(1)
 		six.send("["+vpsSix+"]:51820", []byte("six"))
@@ -155,7 +142,7 @@ func TestPublicPortJoinsFamilies(t *testing.T) {
 		}
 	})
 	synctest.Test(t, func(t *testing.T) {
-		r := newOpenTrip(t, "udp://[::1]:51820?raw&public=51820", func(w *world) *natlab.Host {
+		r := newPublicTripAt(t, "udp://[::1]:51820?raw&public=51820", func(w *world) *natlab.Host {
 			w.at = "[" + vpsSix + "]:443"
 			return w.lab.Host("home", "2001:db8:c::1")
 		})
@@ -176,7 +163,7 @@ func TestPublicPortWithoutUDP(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			virtual(t, func(t *testing.T) {
 				var host *natlab.Host
-				r := newOpenTrip(t, rawPublic, func(w *world) *natlab.Host {
+				r := newPublicTripAt(t, rawPublic, func(w *world) *natlab.Host {
 					host, _, _ = w.home(natlab.NoUDP(true))
 					return host
 				}, func(c *Config) { everything(host)(c); limit(c) })
@@ -208,7 +195,7 @@ func TestPublicPortComesBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				r := newOpenTrip(t, rawPublic, nil)
+				r := newPublicTrip(t, rawPublic)
 				s := startStream(r.phone(1), publicAt, 20*time.Millisecond)
 				defer s.end()
 				time.Sleep(2 * time.Second)
@@ -236,7 +223,7 @@ func TestPublicPortComesBack(t *testing.T) {
 func TestPublicPortBesideAgents(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newOpenTrip(t, "udp://"+serviceAt+"?raw&alias&public=51820", nil)
+		r := newPublicTrip(t, "udp://"+serviceAt+"?raw&alias&public=51820")
 		road, _ := r.road(natlab.Home())
 		r.agent(road, "laptop", dialing(t, "home", "wg", "udp://"+dialAt))
 		r.settle()
