@@ -93,6 +93,23 @@ func (p *publicLab) wantTold(t *testing.T) {
 	}
 }
 
+// S3-19: a client of IPv6 reaches a home of IPv4.
+func TestPublicPortAcrossFamilies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPublicLab(t, nil)
+		p.mustPublish(port(51820))
+		host := p.client("2001:db8:7::2/64")
+		conn, err := host.ListenUDP(netip.MustParseAddrPort("[::]:0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := p.phoneOn(conn)
+		c.to = netip.MustParseAddrPort("[2001:db8::10]:51820")
+		c.say("hello")
+		c.mustHear("hello")
+	})
+}
+
 // S3-06: as many new clients as there are spares come at once, and none waits
 // nor loses anything; of more, none loses anything.
 func TestBurstOfClients(t *testing.T) {
@@ -266,7 +283,7 @@ func TestPublishIsAnswered(t *testing.T) {
 			}
 		}
 		// S3-09: what was granted is told, and goes with each leg.
-		if out[0].GetSpares() != maxSpares || out[0].GetKeepaliveS() != 5 || len(out[0].GetAddrs()) != 1 {
+		if out[0].GetSpares() != maxSpares || out[0].GetKeepaliveS() != 5 || len(out[0].GetAddrs()) != 2 {
 			t.Errorf("granted: %v", out[0])
 		}
 		if at, _ := out[0].GetAddrs()[0].AddrPort(); at != wgPort {

@@ -67,14 +67,15 @@ func newPublicLab(t *testing.T, change func(*PublishRule)) *publicLab {
 	t.Helper()
 	lab := natlab.New(t, natlab.Options{Seed: 1})
 	p := &publicLab{t: t, lab: lab, vps: lab.Host("vps", "203.0.113.10/24"), log: &logged{}}
+	p.vps.Readdress("203.0.113.10/24", "2001:db8::10/64")
 	registry := testRegistry(t, t.TempDir())
 	t.Cleanup(func() { _ = registry.Close() })
 	rule := PublishRule{Ports: []stripe.Range{{First: 51820, Last: 51829}}, NewClientsSource: 1000, NewClients: 1000}
 	if change != nil {
 		change(&rule)
 	}
-	p.coordinator = startCoordinator(t, registry, p.vps, netip.MustParseAddrPort("203.0.113.10:443"), func(c *Config) {
-		c.Alternate = 3478
+	p.coordinator = startCoordinator(t, registry, p.vps, netip.AddrPortFrom(netip.Addr{}, 443), func(c *Config) {
+		c.Alternate, c.Public = 3478, []netip.Addr{wgPort.Addr(), netip.MustParseAddr("2001:db8::10")}
 		c.Publish = []PublishRule{rule, {Ports: []stripe.Range{{First: 6000, Last: 6000}}, Members: []string{"other"}}}
 		c.Log, c.Streams = zerolog.New(p.log), p.vps
 	})
@@ -336,6 +337,10 @@ func (p *publicLab) phone(host *natlab.Host) *phone {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return p.phoneOn(conn)
+}
+
+func (p *publicLab) phoneOn(conn dgram.Conn) *phone {
 	c := &phone{t: p.t, conn: conn, to: wgPort, got: make(chan string, 1024)}
 	done := make(chan struct{})
 	go func() {

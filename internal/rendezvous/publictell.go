@@ -36,12 +36,18 @@ func (p *publicPorts) tellLegs(now time.Time, port *publicPort, owner publicOwne
 		}
 		m := &proto.PublicLegs{Service: owner.service, Port: uint32(port.number)}
 		relays := p.server.endpoints(owner.conn.spot, owner.conn.remote.Addr())
+		relays = relays[:min(len(relays), relaysTold)]
 		for _, a := range allocs {
 			m.Allocations = append(m.Allocations, legMessage(a, relays, port.table.keepalive()))
 		}
 		owner.conn.send(&proto.ToAgent{Body: &proto.ToAgent_PublicLegs{PublicLegs: m}})
 	}
 }
+
+// relaysTold is how many of the relay's addresses go with each leg: the likely
+// ones, since a rush of clients brings hundreds of legs, and each round trip
+// that they take keeps clients waiting.
+const relaysTold = 2
 
 func legMessage(a relay.Allocation, relays []*proto.Endpoint, keepalive time.Duration) *proto.Allocation {
 	return &proto.Allocation{Id: a.ID[:], Key: a.Keys[0][:], Relay: relays, KeepaliveS: uint32(keepalive / time.Second)}
