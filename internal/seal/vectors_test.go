@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/proto"
 )
 
@@ -68,7 +69,23 @@ func computeVectors(t *testing.T) *table {
 	addDatagrams(v)
 	addProbes(v, x)
 	addMessages(t, v, x)
+	addLegs(t, v)
 	return v
+}
+
+// addLegs are a datagram that crosses whole, and one in parts, on a sealed leg
+// under the data key.
+func addLegs(t *testing.T, v *table) {
+	key := [KeySize]byte(v.value["data key"])
+	agent, coordinator := NewLeg(key, false), NewLeg(key, true)
+	for name, l := range map[string]*Leg{"agent": agent, "coordinator": coordinator} {
+		for _, b := range sealed(t, l, dgram.One(legAt, v.value["data plaintext"])) {
+			v.value["on a leg from "+name+", counter 0"] = b.Buf
+		}
+	}
+	v.names = append(v.names, "on a leg from agent, counter 0", "on a leg from coordinator, counter 0")
+	parts := sealed(t, agent, dgram.One(legAt, counting(0, 1381)))
+	v.add("on a leg from agent, the second part of 1381 counting bytes, id 1, counter 2", parts[0].Buf[parts[0].Size:])
 }
 
 func addIdentities(t *testing.T, v *table, x fixed) {
