@@ -45,6 +45,11 @@ licences() {
 	done
 }
 
+# A unit as the package has it: it runs the package's program.
+installed() {
+	sed -e 's,/usr/local/bin/,/usr/bin/,' -e '/^DynamicUser=/d' "deploy/$1"
+}
+
 # package NAME COMMAND FILES: NAME is also that of the unit, the user and the state folder.
 package() {
 	name=$1
@@ -59,7 +64,7 @@ package() {
 
 	# With a user that stays, for root joins before the service runs, and settings
 	# may be made readable by that user alone.
-	sed -e 's,/usr/local/bin/,/usr/bin/,' -e '/^DynamicUser=/d' "deploy/$name.service" >"$to/$name.service"
+	installed "$name.service" >"$to/$name.service"
 	for script in postinst prerm postrm; do
 		sed "s/@name@/$name/g" "deploy/debian/$script" >"$to/$script"
 	done
@@ -75,8 +80,9 @@ package() {
 }
 
 package rendezvous rendezvous /etc/rendezvous/rendezvous.yaml /var/lib/rendezvous
-sed 's,/usr/local/bin/,/usr/bin/,' deploy/stripe.conf >"$stage/rendezvous/stripe.conf"
+installed stripe.conf >"$stage/rendezvous/stripe.conf"
 package rendezvous-agent agent /etc/rendezvous/agent.yaml /var/lib/rendezvous-agent
+installed rendezvous-tun.service >"$stage/rendezvous-agent/rendezvous-tun.service"
 
 # GOARCH is of the packages, the tool runs here.
 nfpm=$(GOARCH='' scripts/tool.sh "$NFPM")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -12,8 +13,11 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab/netns"
@@ -24,7 +28,10 @@ import (
 func website(t testing.TB, h *netns.Host, addr string) (net.Listener, *http.Client) {
 	t.Helper()
 	var listener net.Listener
-	lc := new(net.ListenConfig)
+	// As the coordinator's own is made, so that it has a group.
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return control(c, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+	}}
 	lc.SetMultipathTCP(false)
 	err := h.Do(func() (err error) {
 		listener, err = lc.Listen(context.Background(), "tcp", addr)
@@ -77,19 +84,27 @@ func echo(t testing.TB, c *http.Client, url string, n int) time.Duration {
 // One port serves HTTPS by the kernel and fake TCP at the same time; neither
 // disturbs the other, and ours are answered with no RST.
 func TestBesideAWebsite(t *testing.T) {
+	for name, addrs := range families {
+		for _, admin := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, CAP_NET_ADMIN %v", name, admin), func(t *testing.T) { besideAWebsite(t, addrs[0], addrs[1], admin) })
+		}
+	}
+}
+
+func besideAWebsite(t *testing.T, addrA, addrB string, admin bool) {
 	w := newRoad(t)
-	listener, client := website(t, w.b, addrB4+":443")
+	at := netip.AddrPortFrom(netip.MustParseAddr(addrB), 443)
+	listener, client := website(t, w.b, at.String())
 	from(w.a, client)
-	url := "https://" + addrB4 + "/"
+	url := "https://" + at.String() + "/"
 	const size = 32 << 20
 	alone := echo(t, client, url, size)
 
-	at := netip.MustParseAddrPort(addrB4 + ":443")
-	b := open(t, w.b, addrB4, 0, listener)
+	b := openAs(t, w.b, admin, addrB, 0, listener)
 	if b.local() != at {
 		t.Fatalf("stands on %v beside %v", b.local(), at)
 	}
-	a := open(t, w.a, addrA4, 0, nil)
+	a := open(t, w.a, addrA, 0, nil)
 	resets := watch(t, w.b, at)
 	send := func(flags uint8, options, payload []byte) {
 		t.Helper()

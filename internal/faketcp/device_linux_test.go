@@ -130,10 +130,16 @@ func TestTooLargeForTheInterface(t *testing.T) {
 // The guard: whatever comes to the port, the kernel answers nothing, and what
 // it does answer without one is counted, so that the count means something.
 func TestKernelIsSilent(t *testing.T) {
+	for _, admin := range []bool{true, false} {
+		kernelIsSilent(t, admin)
+	}
+}
+
+func kernelIsSilent(t *testing.T, admin bool) {
 	w := newRoad(t)
 	for name, addrs := range families {
-		t.Run(name, func(t *testing.T) {
-			a, b := open(t, w.a, addrs[0], 0, nil), open(t, w.b, addrs[1], 0, nil)
+		t.Run(fmt.Sprintf("%s, CAP_NET_ADMIN %v", name, admin), func(t *testing.T) {
+			a, b := open(t, w.a, addrs[0], 0, nil), openAs(t, w.b, admin, addrs[1], 0, nil)
 			closed := netip.AddrPortFrom(b.local().Addr(), b.local().Port()^1)
 			guarded, open := watch(t, w.b, b.local()), watch(t, w.b, closed)
 			for _, flags := range []uint8{flagSYN, flagSYN | flagACK, flagACK, flagPSH | flagACK, flagFIN | flagACK} {

@@ -197,13 +197,18 @@ func resetsFrom(port uint16, six bool) []bpf.Instruction {
 
 // attach sets a socket's filter, which replaces the one before.
 func attach(fd int, code []bpf.Instruction) error {
+	return attachAs(fd, unix.SO_ATTACH_FILTER, code)
+}
+
+// attachAs sets one of a socket's programs.
+func attachAs(fd, option int, code []bpf.Instruction) error {
 	raw, err := bpf.Assemble(code)
 	if err != nil {
 		return fmt.Errorf("assemble a packet filter: %w", err)
 	}
 	prog := unix.SockFprog{Len: uint16(len(raw)), Filter: (*unix.SockFilter)(unsafe.Pointer(&raw[0]))}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &prog); err != nil {
-		return fmt.Errorf("attach a packet filter to a socket (SO_ATTACH_FILTER): %w", err)
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, option, &prog); err != nil {
+		return fmt.Errorf("attach a packet filter to a socket (option %d): %w", option, err)
 	}
 	return nil
 }

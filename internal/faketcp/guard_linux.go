@@ -16,10 +16,12 @@ import (
 // firewall rule, and is gone with the process.
 type guard struct {
 	at netip.AddrPort
-	// own is a listening socket of ours whose filter drops everything, so that
-	// each segment finds a socket and none is answered. It holds the port too.
+	// own is a listening socket of ours that drops everything, so that each
+	// segment finds a socket and none is answered. It holds the port too, or
+	// shares it with beside.
 	own net.Listener
-	// beside is another's, with a filter that drops only what is ours.
+	// beside is another's: a filter of it drops only what is ours, or lets own
+	// have that.
 	beside syscall.RawConn
 }
 
@@ -41,7 +43,13 @@ func newGuard(addr netip.AddrPort, beside net.Listener) (*guard, error) {
 	return &guard{at: portOf(addr, l), own: l}, nil
 }
 
-func attachNothing(fd int) error { return attach(fd, nothing()) }
+func attachNothing(fd int) error {
+	err := attach(fd, nothing())
+	if errors.Is(err, unix.EPERM) {
+		return deafen(fd)
+	}
+	return err
+}
 
 func standBeside(addr netip.AddrPort, beside net.Listener) (*guard, error) {
 	sc, ok := beside.(syscall.Conn)
@@ -52,10 +60,13 @@ func standBeside(addr netip.AddrPort, beside net.Listener) (*guard, error) {
 	if err == nil {
 		err = control(raw, attachWithoutOurs)
 	}
+	g := &guard{at: portOf(addr, beside), beside: raw}
+	if errors.Is(err, unix.EPERM) {
+		g.own, err = divert(raw, beside.Addr())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("share TCP port %v with a listener: %w", beside.Addr(), err)
 	}
-	g := &guard{at: portOf(addr, beside), beside: raw}
 	if addr.Port() != 0 && addr.Port() != g.at.Port() {
 		g.close()
 		return nil, fmt.Errorf("share TCP port %v with a listener: that one is on %v", addr, beside.Addr())
@@ -85,12 +96,18 @@ func control(c syscall.RawConn, do func(fd int) error) error {
 }
 
 func (g *guard) close() error {
+	var err error
 	if g.own != nil {
-		return g.own.Close()
+		err = g.own.Close()
 	}
-	// The listener may be closed already, and its filter with it.
-	_ = control(g.beside, func(fd int) error {
-		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
-	})
-	return nil
+	if g.beside != nil {
+		// The listener may be closed already, and its filter with it.
+		_ = control(g.beside, func(fd int) error {
+			if g.own != nil {
+				return rejoin(fd)
+			}
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+		})
+	}
+	return err
 }

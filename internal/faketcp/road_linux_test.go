@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab/netns"
 )
@@ -42,8 +44,21 @@ func newRoad(t testing.TB) *road {
 // open opens a device on a host.
 func open(t testing.TB, h *netns.Host, addr string, port uint16, beside net.Listener) *link {
 	t.Helper()
+	return openAs(t, h, true, addr, port, beside)
+}
+
+// openAs is open with CAP_NET_ADMIN or without, as the units in deploy/ have it.
+func openAs(t testing.TB, h *netns.Host, admin bool, addr string, port uint16, beside net.Listener) *link {
+	t.Helper()
 	var d device
 	err := h.Do(func() (err error) {
+		if !admin {
+			restore, err := withoutNetAdmin()
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, restore()) }()
+		}
 		d, err = openDevice(netip.AddrPortFrom(netip.MustParseAddr(addr), port), beside)
 		return err
 	})
@@ -56,6 +71,18 @@ func open(t testing.TB, h *netns.Host, addr string, port uint16, beside net.List
 		}
 	})
 	return d.(*link)
+}
+
+// withoutNetAdmin takes CAP_NET_ADMIN from the calling thread, which is locked.
+func withoutNetAdmin() (restore func() error, err error) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var had [2]unix.CapUserData
+	if err := unix.Capget(&header, &had[0]); err != nil {
+		return nil, err
+	}
+	less := had
+	less[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	return func() error { return unix.Capset(&header, &had[0]) }, unix.Capset(&header, &less[0])
 }
 
 // haul is what one visit of receive showed.

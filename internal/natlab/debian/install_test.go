@@ -44,8 +44,10 @@ func TestLifeOfPackages(t *testing.T) {
 	s.owned("rendezvous-agent")
 	agent := s.up("rendezvous-agent")
 	s.connected()
-	if log := agent.Log(); strings.Contains(log, "no fake TCP") {
-		t.Errorf("the unit's capabilities don't do for fake TCP:\n%s", log)
+	for _, p := range []*netns.Process{coordinator, agent} {
+		if log := p.Log(); strings.Contains(log, "no fake TCP") || strings.Contains(log, "not listening there") {
+			t.Errorf("the unit's capabilities don't do:\n%s", log)
+		}
 	}
 
 	// State and settings outlive an upgrade, and the programs that ran meanwhile.
@@ -179,6 +181,10 @@ func (s *stay) edit(file, text string) {
 // all is well.
 func (s *stay) verifyUnits() {
 	s.t.Helper()
+	s.run("sh", "-c", "cp /usr/share/doc/rendezvous-agent/examples/*.service /etc/systemd/system/")
+	if out := s.run("sh", "-c", "systemd-analyze verify --man=no rendezvous-tun.service 2>&1; rm /etc/systemd/system/rendezvous-tun.service"); out != "" {
+		s.t.Errorf("systemd-analyze verify rendezvous-tun says %s", out)
+	}
 	for _, d := range built {
 		if out := s.run("sh", "-c", "systemd-analyze verify --man=no $0 2>&1", d.Name()+".service"); out != "" {
 			s.t.Errorf("systemd-analyze verify %s says %s", d.Name(), out)
