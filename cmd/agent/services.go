@@ -19,9 +19,12 @@ its own payload as WireGuard does; else they are sealed end to end. With
 ?paths=KIND+KIND they take these kinds of path alone. With ?public=PORT the
 coordinator is asked to open that port to clients without an agent; agent status
 shows what it said. With ?alias each client comes to a service on 127.0.0.1 from
-a loopback address of its own. Options combine with &.`,
+a loopback address of its own. A tcp:// URL offers a service for connections;
+with ?proxy it is told each client's address by a header of the PROXY protocol,
+version 2. Options combine with &.`,
 		Example: `  agent expose 'wg=udp://127.0.0.1:51820?raw'
   agent expose 'wg=udp://127.0.0.1:51820?raw&public=51820'
+  agent expose ssh=tcp://127.0.0.1:22
   agent expose 'web=tcp://127.0.0.1:80?public=8080&proxy'`,
 		Args: ops.Takes("NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -70,9 +73,11 @@ func newDial(t *terminal) *cobra.Command {
 		Use:   "dial PEER/NAME=URL",
 		Short: "Listen here for clients of a peer's service, on the running agent",
 		Long: `Listen at URL for local clients and carry each to the service NAME of PEER, on
-the running agent and after it starts again. With ?paths=KIND+KIND the datagrams
-of both directions take these kinds of path alone.`,
-		Example: "  agent dial home/wg=udp://127.0.0.1:51821",
+the running agent and after it starts again. A tcp:// URL takes connections, for
+a service of that sort. With ?paths=KIND+KIND the datagrams of both directions
+take these kinds of path alone.`,
+		Example: `  agent dial home/wg=udp://127.0.0.1:51821
+  agent dial home/ssh=tcp://127.0.0.1:2222`,
 		Args:    ops.Takes("PEER/NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := agent.ParseDialFlag(args[0])

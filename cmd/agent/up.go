@@ -34,12 +34,15 @@ commands talk to it. Logs go to stderr, as JSON when that is not a terminal.
 An exposed URL may end in ?raw, for a service that protects its own payload, in
 ?public=PORT, which asks the coordinator to open that port to clients without an
 agent, and in ?alias, which gives each client of a service on 127.0.0.1 a
-loopback address of its own. Exposed and dialed URLs may end in
+loopback address of its own. A tcp:// URL is a service of connections; with
+?proxy it is told its clients' addresses (PROXY protocol). Exposed and dialed URLs may end in
 ?paths=KIND+KIND: the datagrams of that service take these kinds of path alone
 (see --paths), and wait for one. Options combine with &.`,
 		Example: `  agent up --expose 'wg=udp://127.0.0.1:51820?raw'
   agent up --expose 'wg=udp://127.0.0.1:51820?raw&public=51820'
   agent up --dial home/wg=udp://127.0.0.1:51821
+  agent up --expose ssh=tcp://127.0.0.1:22
+  agent up --dial home/ssh=tcp://127.0.0.1:2222
   agent up --config /etc/rendezvous/agent.yaml`,
 		Args: ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -73,7 +73,7 @@ func ParseURL(raw string) (Target, error) {
 	case err != nil || u.Host == "" || u.Opaque != "":
 		return Target{}, fmt.Errorf("%q is not a URL like udp://127.0.0.1:51820", raw)
 	case u.Scheme != "udp" && u.Scheme != "tcp":
-		return Target{}, fmt.Errorf("%q begins with %s://; use udp://", raw, u.Scheme)
+		return Target{}, fmt.Errorf("%q begins with %s://; use udp:// or tcp://", raw, u.Scheme)
 	case u.User != nil || strings.Trim(u.Path, "/") != "" || u.Fragment != "":
 		return Target{}, fmt.Errorf("%q says more than %s://HOST:PORT and options", raw, u.Scheme)
 	}
