@@ -27,6 +27,7 @@ var layers = map[string]int{
 	"internal/stun":    1,
 	"internal/portmap": 1,
 	"internal/ops":     1,
+	"internal/veil":    1,
 	natlab:             1,
 
 	"internal/punch":    2,

@@ -187,6 +187,7 @@ func FuzzParseLink(f *testing.F) {
 	for _, coordinator := range []string{"203.0.113.10:443", "[2001:db8::7]:1", "vps.example.net:65535"} {
 		f.Add(fixedLink(coordinator, true).String())
 		f.Add(fixedLink(coordinator, false).String())
+		f.Add(veiledLink(coordinator).String())
 	}
 	f.Add("rdv://")
 	f.Fuzz(func(t *testing.T, s string) {

@@ -11,9 +11,11 @@ import (
 )
 
 // Link is a join link: rdv://HOST:PORT/#PIN.TOKEN or, when a member made it,
-// rdv://HOST:PORT/#PIN.TOKEN.SECRET, each part in unpadded URL-safe base64.
+// rdv://HOST:PORT/#PIN.TOKEN.SECRET, each part in unpadded URL-safe base64;
+// /veil# in place of /# asks for veiled control datagrams.
 type Link struct {
 	Coordinator string   // host:port
+	Veil        bool     // control datagrams over UDP are veiled
 	Pin         [32]byte // SHA-256 of the coordinator's public key (SubjectPublicKeyInfo, DER)
 	Token       [16]byte // the invite
 	Secret      []byte   // the network's secret, 32 bytes, or nil; never sent to the coordinator
@@ -22,9 +24,17 @@ type Link struct {
 // b64 is strict, so that a link has one spelling.
 var b64 = base64.RawURLEncoding.Strict()
 
+// linkVeil stands for "/#" in a link with a veil. Agents that know of none
+// refuse it.
+const linkVeil = "/veil#"
+
 // String is the link as one word.
 func (l Link) String() string {
-	s := "rdv://" + l.Coordinator + "/#" + b64.EncodeToString(l.Pin[:]) + "." + b64.EncodeToString(l.Token[:])
+	mark := "/#"
+	if l.Veil {
+		mark = linkVeil
+	}
+	s := "rdv://" + l.Coordinator + mark + b64.EncodeToString(l.Pin[:]) + "." + b64.EncodeToString(l.Token[:])
 	if l.Secret != nil {
 		s += "." + b64.EncodeToString(l.Secret)
 	}
@@ -37,14 +47,17 @@ func ParseLink(s string) (Link, error) {
 	if !ok {
 		return Link{}, errors.New("a join link begins with rdv://")
 	}
-	host, fragment, ok := strings.Cut(rest, "/#")
+	host, fragment, veil := strings.Cut(rest, linkVeil)
+	if !veil {
+		host, fragment, ok = strings.Cut(rest, "/#")
+	}
 	if !ok {
 		return Link{}, errors.New("the join link has no /# in it; was it cut off, or does the shell need quotes around it?")
 	}
 	if !validHostPort(host) {
 		return Link{}, fmt.Errorf("the join link's coordinator %q is not HOST:PORT", host)
 	}
-	l := Link{Coordinator: host}
+	l := Link{Coordinator: host, Veil: veil}
 	parts := strings.Split(fragment, ".")
 	if len(parts) < 2 || len(parts) > 3 {
 		return Link{}, fmt.Errorf("the join link has %d parts behind its #, not 2 or 3; was it cut off?", len(parts))

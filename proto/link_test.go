@@ -27,12 +27,19 @@ const (
 	linkSecret = "-wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAP8"
 )
 
+func veiledLink(coordinator string) Link {
+	l := fixedLink(coordinator, true)
+	l.Veil = true
+	return l
+}
+
 func TestLinkVectors(t *testing.T) {
 	for want, l := range map[string]Link{
 		"rdv://203.0.113.10:443/#" + linkPin + "." + linkToken:                           fixedLink("203.0.113.10:443", false),
 		"rdv://vps.example.net:8443/#" + linkPin + "." + linkToken + "." + linkSecret:    fixedLink("vps.example.net:8443", true),
 		"rdv://[2001:db8::7]:443/#" + linkPin + "." + linkToken + "." + linkSecret:       fixedLink("[2001:db8::7]:443", true),
 		"rdv://a-b_c.example:65535/#" + linkPin + "." + linkToken + "." + linkSecret:     fixedLink("a-b_c.example:65535", true),
+		"rdv://vps.example.net:443/veil#" + linkPin + "." + linkToken + "." + linkSecret: veiledLink("vps.example.net:443"),
 		"rdv://xn--bcher-kva.example:1/#" + linkPin + "." + linkToken + "." + linkSecret: fixedLink("xn--bcher-kva.example:1", true),
 	} {
 		if got := l.String(); got != want {

@@ -86,7 +86,7 @@ func dialTLS(ctx context.Context, state *agent.State, certificate tls.Certificat
 	wait := time.NewTimer(tlsBegins)
 	defer wait.Stop()
 	select {
-	case <-wait.C:
+	case <-begin(wait, c):
 	case <-failed:
 	case <-ctx.Done():
 		return nil, nil
@@ -112,6 +112,14 @@ func dialTLS(ctx context.Context, state *agent.State, certificate tls.Certificat
 	return first, nil
 }
 
+// begin is when TLS is tried beside UDP: never under a veil, as TLS has none.
+func begin(wait *time.Timer, c agent.Coordinator) <-chan time.Time {
+	if c.Veil {
+		return nil
+	}
+	return wait.C
+}
+
 // dialUDP connects to the address of the coordinator that answers first: its
 // own port or STUN's, where it listens too, as some networks let only one of
 // them pass, or any other that may lead to it.
@@ -129,7 +137,7 @@ func dialUDP(ctx context.Context, state *agent.State, certificate tls.Certificat
 		}
 	}
 	first, faults := race(ctx, addrs, own, func(ctx context.Context, at netip.AddrPort) (*control, error) {
-		return dialAt(ctx, at, state.Coordinator().Pin, certificate)
+		return dialAt(ctx, at, state.Coordinator(), certificate)
 	})
 	if first == nil {
 		return nil, tellFaults(faults, own)
@@ -151,12 +159,16 @@ func tellFaults(faults []error, own int) error {
 	return errors.New(strings.Join(words, "; "))
 }
 
-func dialAt(ctx context.Context, at netip.AddrPort, pin [32]byte, certificate tls.Certificate) (*control, error) {
+func dialAt(ctx context.Context, at netip.AddrPort, c agent.Coordinator, certificate tls.Certificate) (*control, error) {
 	socket, err := net.ListenUDP("udp", nil)
 	if err != nil {
 		return nil, fmt.Errorf("open a UDP socket: %w", err)
 	}
-	client, err := rendezvous.Dial(ctx, socket, at, pin, certificate)
+	hidden, err := c.Hide(socket)
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	client, err := rendezvous.Dial(ctx, hidden, at, c.Pin, certificate)
 	if err != nil {
 		return nil, errors.Join(err, socket.Close())
 	}

@@ -90,7 +90,7 @@ func join(ctx context.Context, out io.Writer, dir, name string, link proto.Link)
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close(), handOver(dir)) }()
-	state, err := agent.NewState(dir, name, agent.Coordinator{Addr: link.Coordinator, Pin: link.Pin})
+	state, err := agent.NewState(dir, name, agent.Coordinator{Addr: link.Coordinator, Pin: link.Pin, Veil: link.Veil})
 	if err != nil {
 		return err
 	}

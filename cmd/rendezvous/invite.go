@@ -42,6 +42,7 @@ member admits them with 'agent approve NAME'; better invite them with
 		},
 	}
 	cmd.Flags().DurationVar(&ask.Expires, "expires", rendezvous.DefaultExpiry, "how long the link is valid")
+	cmd.Flags().BoolVar(&ask.Veil, "veil", false, "agents hide what their control connection over UDP is, and so do those that they invite")
 	cmd.Flags().IntVar(&ask.Uses, "uses", 1, "how many agents can join by it")
 	return cmd
 }

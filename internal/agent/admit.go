@@ -23,7 +23,7 @@ func (a *Agent) Invite(ctx context.Context, expires time.Duration) (string, erro
 		return "", fmt.Errorf("ask the coordinator for an invite: %w", err)
 	}
 	token := answer.GetInviteCreated().GetToken()
-	link := proto.Link{Coordinator: a.cfg.State.Coordinator().Addr, Pin: a.cfg.State.Coordinator().Pin, Secret: secret[:]}
+	link := proto.Link{Coordinator: a.cfg.State.Coordinator().Addr, Pin: a.cfg.State.Coordinator().Pin, Veil: a.cfg.State.Coordinator().Veil, Secret: secret[:]}
 	if len(token) != len(link.Token) {
 		return "", fmt.Errorf("the coordinator's invite has %d bytes, not %d", len(token), len(link.Token))
 	}

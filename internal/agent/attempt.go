@@ -133,7 +133,12 @@ func (l *link) try(ctx context.Context, t attempt, cert tls.Certificate) (*reach
 // tryQUIC dials from a socket that others use too.
 func (l *link) tryQUIC(ctx context.Context, e *endpoint, addr netip.AddrPort, cert tls.Certificate) (*Connection, func(), error) {
 	pc := e.quic.open(e.conn, addr)
-	client, err := l.a.cfg.Dialers.Connect(ctx, pc, addr, l.a.cfg.State.Coordinator().Pin, cert)
+	hidden, err := l.a.cfg.State.Coordinator().Hide(pc)
+	if err != nil {
+		e.quic.shut(addr, pc)
+		return nil, nil, err
+	}
+	client, err := l.a.cfg.Dialers.Connect(ctx, hidden, addr, l.a.cfg.State.Coordinator().Pin, cert)
 	if err != nil {
 		e.quic.shut(addr, pc)
 		return nil, nil, err

@@ -212,7 +212,12 @@ func (s *publicStreams) overQUIC(ctx context.Context, over proto.Transport, addr
 		}
 	}
 	pc := e.quic.open(e.conn, addr)
-	c, err := a.cfg.Dialers.Streams(ctx, pc, addr, a.cfg.State.Coordinator().Pin, cert)
+	hidden, err := a.cfg.State.Coordinator().Hide(pc)
+	if err != nil {
+		e.close()
+		return nil, err
+	}
+	c, err := a.cfg.Dialers.Streams(ctx, hidden, addr, a.cfg.State.Coordinator().Pin, cert)
 	if err != nil {
 		e.close()
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/seal"
+	"rendezvous/internal/veil"
 )
 
 // The files of a state folder. The key is written once and never again, so no
@@ -65,12 +67,26 @@ type kept struct {
 type Coordinator struct {
 	Addr string   `json:"addr"` // host:port, from the join link
 	Pin  [32]byte `json:"-"`
+	// Veil says that control datagrams are veiled, as the join link wanted.
+	Veil bool `json:"veil,omitempty"`
 	// Seen are addresses where it answered, newest first, for when its name
 	// does not resolve. The first one's port is the last that worked.
 	Seen []netip.AddrPort `json:"seen,omitempty"`
 	STUN []netip.AddrPort `json:"stun,omitempty"` // where it answers STUN, best first
 	// Doors are the ports on which it said that it is open.
 	Doors []Door `json:"doors,omitempty"`
+}
+
+// Hide puts the veil over a way to the coordinator, if there is to be one.
+func (c Coordinator) Hide(conn net.PacketConn) (net.PacketConn, error) {
+	if !c.Veil {
+		return conn, nil
+	}
+	v, err := veil.New(c.Pin, false)
+	if err != nil {
+		return nil, err
+	}
+	return veil.Packets(conn, v), nil
 }
 
 // MarshalJSON writes the pin in base64, as the join link has it.

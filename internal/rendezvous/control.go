@@ -19,6 +19,7 @@ const (
 type InviteRequest struct {
 	Expires time.Duration `json:"expires"` // MinExpiry to MaxExpiry, in nanoseconds
 	Uses    int           `json:"uses"`    // 1 to MaxUses
+	Veil    bool          `json:"veil,omitempty"`
 }
 
 // InviteAnswer is the join link.
@@ -58,7 +59,7 @@ func (r *Registry) Invite(now time.Time, ask InviteRequest) (InviteAnswer, error
 	if err != nil {
 		return InviteAnswer{}, err
 	}
-	return InviteAnswer{Link: proto.Link{Coordinator: host, Pin: pin, Token: token}.String()}, nil
+	return InviteAnswer{Link: proto.Link{Coordinator: host, Pin: pin, Token: token, Veil: ask.Veil}.String()}, nil
 }
 
 // Control answers the coordinator's other commands.

@@ -18,6 +18,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 	"rendezvous/internal/relay"
+	"rendezvous/internal/veil"
 	"rendezvous/proto"
 )
 
@@ -179,8 +180,17 @@ func (s *Server) listen() error {
 	if s.ids, err = newConnIDs(s.registry.key); err != nil {
 		return err
 	}
+	pin, err := s.registry.Pin()
+	if err != nil {
+		return err
+	}
+	hidden, err := veil.New(pin, true)
+	if err != nil {
+		return err
+	}
 	for _, each := range s.sockets {
-		each.packets = dgram.NewPacketConn(each.conn)
+		each.veil = veil.Over(each.conn, hidden, false)
+		each.packets = dgram.NewPacketConn(each.veil)
 		each.quic = &quic.Transport{
 			Conn:                             each.packets,
 			ConnectionIDGenerator:            s.ids,

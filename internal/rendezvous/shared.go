@@ -97,12 +97,19 @@ func (f *front) look(conn net.Conn, leave func()) (seen *peeked, ours bool) {
 
 // own serves what came over UDP and is for the coordinator.
 func (s *Server) own(in *socket, b dgram.Burst) {
+	now := time.Now()
 	for d := range b.All() {
+		if !s.surelyOurs(d) {
+			if plain, ok := in.veil.Receive(b.Addr, d, now); ok {
+				in.packets.Deliver(dgram.One(b.Addr, plain))
+				continue
+			}
+		}
 		switch proto.KindOf(d) {
 		case proto.KindQUIC:
 			in.packets.Deliver(dgram.One(b.Addr, d))
 		case proto.KindSTUN:
-			if in.answer(time.Now(), b.Addr, d) != nil {
+			if in.answer(now, b.Addr, d) != nil {
 				s.drops.stunWrite.Add(1)
 			}
 		default:

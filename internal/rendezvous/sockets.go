@@ -11,6 +11,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/share"
 	"rendezvous/internal/stun"
+	"rendezvous/internal/veil"
 	"rendezvous/proto"
 )
 
@@ -34,6 +35,7 @@ type socket struct {
 	quic     *quic.Transport
 	listener *quic.Listener
 	shared   *share.Door // nil: all that comes is ours
+	veil     *veil.Conn
 }
 
 // stunGroup is the sockets of one family and transport, which answer for one

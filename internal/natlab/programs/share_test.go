@@ -161,3 +161,31 @@ func TestAnyPortForAll(t *testing.T) {
 	luck := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	n.use(t, func() uint16 { return 2000 + uint16(luck.IntN(20000)) })
 }
+
+// Agents that joined by a link with a veil: tshark finds no QUIC between them and
+// the coordinator, and finds it where there is none. The agent that the first
+// one invites has it too.
+// S2-12
+func TestVeiledAgents(t *testing.T) {
+	for name, args := range map[string][]string{"veiled": {"--veil"}, "in the clear": nil} {
+		t.Run(name, func(t *testing.T) {
+			n := programs.Situation{Options: netns.DefaultOptions()}.Open(t)
+			capture := programs.Listen(t, n.Scene, n.VPS, netns.WAN, "udp port 443")
+			n.Home = programs.Join(t, n.Scene.Home, n.Dir(), "home", n.Coordinator.Invite(args...))
+			n.Home.Up("--expose", exposeEcho)
+			n.Laptop = programs.Join(t, n.Scene.Laptop, n.Dir(), "laptop", n.Home.Do("invite"))
+			n.Laptop.Up("--dial", dialEcho)
+			n.Reach(t, sinkAddr, loadAddr, "direct-udp")
+			capture.Close()
+			for _, a := range []*programs.Agent{n.Home, n.Laptop} {
+				if c := a.Status().Coordinator; c.Transport != "quic" {
+					t.Errorf("%s is connected over %q", a.Name, c.Transport)
+				}
+			}
+			const handshake = "udp.port == 443 && quic.header_form == 1 && quic.version == 1"
+			if seen := capture.Count(handshake); (seen == 0) != (args != nil) {
+				t.Errorf("tshark sees %d handshakes of QUIC:\n%s", seen, capture.Show(handshake))
+			}
+		})
+	}
+}
