@@ -162,7 +162,7 @@ func BenchmarkUncover(b *testing.B) {
 // keys and the form must stay (proto/SPEC.md section 22).
 func TestVector(t *testing.T) {
 	_, coordinator := ends(t)
-	b, err := hex.DecodeString("")
+	b, err := hex.DecodeString("e83e6462b49a4526bea5220565314ed962969c60e0292c831e2da7fa62ad7fe5ea1ecdac3a07ed7e618a77f5813e")
 	if err != nil {
 		t.Fatal(err)
 	}
