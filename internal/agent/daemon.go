@@ -90,7 +90,7 @@ func (a *Agent) counters() map[string]uint64 {
 			}
 		}
 	}
-	maps.Copy(out, a.public.drops.counts())
+	maps.Copy(out, a.public.counts())
 	for reason, n := range out {
 		if n == 0 {
 			delete(out, reason)

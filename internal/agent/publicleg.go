@@ -153,6 +153,9 @@ func (l *publicLeg) close() {
 		_ = w.conn.Close()
 	}
 	l.disconnect(l.far.Load())
+	if l.seal != nil {
+		l.p.drops.unopened.Add(l.seal.Dropped())
+	}
 }
 
 // receive takes what came from the coordinator, on the wire's reader.
@@ -326,13 +329,24 @@ func (l *publicLeg) lookAgain() {
 // publicDrops counts datagrams of public ports that were dropped, by reason.
 type publicDrops struct {
 	stranger, noService, notFromService, tooLarge, absent, writeError, evicted atomic.Uint64
+	unopened                                                                   atomic.Uint64 // of legs that have ended
 }
 
-func (d *publicDrops) counts() map[string]uint64 {
+// counts are the drops of all legs that there are and were.
+func (p *publisher) counts() map[string]uint64 {
+	d := &p.drops
+	unopened := d.unopened.Load()
+	p.mu.Lock()
+	for _, l := range p.legs {
+		if l.seal != nil {
+			unopened += l.seal.Dropped()
+		}
+	}
+	p.mu.Unlock()
 	return map[string]uint64{
 		"public-stranger": d.stranger.Load(), "public-no-service": d.noService.Load(), "public-not-from-service": d.notFromService.Load(),
 		"public-too-large": d.tooLarge.Load(), "public-service-absent": d.absent.Load(), "public-write-error": d.writeError.Load(),
-		"public-clients-evicted": d.evicted.Load(),
+		"public-clients-evicted": d.evicted.Load(), "public-unopened": unopened,
 	}
 }
 

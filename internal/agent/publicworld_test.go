@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
 )
 
@@ -87,6 +88,16 @@ func TestPublicPortIsSealedUnlessRaw(t *testing.T) {
 				if want := bytes.Repeat(marker, 8)[:n]; !bytes.Equal(got[i].data, want) || !bytes.Equal(back[i].data, want) {
 					t.Errorf("raw=%q: %d bytes arrived as %d and came back as %d", raw, n, len(got[i].data), len(back[i].data))
 				}
+			}
+			r.home.public.mu.Lock()
+			for _, l := range r.home.public.legs {
+				if l.begun() && l.seal != nil { // what does not open, from the relay's own address
+					l.receive(l.wire, dgram.One(l.wire.leg.Addr(), bytes.Repeat([]byte{0xa0}, 100)))
+				}
+			}
+			r.home.public.mu.Unlock()
+			if n := r.home.Status().Counters["public-unopened"]; (n == 1) != (raw == "") {
+				t.Errorf("raw=%q: %d datagrams are counted that did not open", raw, n)
 			}
 			if (shown.Load() > 0) != (raw != "") {
 				t.Errorf("raw=%q: %d datagrams showed payload", raw, shown.Load())
