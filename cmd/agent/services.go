@@ -78,7 +78,7 @@ a service of that sort. With ?paths=KIND+KIND the datagrams of both directions
 take these kinds of path alone.`,
 		Example: `  agent dial home/wg=udp://127.0.0.1:51821
   agent dial home/ssh=tcp://127.0.0.1:2222`,
-		Args:    ops.Takes("PEER/NAME=URL"),
+		Args: ops.Takes("PEER/NAME=URL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := agent.ParseDialFlag(args[0])
 			if err != nil {
