@@ -201,11 +201,12 @@ func (p *peer) session(ctx context.Context, reason string) (*association, error)
 	}
 }
 
-// failedSince is why an introduction failed that ended after t.
+// failedSince is why an introduction failed that ended after t. One that gave
+// way to the peer's own has not: a session comes of that.
 func (p *peer) failedSince(t time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.tries.joining || p.tries.at.Before(t) {
+	if p.tries.joining || p.tries.at.Before(t) || errors.Is(p.tries.err, errBothBegan) {
 		return nil
 	}
 	return p.tries.err

@@ -20,7 +20,7 @@ const answerWithin = 5 * time.Second
 
 // errBothBegan is why an agent declines: it began an introduction itself, and
 // of two that cross, that of the lower name counts.
-const errBothBegan = "both began"
+var errBothBegan = errors.New("both began")
 
 // join makes a session: the handshake rides on the introduction, and both
 // sides probe as soon as they know each other's candidates.
@@ -174,6 +174,9 @@ const standingFor = 24 * time.Hour
 func (p *peer) finish(as *association, info Peer, hand *seal.Initiator, answer *proto.ToAgent, more chan<- []netip.AddrPort) error {
 	m := answer.GetAnswer()
 	if m.GetDeclined() != "" {
+		if m.GetDeclined() == errBothBegan.Error() {
+			return fmt.Errorf("the peer declined: %w", errBothBegan)
+		}
 		return fmt.Errorf("the peer declined: %s", ops.Plain(m.GetDeclined()))
 	}
 	var opening proto.Opening
@@ -227,7 +230,7 @@ func (a *Agent) readKnock(o *proto.Offer, message []byte) (*knock, error) {
 	}
 	k := &knock{p: a.peer(info.Name), hello: &proto.Hello{}, secret: secret}
 	if k.p.yields() {
-		return nil, errors.New(errBothBegan)
+		return nil, errBothBegan
 	}
 	if !k.p.offers.Allow() {
 		return nil, errTooMany

@@ -319,3 +319,52 @@ func TestRestartEndsConnections(t *testing.T) {
 		u.check(t, noise(1<<20), 10*time.Second)
 	})
 }
+
+// A peer that was killed says no goodbye, and its next run knows nothing. The
+// client is told as soon as that run answers.
+func TestKilledPeerEndsConnections(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		p := tcpPair(t, echoTCP, "", "", nil, nil)
+		c := p.call(t)
+		p.direct(t)
+		state := p.far.cfg.State
+		p.carrier.Block(func(_, _ netip.AddrPort, _ []byte) bool { return true })
+		p.far.stop()
+		p.carrier.Block(nil)
+		began := time.Now()
+		p.far = p.run(p.home, state, all(everything(p.home), exposing(t, webName, "tcp://"+webAt)))
+		var err error
+		for err == nil {
+			_, err = io.WriteString(c, "x")
+			time.Sleep(500 * time.Millisecond)
+		}
+		t.Logf("%v after %v", err, time.Since(began))
+		if d := time.Since(began); d > 10*time.Second {
+			t.Errorf("the client is told after %v: %v", d, err)
+		}
+		b := noise(1 << 20)
+		pump(p.call(t), b, 1<<20).check(t, b, 5*time.Second)
+	})
+}
+
+// Both members dial each other's services, at the same instant and with no
+// session yet.
+func TestBothSidesDialAtOnce(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		p := newPair(t, natlab.Home(), func(p *pair) {
+			serveTCP(t, p.home, webAt, echoTCP)
+			serveTCP(t, p.road, webAt, echoTCP)
+		}, all(exposing(t, webName, "tcp://"+webAt), dialing(t, "laptop", webName, "tcp://"+webTo)),
+			all(exposing(t, webName, "tcp://"+webAt), dialing(t, "home", webName, "tcp://"+webTo)))
+		b := noise(2 << 20)
+		there, err := p.home.DialTCP(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort(webTo))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = there.Close() }()
+		here := p.call(t)
+		u, v := pump(here, b, 1<<20), pump(there, b, 1<<20)
+		u.check(t, b, 2*time.Second)
+		v.check(t, b, 2*time.Second)
+	})
+}
