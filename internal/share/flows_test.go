@@ -3,6 +3,7 @@ package share
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -321,6 +322,37 @@ func TestQUICByItsHello(t *testing.T) {
 		time.Sleep(2 * gatherFor)
 		if d := s.Drops(); len(flights["web"]) > 1 && d["share-quic-incomplete"] != 1 {
 			t.Errorf("drops %v", d)
+		}
+	})
+}
+
+// Garbage of all lengths and first bytes makes no flow, and is left to whoever
+// counts it.
+func TestGarbageMakesNoFlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, stop := openShop(t, udpRules, "vpn", "wg", "web")
+		defer stop()
+		luck := rand.New(rand.NewPCG(1, 2))
+		g := s.guest("g", "198.51.100.1", 1000)
+		sent := 0
+		for first := range 256 {
+			for _, size := range []int{1, 2, 14, 20, 54, 148, 1200, 1400} {
+				b := make([]byte, size)
+				for i := range b {
+					b[i] = byte(luck.Uint32())
+				}
+				b[0] = byte(first)
+				g.send(t, b)
+				sent++
+			}
+		}
+		if s.ours() != sent {
+			t.Errorf("of %d datagrams %d were left", sent, s.ours())
+		}
+		for _, st := range s.Status() {
+			if st.Total != 0 {
+				t.Errorf("%s had clients", st.Name)
+			}
 		}
 	})
 }
