@@ -314,37 +314,6 @@ func forgedAttempt(err error) ladder.Attempt {
 		Advice: "the coordinator, or somebody in its place, changed what the peer sent; look after the VPS", Started: time.Now()}
 }
 
-// Expose offers a local service (Control).
-func (a *Agent) Expose(name, url string) error {
-	s, err := ParseService(name, url)
-	if err != nil {
-		return err
-	}
-	if other := a.publicTwice(s); other != "" {
-		return fmt.Errorf("expose %s: the public port %d is %s's already; ask for another", s, s.Public, other)
-	}
-	if err := a.cfg.State.PutService(s); err != nil {
-		return err
-	}
-	if err := a.services.Expose(s.Name, s.URL()); err != nil {
-		return errors.Join(err, a.cfg.State.RemoveService(s.Name))
-	}
-	a.public.ask()
-	return nil
-}
-
-// Unexpose withdraws it (Control).
-func (a *Agent) Unexpose(name string) error {
-	if err := a.services.Unexpose(name); err != nil {
-		return err
-	}
-	a.public.ask()
-	for _, p := range a.peers.all() {
-		p.flows.Withdraw(name)
-	}
-	return a.cfg.State.RemoveService(name)
-}
-
 // Dial makes a local address that leads to a peer's service (Control).
 func (a *Agent) Dial(peerName, service, url string) error {
 	d, err := ParseDial(peerName, service, url)

@@ -75,13 +75,3 @@ func (p *publisher) status(s forward.Service) *PublicStatus {
 	}
 	return out
 }
-
-// publicTwice is the name of another service that has the public port of s.
-func (a *Agent) publicTwice(s Service) string {
-	for _, have := range a.services.List() {
-		if s.Public != 0 && have.Public == s.Public && have.Scheme == s.Scheme && have.Name != s.Name {
-			return have.Name
-		}
-	}
-	return ""
-}
