@@ -125,6 +125,10 @@ func serve(ctx context.Context, t *terminal, s settings) (err error) {
 	if err != nil {
 		return err
 	}
+	if name := p.stripe.sumless(p); s.Stripe.Apply && s.Offload && name != "" {
+		s.Offload = false
+		log.Warn().Str("interface", name).Msg("this interface computes no checksums, and bursts that leave translated ports would have wrong ones: offload is off")
+	}
 	config := serverConfig(s, p, registry, log)
 	var server *rendezvous.Server
 	keeper := newKeeper(func() (stripe.Config, error) {

@@ -75,8 +75,14 @@ func (f *stripeFlags) apply(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fmt.Fprintln(t.out, rules.Summary()); err != nil || !f.keep {
+	if _, err := fmt.Fprintln(t.out, rules.Summary()); err != nil {
 		return err
+	}
+	if name := stripe.WithoutChecksums(rules.Addrs); name != "" {
+		_, _ = fmt.Fprintf(t.log, "%s computes no checksums, and bursts that leave translated ports would have wrong ones: set `offload: false` in rendezvous.yaml\n", name)
+	}
+	if !f.keep {
+		return nil
 	}
 	if k.Log, err = ops.NewLog(t.log, "info"); err != nil {
 		return err

@@ -77,6 +77,16 @@ func (s *striped) config(p parsed, l listening) (stripe.Config, error) {
 	return c, err
 }
 
+// sumless names an interface of the striped addresses that computes no
+// checksums, which takes care (see stripe.WithoutChecksums).
+func (s *striped) sumless(p parsed) string {
+	c, err := s.config(p, listening{})
+	if err != nil {
+		return "" // said where the rules are made
+	}
+	return stripe.WithoutChecksums(c.Addrs)
+}
+
 // leadTo is the port that others lead to: the one that was set, else the main
 // one, else one that is open.
 func leadTo(set int, open []netip.AddrPort, main uint16) uint16 {

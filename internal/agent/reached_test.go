@@ -191,6 +191,7 @@ func TestTheFirstWayThatPassesIsTaken(t *testing.T) {
 }
 
 // What worked is tried first the next time, and costs no head start.
+// S2-13
 func TestWhatWorkedHereIsTriedFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -59,10 +59,10 @@ func (a *Agent) ownRelay(alloc *proto.Allocation) *proto.Allocation {
 	return out
 }
 
-// relayDoor is where UDP passes to the relay for certain: the port that the
-// control connection over UDP came in by, or the one that the settings prefer
-// and that was measured to be good. The coordinator does not know it where its
-// host translates ports, and names the one that it listens on.
+// relayDoor is where UDP passes to the relay for certain, if the coordinator
+// does not know it: the port that the settings prefer and that was measured to
+// be good, or the one that the control connection over UDP came in by, where
+// that is none that it listens on but one that its host translates.
 func (l *link) relayDoor() (netip.AddrPort, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,9 +71,10 @@ func (l *link) relayDoor() (netip.AddrPort, bool) {
 	}
 	at := netip.AddrPortFrom(l.addr.Addr().Unmap(), l.addr.Port())
 	if l.reach.preferred != 0 {
-		at = netip.AddrPortFrom(at.Addr(), l.reach.preferred)
+		return netip.AddrPortFrom(at.Addr(), l.reach.preferred), at.IsValid()
 	}
-	return at, true
+	listens := portsOf(l.reach.doors, proto.Transport_TRANSPORT_UDP)
+	return at, at.IsValid() && len(listens) > 0 && !slices.Contains(listens, at.Port())
 }
 
 // throughDoor puts the port that the control connection over UDP came in by in

@@ -20,3 +20,6 @@ func Remove() error { return errSystem }
 
 // Read is not to be had here.
 func Read() (Rules, bool, error) { return Rules{}, false, errSystem }
+
+// WithoutChecksums is of no use here.
+func WithoutChecksums([]netip.Addr) string { return "" }
