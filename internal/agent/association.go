@@ -265,8 +265,12 @@ func (h *events) Deliver(flow uint16, b dgram.Burst) {
 	if h.raw != nil {
 		flow = uint16(h.raw.GetFlow())
 	}
-	if flow == proto.QUICFlow {
+	switch flow {
+	case proto.QUICFlow:
 		h.peer.tcp.deliver(b)
+		return
+	case proto.StreamFlow:
+		h.peer.tcp.lines.deliver(b)
 		return
 	}
 	h.peer.flows.Deliver(flow, b)
@@ -300,6 +304,7 @@ func (h *events) Event(e session.Event) {
 		as.peer.serve(as)
 	case session.InDoubt:
 		as.refreshLegs()
+		as.a.tasks.start(as.peer.tcp.doubt)
 	case session.DirectLost:
 		as.bestChanged()
 		as.a.tasks.start(func(context.Context) { as.punchAgain("the direct path died") })

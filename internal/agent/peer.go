@@ -253,6 +253,7 @@ func (p *peer) moved(as *association) {
 	}
 	p.adopt(as)
 	p.serve(as)
+	p.a.tasks.start(func(context.Context) { p.tcp.tend(time.Now()) })
 	if reports := as.Paths(); len(reports) > 0 {
 		r := reports[0]
 		p.a.cfg.Log.Info().Str("peer", p.name).Stringer("path", r.Kind).Stringer("remote", r.Path.Addr).

@@ -32,11 +32,13 @@ type connections struct {
 	out, in *stream.Conns
 	end     atomic.Pointer[quicflow.End] // nil before its first use
 	unsent  atomic.Uint64                // datagrams of QUIC's that found no path
+	lines   lines
 
 	mu     sync.Mutex
 	closed bool
-	used   time.Time                    // when connections of our clients were last seen
-	links  map[path.Kinds]quicflow.Link // the carriers of out, as they were made
+	used   time.Time                  // when connections of our clients were last seen
+	links  map[path.Kinds]carrierLink // the carriers of out, as they were made
+	steady steadyKind
 	making map[path.Kinds]*making
 	dials  []*tcpDial
 }
@@ -48,7 +50,8 @@ type making struct {
 }
 
 func newConnections(p *peer) *connections {
-	c := &connections{p: p, links: make(map[path.Kinds]quicflow.Link), making: make(map[path.Kinds]*making)}
+	c := &connections{p: p, links: make(map[path.Kinds]carrierLink), making: make(map[path.Kinds]*making)}
+	c.lines.of = c
 	limits := stream.Limits{Connections: p.a.cfg.Flows.Max}
 	c.out = stream.New(stream.Config{Instance: p.a.instance, Need: c.need, Narrowed: c.narrowed, Limits: limits, Log: p.a.cfg.Log})
 	c.in = stream.New(stream.Config{Instance: p.a.instance, Accept: c.connect, Limits: limits, Log: p.a.cfg.Log})
@@ -223,6 +226,10 @@ func (c *connections) make(ctx context.Context, only path.Kinds) error {
 	if _, err := c.p.session(ctx, "dial"); err != nil {
 		return err
 	}
+	if link, carrier, err := c.lines.begin(only); err == nil {
+		c.use(only, link, carrier)
+		return nil
+	}
 	end, err := c.open()
 	if err != nil {
 		return err
@@ -233,11 +240,39 @@ func (c *connections) make(ctx context.Context, only path.Kinds) error {
 	if err != nil {
 		return c.whyNoCarrier(only, err)
 	}
+	c.use(only, quicLink{link, end, c}, stream.OverQUIC(link.Conn))
+	return nil
+}
+
+func (c *connections) use(only path.Kinds, link carrierLink, carrier stream.Carrier) {
 	c.mu.Lock()
 	c.links[only], c.used = link, time.Now()
 	c.mu.Unlock()
-	c.out.UseFor(only, stream.OverQUIC(link.Conn))
-	return nil
+	c.out.UseFor(only, carrier)
+}
+
+// carrierLink is what is known of a carrier below.
+type carrierLink interface {
+	ended() bool
+	// fits says whether it is still the best for its rule.
+	fits(now time.Time) bool
+	close()
+}
+
+// quicLink is a QUIC connection over the session.
+type quicLink struct {
+	quicflow.Link
+	end *quicflow.End
+	of  *connections
+}
+
+func (l quicLink) ended() bool { return l.Context().Err() != nil }
+func (l quicLink) close()      { _ = l.CloseWithError(0, "idle") }
+
+// fits is false where the packets have become too large, or much smaller than they could be: their path is another, or better known; and where a line
+// would do.
+func (l quicLink) fits(now time.Time) bool {
+	return l.end.Fits(l.Link) && !l.of.steady.onTCP(now, l.of.p.association(), l.Only())
 }
 
 func (c *connections) whyNoCarrier(only path.Kinds, err error) error {
@@ -258,13 +293,8 @@ func (c *connections) whyNoCarrier(only path.Kinds, err error) error {
 // their path awake.
 const idleCarrier = 30 * time.Second
 
-// tend closes carriers that nobody uses, and replaces carriers whose packets have become too large, or much smaller
-// than they could be: their path is another, or better known.
+// tend closes carriers that nobody uses, and replaces those that fit no more.
 func (c *connections) tend(now time.Time) {
-	end := c.end.Load()
-	if end == nil {
-		return
-	}
 	used := c.outgoing() > 0
 	c.mu.Lock()
 	if used {
@@ -274,11 +304,11 @@ func (c *connections) tend(now time.Time) {
 	var unfit []path.Kinds
 	for only, l := range c.links {
 		switch {
-		case l.Context().Err() != nil:
+		case l.ended():
 			delete(c.links, only)
 		case idle && c.making[only] == nil:
-			_ = l.CloseWithError(0, "idle")
-		case used && c.making[only] == nil && !end.Fits(l):
+			l.close()
+		case used && c.making[only] == nil && !l.fits(now):
 			unfit = append(unfit, only)
 		}
 	}
@@ -286,7 +316,7 @@ func (c *connections) tend(now time.Time) {
 	for _, only := range unfit {
 		c.p.a.tasks.start(func(ctx context.Context) {
 			if err := c.make(ctx, only); err != nil {
-				c.p.a.cfg.Log.Debug().Str("peer", c.p.name).Err(err).Msg("no carrier with packets of a better size")
+				c.p.a.cfg.Log.Debug().Str("peer", c.p.name).Err(err).Msg("no better carrier")
 			}
 		})
 	}
@@ -294,6 +324,7 @@ func (c *connections) tend(now time.Time) {
 
 // drops adds what was dropped, by reason.
 func (c *connections) drops(out map[string]uint64) {
+	out["line-malformed"] += c.lines.malformed.Load()
 	out["quic-no-path"] += c.unsent.Load()
 	if end := c.end.Load(); end != nil {
 		malformed, full := end.Dropped()
@@ -314,6 +345,7 @@ func (c *connections) close() {
 	}
 	c.out.Close()
 	c.in.Close()
+	c.lines.close()
 	if end := c.end.Load(); end != nil {
 		_ = end.Close()
 	}

@@ -111,12 +111,14 @@ func (s *Stream) Read(a *Arena) ([]Burst, error) {
 
 // Write is Conn's. It copies b and returns at once; its address is not looked
 // at. The error is net.ErrClosed, or one for which IsTooLarge is true.
-func (s *Stream) Write(b Burst) error {
+func (s *Stream) Write(b Burst) error { return s.write(b, false) }
+
+func (s *Stream) write(b Burst, keep bool) error {
 	if err := s.carries(b); err != nil {
 		s.out.unfit.Add(uint64(b.Len()))
 		return &Error{Op: "write", Local: s.local, Addr: s.far, Bytes: len(b.Buf), Err: err}
 	}
-	start, open := s.out.push(b)
+	start, open := s.out.push(b, keep)
 	if !open {
 		return net.ErrClosed
 	}

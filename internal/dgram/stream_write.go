@@ -1,6 +1,7 @@
 package dgram
 
 import (
+	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,11 +41,13 @@ type outlet struct {
 	unfit   atomic.Uint64
 
 	mu      sync.Mutex
-	queue   []chunk // the oldest first
-	bytes   int     // that wait
-	piece   int     // size of one write
-	writing []byte  // a write reads this chunk's memory
-	orphan  bool    // which left the queue meanwhile
+	queue   []chunk       // the oldest first
+	bytes   int           // that wait
+	kept    int           // of them, bytes that must not be dropped
+	free    chan struct{} // closed when none of those wait any more; nil when nobody wants to know
+	piece   int           // size of one write
+	writing []byte        // a write reads this chunk's memory
+	orphan  bool          // which left the queue meanwhile
 	running bool
 	since   time.Time // running
 	closed  bool
@@ -54,12 +57,13 @@ type outlet struct {
 type chunk struct {
 	buf  []byte // lent
 	done int    // the datagrams before are written or dropped
+	keep bool   // none of its datagrams may be dropped
 	at   time.Time
 }
 
 // push queues a copy of b's datagrams. start is true when the caller must see
 // to their being written.
-func (o *outlet) push(b Burst) (start, open bool) {
+func (o *outlet) push(b Burst, keep bool) (start, open bool) {
 	need := len(b.Buf) + frameHeader*b.Len()
 	now := time.Now()
 	o.mu.Lock()
@@ -68,10 +72,10 @@ func (o *outlet) push(b Burst) (start, open bool) {
 		return false, false
 	}
 	if need <= mostPiece {
-		o.add(b, need, now)
+		o.add(b, need, now, keep)
 	} else { // no socket would take it as one either
 		for d := range b.All() {
-			o.add(One(b.Addr, d), frameHeader+len(d), now)
+			o.add(One(b.Addr, d), frameHeader+len(d), now, keep)
 		}
 	}
 	if start = !o.running; start {
@@ -81,10 +85,10 @@ func (o *outlet) push(b Burst) (start, open bool) {
 	return start, true
 }
 
-func (o *outlet) add(b Burst, need int, now time.Time) {
+func (o *outlet) add(b Burst, need int, now time.Time, keep bool) {
 	last := len(o.queue) - 1
-	if last < 0 || cap(o.queue[last].buf)-len(o.queue[last].buf) < need || now.Sub(o.queue[last].at) > sameAge {
-		o.queue = append(o.queue, chunk{buf: lend(need), at: now})
+	if last < 0 || o.queue[last].keep != keep || cap(o.queue[last].buf)-len(o.queue[last].buf) < need || now.Sub(o.queue[last].at) > sameAge {
+		o.queue = append(o.queue, chunk{buf: lend(need), at: now, keep: keep})
 		last++
 	}
 	c := &o.queue[last]
@@ -92,6 +96,9 @@ func (o *outlet) add(b Burst, need int, now time.Time) {
 		c.buf = putFrame(c.buf, d)
 	}
 	o.bytes += need
+	if keep {
+		o.kept += need
+	}
 }
 
 // shorten drops the oldest datagrams that are too many or too old, but never
@@ -108,6 +115,8 @@ func (o *outlet) shorten(now time.Time) {
 		case !ok:
 			o.shift()
 			continue
+		case c.keep: // nor what is behind it, which leaves no later for that
+			return
 		case o.bytes == frameHeader+n:
 			return // the only one
 		case o.bytes <= o.limit && now.Sub(c.at) <= oldest:
@@ -155,6 +164,9 @@ func (o *outlet) next() []byte {
 	}
 	piece := c.buf[begin:c.done]
 	o.bytes -= len(piece)
+	if c.keep {
+		o.keepLess(len(piece))
+	}
 	o.writing = c.buf
 	if c.done == len(c.buf) {
 		o.shift() // nothing more is put into it
@@ -189,7 +201,48 @@ func (o *outlet) close() {
 	defer o.mu.Unlock()
 	o.closed = true
 	o.bytes = 0
+	o.keepLess(o.kept)
 	for len(o.queue) > 0 {
 		o.shift()
 	}
 }
+
+// keepLess notes that n bytes that must not be dropped have left the queue.
+func (o *outlet) keepLess(n int) {
+	o.kept -= n
+	if o.kept == 0 && o.free != nil {
+		close(o.free)
+		o.free = nil
+	}
+}
+
+// AwaitKept waits until all that WriteKept was given has left the queue, the
+// stream has ended or stop is closed, which are errors. It returns how many bytes
+// WriteKept should get, for the datagrams of others not to wait long.
+func (s *Stream) AwaitKept(stop <-chan struct{}) (int, error) {
+	o := &s.out
+	o.mu.Lock()
+	for o.kept > 0 && !o.closed {
+		if o.free == nil {
+			o.free = make(chan struct{})
+		}
+		free := o.free
+		o.mu.Unlock()
+		select {
+		case <-free:
+		case <-stop:
+			return 0, net.ErrClosed
+		}
+		o.mu.Lock()
+	}
+	defer o.mu.Unlock()
+	if o.closed {
+		return 0, net.ErrClosed
+	}
+	return o.piece, nil
+}
+
+// WriteKept is Write for datagrams that must not be dropped, however long they
+// wait: they arrive in their order, unless the stream ends. Who does not call
+// AwaitKept first may fill the memory.
+func (s *Stream) WriteKept(b Burst) error { return s.write(b, true) }

@@ -109,6 +109,9 @@ type Link struct {
 	room int // that there was when it began
 }
 
+// Only is the rule that it was made under.
+func (l Link) Only() path.Kinds { return l.only }
+
 // Fits says whether the link's packets are about as large as its path, as it is
 // now, lets them be: they grow no more when the path does, and the session
 // splits what has become too large.

@@ -61,17 +61,22 @@ func (s *Session) sendSealed(r *route, k *sending, flow uint16, b dgram.Burst) {
 		}
 		return
 	}
+	buf := txBuffers.Get().(*[]byte)
+	out := k.seal((*buf)[:0], flow, b)
+	s.write(r, out, min(b.Size, len(b.Buf))+proto.Overhead)
+	*buf = out[:0]
+	txBuffers.Put(buf)
+}
+
+// seal appends a burst's datagrams, sealed.
+func (k *sending) seal(out []byte, flow uint16, b dgram.Burst) []byte {
 	n := uint64(b.Len())
 	counter := k.counter.Add(n) - n
-	buf := txBuffers.Get().(*[]byte)
-	out := (*buf)[:0]
 	for d := range b.All() {
 		out = k.sealer.Seal(out, k.epoch, flow, counter, d)
 		counter++
 	}
-	s.write(r, out, min(b.Size, len(b.Buf))+proto.Overhead)
-	*buf = out[:0]
-	txBuffers.Put(buf)
+	return out
 }
 
 // write sends datagrams, sealed ones on both paths while the best is in doubt.

@@ -15,10 +15,9 @@ const chunky = 64 << 10
 // without touching the memory: what is measured is the layer alone.
 type flood struct {
 	net.Conn
-	left    int
-	total   int
-	over    chan struct{}
-	waiting chan struct{}
+	left  int
+	total int
+	over  chan struct{}
 }
 
 func (f *flood) Read(b []byte) (int, error) {
@@ -68,6 +67,7 @@ func BenchmarkTCP(b *testing.B) {
 		"memory": func(testing.TB) (Carrier, Carrier) { return newCarriers2() },
 		"QUIC":   quicPair,
 		"yamux":  yamuxPair,
+		"line":   lineCarriers,
 		"none":   nil,
 	} {
 		b.Run(name, func(b *testing.B) {

@@ -135,26 +135,13 @@ func (c *conn) arrived(a *attachment, d *decoder, b []byte, from *slab) bool {
 		c.mu.Unlock()
 		return false
 	}
-	for {
-		p, rest, ok, err := d.next(b)
-		if !ok && err == nil {
-			break
-		}
-		b = rest
-		if err == nil {
-			err = c.accept(a, p, from)
-		}
-		if err != nil {
-			c.mu.Unlock()
-			c.broke(a, err)
-			return false
-		}
+	if err := c.parse(a, d, b, from); err != nil {
+		c.mu.Unlock()
+		c.broke(a, err)
+		return false
 	}
 	c.acknowledge(a)
-	deliver := c.state == running && !c.in.writing && c.local.Conn != nil && (len(c.in.queue) > 0 || c.in.fin && !c.in.closed)
-	if deliver {
-		c.in.writing = true
-	}
+	deliver := c.state == running && c.in.begins()
 	over, parted := c.ended(), c.parted
 	if c.complete() {
 		c.kick() // for the last piece
@@ -170,6 +157,20 @@ func (c *conn) arrived(a *attachment, d *decoder, b []byte, from *slab) bool {
 		c.part(a)
 	}
 	return !parted
+}
+
+// parse takes the pieces that came, or parts of them. Caller holds c.mu.
+func (c *conn) parse(a *attachment, d *decoder, b []byte, from *slab) error {
+	for {
+		p, rest, ok, err := d.next(b)
+		if ok {
+			err = c.accept(a, p, from)
+		}
+		if !ok || err != nil {
+			return err
+		}
+		b = rest
+	}
 }
 
 // accept takes one piece. Caller holds c.mu.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
 
 	"rendezvous/internal/path"
@@ -22,6 +21,7 @@ var ErrIdle = errors.New("nothing crossed it for too long")
 
 var (
 	errEnd     = errors.New("the peer ended a connection before it was complete")
+	errRule    = errors.New("the connection's rule is not that of its carrier")
 	errTooMuch = errors.New("the peer sent more than it was allowed")
 	errUnknown = errors.New("this connection is not known here: the agent was restarted, or it was without a path for too long")
 )
@@ -50,8 +50,6 @@ func (e *ResetError) Error() string {
 }
 
 func isEOF(err error) bool { return errors.Is(err, io.EOF) }
-
-func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // localError tells of the connection to the client or the service.
 func localError(c *conn, err error) error {

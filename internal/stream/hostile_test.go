@@ -55,6 +55,7 @@ func TestHostile(t *testing.T) {
 		"no message":       {0x03, 0xff, 0xff, 0xff},
 		"a long greeting":  {0xff, 0xff, 0x7f},
 		"an unknown kind":  appendMessage(nil, &proto.Connect{Service: "web", Paths: []string{"by-balloon"}}),
+		"another rule":     appendMessage(nil, &proto.Connect{Service: "web", Paths: []string{"direct-udp"}}),
 		"nothing to go on": appendMessage(nil, &proto.Connect{Instance: 9, Id: 7, Service: "web", Attempt: 2, Resume: true}),
 	}
 	for name, b := range tests {

@@ -61,6 +61,16 @@ func (in *incoming) add(b []byte, from *slab) bool {
 	return true
 }
 
+// begins says whether there is something to write to the local connection, or to
+// tell it, and nobody who does. Who gets true must.
+func (in *incoming) begins() bool {
+	if in.writing || len(in.queue) == 0 && (!in.fin || in.closed) {
+		return false
+	}
+	in.writing = true
+	return true
+}
+
 // first is what is to be written next; nil when nothing is.
 func (in *incoming) first() []byte {
 	if len(in.queue) == 0 {

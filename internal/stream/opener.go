@@ -102,7 +102,7 @@ func (c *conn) move(l *link) time.Duration {
 func (c *conn) attach(l *link, s Stream) {
 	c.of.hold(l)
 	c.mu.Lock()
-	if c.state == forgotten {
+	if c.state == forgotten || c.request.Only != l.only { // its rule was narrowed meanwhile
 		c.mu.Unlock()
 		_ = s.Close()
 		c.of.release(l)

@@ -27,7 +27,7 @@ func (o *Conns) serve(l *link, s Stream) {
 		return
 	}
 	_ = s.SetReadDeadline(time.Time{})
-	c, err := o.connection(&m)
+	c, err := o.connection(&m, l)
 	if err == nil {
 		err = c.take(a, &m)
 	}
@@ -45,10 +45,13 @@ func (o *Conns) serve(l *link, s Stream) {
 var errStale = errors.New("a later stream has taken this one's place")
 
 // connection finds the connection that a stream is for, or makes it.
-func (o *Conns) connection(m *proto.Connect) (*conn, error) {
+func (o *Conns) connection(m *proto.Connect, l *link) (*conn, error) {
 	r, err := requestOf(m)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case r.Only != l.only:
+		return nil, errRule
 	}
 	c := o.newConn(name{m.GetInstance(), m.GetId()}, r)
 	c.ready = make(chan struct{})

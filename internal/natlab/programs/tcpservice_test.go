@@ -296,3 +296,22 @@ func TestPublicTCPPorts(t *testing.T) {
 		t.Errorf("ssh brings %d bytes of %d", len(out), size)
 	}
 }
+
+// Where data takes a TCP connection between the agents, so does what a TCP
+// service carries, as a stream of bytes and not as datagrams that are dropped.
+func TestTCPServiceOverTCPBetweenPeers(t *testing.T) {
+	n := programs.Situation{Options: programs.SpeedOptions(), Paths: "direct-tcp,relay-tls"}.Start(t, programs.SpeedExpose, programs.SpeedDial)
+	n.Laptop.Do("ping", "home", "-c", "1")
+	waitPath(n, "direct-tcp")
+	for _, options := range [][]string{nil, {"-R"}, {"-P", "4"}} {
+		s := n.MeasureTCP(3*time.Second, options...)
+		t.Logf("%v: directly %.0f Mbit/s, over the service %.0f Mbit/s: %.2f times", options, s.Direct, s.Service, s.Service/s.Direct)
+		if s.Service < 100 {
+			t.Error("that is too slow")
+		}
+	}
+	p, err := n.Laptop.Peer("home")
+	if err != nil || p.Path != "direct-tcp" {
+		t.Errorf("the path is %q in the end (%v)", p.Path, err)
+	}
+}
