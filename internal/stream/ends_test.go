@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,8 +149,8 @@ func TestMemory(t *testing.T) {
 }
 
 func TestNoCarrier(t *testing.T) {
-	asked := 0
-	alone(t, func(near, _ *Config) { near.Need = func(path.Kinds) { asked++ } }, func(t *testing.T, p *pair) {
+	var asked atomic.Int32
+	alone(t, func(near, _ *Config) { near.Need = func(path.Kinds) { asked.Add(1) } }, func(t *testing.T, p *pair) {
 		client, ended := p.dial(Request{Service: "web"})
 		start := time.Now()
 		if err := <-ended; !errors.Is(err, ErrNoCarrier) || time.Since(start) != time.Minute {
@@ -158,7 +159,7 @@ func TestNoCarrier(t *testing.T) {
 		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, errReset) {
 			t.Errorf("the client sees %v", err)
 		}
-		if asked == 0 {
+		if asked.Load() == 0 {
 			t.Error("nobody was asked for a carrier")
 		}
 
@@ -232,9 +233,9 @@ func TestRefusals(t *testing.T) {
 // of both ends have nothing in common, it is refused.
 func TestNarrow(t *testing.T) {
 	rule := path.KindsOf(path.DirectUDP)
-	narrowed := 0
+	var narrowed atomic.Int32
 	alone(t, func(near, far *Config) {
-		near.Narrowed = func(r Request) { narrowed++ }
+		near.Narrowed = func(Request) { narrowed.Add(1) }
 		accept := far.Accept
 		far.Accept = func(ctx context.Context, r Request) (net.Conn, error) {
 			if r.Only == rule {
@@ -252,8 +253,8 @@ func TestNarrow(t *testing.T) {
 		service := <-p.service("web")
 		want(t, service, []byte("early"), "service")
 		_ = service.CloseWrite()
-		if err := <-ended; err != nil || narrowed != 1 {
-			t.Errorf("%v, narrowed %d times", err, narrowed)
+		if err := <-ended; err != nil || narrowed.Load() != 1 {
+			t.Errorf("%v, narrowed %d times", err, narrowed.Load())
 		}
 
 		other := path.KindsOf(path.RelayUDP)

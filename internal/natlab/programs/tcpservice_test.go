@@ -301,6 +301,7 @@ func TestPublicTCPPorts(t *testing.T) {
 // service carries, as a stream of bytes and not as datagrams that are dropped.
 func TestTCPServiceOverTCPBetweenPeers(t *testing.T) {
 	n := programs.Situation{Options: programs.SpeedOptions(), Paths: "direct-tcp,relay-tls"}.Start(t, programs.SpeedExpose, programs.SpeedDial)
+	n.Offload(false)
 	n.Laptop.Do("ping", "home", "-c", "1")
 	waitPath(n, "direct-tcp")
 	for _, options := range [][]string{nil, {"-R"}, {"-P", "4"}} {
