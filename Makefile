@@ -55,8 +55,8 @@ cross:
 paths: deps ## the table of docs/PATHS.md, made here
 	scripts/as-root.sh $(GO) run ./internal/natlab/paths -o docs/PATHS.md
 
-bench: deps ## the figures of docs/BENCH.md, measured here
-	scripts/as-root.sh $(GO) run ./internal/natlab/bench -o docs/BENCH.md
+bench: deps ## the figures of docs/BENCH.md, measured here; ONLY=public,tcp shows some parts
+	scripts/as-root.sh $(GO) run ./internal/natlab/bench $(if $(ONLY),-only $(ONLY),-o docs/BENCH.md)
 
 packages: ## Debian packages of both commands in dist/, for GOARCH
 	scripts/packages.sh

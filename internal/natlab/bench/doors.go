@@ -18,7 +18,7 @@ const stripedPort = 9999
 // the one that it is redirected to. A sink stands in the coordinator's place:
 // what follows the kernel's redirection is the same for both.
 func striped(t netns.T, r *report) {
-	const trials = 15
+	const trials = 11
 	s := netns.Standard(t, netns.Options{Wire: true, CarrierNAT: netns.Masquerade()})
 	programs.Sink(s.VPS, netns.VPSAddr+":443")
 	config := filepath.Join(s.Dir(), "rendezvous.yaml")

@@ -77,7 +77,7 @@ func publicCourse(t netns.T) *course {
 `, netns.VPSAddr, netns.HomePublic, netns.HomePublic))
 	near, far := programs.PlainPairByVPS(s, netns.VPSAddr+":9101", "127.0.0.1:9000")
 	relayed, server, leg := programs.TURNRelay(s, 3479, "127.0.0.1:9000")
-	coordinator, home := publish(t, s, "publish: [{ports: [9102, 9103]}]\n", "raw=udp://127.0.0.1:9000?raw&public=9102", "sealed=udp://127.0.0.1:9000?public=9103")
+	coordinator, home := publish(t, s, s.Home, "publish: [{ports: [9102, 9103]}]\n", "raw=udp://127.0.0.1:9000?raw&public=9102", "sealed=udp://127.0.0.1:9000?public=9103")
 	ours := pids(coordinator.Process, home.Process)
 	c := &course{t: t, scene: s, found: map[[2]string]*figures{}, ways: []way{
 		{redirectedWay, netns.VPSAddr + ":9100", ""},
@@ -95,14 +95,14 @@ func publicCourse(t netns.T) *course {
 }
 
 // publish starts a coordinator with these settings, which let agents open
-// ports, and home's agent, which opens some.
-func publish(t netns.T, s *netns.Scene, settings string, exposed ...string) (*programs.Coordinator, *programs.Agent) {
+// ports, and an agent on a host, which opens some.
+func publish(t netns.T, s *netns.Scene, at *netns.Host, settings string, exposed ...string) (*programs.Coordinator, *programs.Agent) {
 	config := filepath.Join(s.Dir(), "rendezvous.yaml")
 	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
 		t.Fatalf("%v", err)
 	}
 	c := programs.Serve(t, s.VPS, filepath.Join(s.Dir(), "coordinator"), []string{netns.VPSAddr}, "--config", config)
-	home := programs.Join(t, s.Home, s.Dir(), "home", c.Invite())
+	home := programs.Join(t, at, s.Dir(), "home", c.Invite())
 	var args []string
 	for _, e := range exposed {
 		args = append(args, "--expose", e)

@@ -42,6 +42,9 @@ func tcpServices(t netns.T, r *report, runs int) {
 	}
 	for i := range runs {
 		for _, on := range []bool{true, false} {
+			if on && i > 0 {
+				continue // it is there to be seen, and nothing is compared with it
+			}
 			n.Offload(on)
 			for _, w := range ways {
 				fmt.Fprintf(os.Stderr, "run %d of %d: %s, offload %v\n", i+1, runs, w.name, on)

@@ -7,7 +7,7 @@
 //	load rate    -to ADDR -rate N    one trial; rate 0 is as fast as possible
 //	load ping    -to ADDR            round trips, and the longest interruption
 //	load clients -to ADDR -n N       N clients, each of which must get its own answers
-//	load many    -to ADDR -n N -rate R   one trial out of N clients' sockets in turn
+//	load many    -to ADDR -n N -rate R   two trials out of N clients' sockets in turn: one by one, and in bursts
 //
 // ADDR is where what is measured listens; it carries the datagrams to the
 // sink. All goes over that one way, questions to the sink too. Each prints one

@@ -18,12 +18,12 @@ type many struct {
 
 // manyResult is what came of it.
 type manyResult struct {
-	outcome
-	Clients  int    `json:"clients"`
-	Answered int    `json:"answered"` // clients whose first datagram was answered
-	Sources  uint64 `json:"sources"`  // addresses that the sink saw them from
-	Strange  int    `json:"strange"`  // answers that were another client's
-	measured
+	Single   outcome `json:"single"` // one datagram of a client at a time
+	Bursts   outcome `json:"bursts"` // as many as -burst says
+	Clients  int     `json:"clients"`
+	Answered int     `json:"answered"` // clients whose first datagram was answered
+	Sources  uint64  `json:"sources"`  // addresses that the sink saw them from
+	Strange  int     `json:"strange"`  // answers that were another client's
 }
 
 // settled is how long all that is new may take to calm down before the load.
@@ -40,17 +40,14 @@ func manyClients(o options) (any, error) {
 		return nil, err
 	}
 	time.Sleep(settled)
-	before, err := costOf(o.pids)
-	if err != nil {
-		return nil, err
-	}
 	m.turns = m.sockets
-	if r.outcome, err = m.trial(o.rate, o.length); err != nil {
+	m.burst = 1
+	if r.Single, err = m.trial(o.rate, o.length); err != nil {
 		return nil, err
 	}
-	after, err := costOf(o.pids)
-	r.CPUSeconds, r.RSS = after.cpu-before.cpu, after.rss
-	r.CPUPerThing = r.CPUSeconds * 1e6 / float64(max(r.counts.received, 1))
+	time.Sleep(settled)
+	m.burst = o.burst
+	r.Bursts, err = m.trial(o.rate, o.length)
 	return r, err
 }
 

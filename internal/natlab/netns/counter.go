@@ -5,7 +5,10 @@ package netns
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -111,6 +114,36 @@ func (h *Host) counter(name string) (Count, error) {
 		}
 	}
 	return Count{}, fmt.Errorf("read the counters of %s: none is called %q", h.Name, name)
+}
+
+// Overruns is how many datagrams came to the host while the socket that they
+// were for was full (RcvbufErrors of /proc/net/snmp).
+func (h *Host) Overruns() uint64 {
+	h.lab.t.Helper()
+	var table []byte
+	err := h.Do(func() (err error) {
+		table, err = os.ReadFile("/proc/thread-self/net/snmp")
+		return err
+	})
+	var names []string
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "Udp:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		if i := slices.Index(names, "RcvbufErrors"); i > 0 && i < len(fields) {
+			n, err := strconv.ParseUint(fields[i], 10, 64)
+			if err == nil {
+				return n
+			}
+		}
+	}
+	h.lab.t.Fatalf("count the overruns of %s: %v: %s", h.Name, err, table)
+	return 0
 }
 
 // Fragments is how many IP fragments any host or the internet of the lab has

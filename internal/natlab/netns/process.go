@@ -116,6 +116,26 @@ func (p *Process) Memory() int64 {
 	return resident * int64(os.Getpagesize())
 }
 
+// CPU is the processor time that the process has used so far.
+func (p *Process) CPU() time.Duration {
+	p.host.lab.t.Helper()
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	if err != nil {
+		p.host.lab.t.Fatalf("read what %s has used: %v", p.name, err)
+	}
+	// Fields 14 and 15 of proc(5), in ticks of 10 ms; the second is a name in
+	// parentheses that may hold anything.
+	_, rest, _ := strings.Cut(string(content), ") ")
+	var user, system int64
+	if f := strings.Fields(rest); len(f) > 12 {
+		_, err = fmt.Sscan(f[11]+" "+f[12], &user, &system)
+	}
+	if err != nil {
+		p.host.lab.t.Fatalf("read what %s has used: %v: %s", p.name, err, content)
+	}
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 

@@ -75,26 +75,36 @@ type Clients struct {
 
 // Many is the result of the load's many.
 type Many struct {
-	Clients  int     `json:"clients"`
-	Answered int     `json:"answered"`
-	Strange  int     `json:"strange"`
-	Sources  uint64  `json:"sources"`
-	Rate     float64 `json:"pps"`
-	Sent     uint64  `json:"sent"`
-	Loss     float64 `json:"loss"`
+	Clients  int    `json:"clients"`
+	Answered int    `json:"answered"`
+	Strange  int    `json:"strange"`
+	Sources  uint64 `json:"sources"`
+	Single   Trial  `json:"single"`
+	Bursts   Trial  `json:"bursts"`
 }
 
-// Received is how many datagrams arrived.
-func (m Many) Received() uint64 { return uint64(math.Round(float64(m.Sent) * (1 - m.Loss))) }
+// Trial is a load at one rate.
+type Trial struct {
+	Rate float64 `json:"pps"`
+	Sent uint64  `json:"sent"`
+	Loss float64 `json:"loss"`
+}
+
+// Lost is how many datagrams did not arrive.
+func (r Trial) Lost() uint64 { return uint64(math.Round(float64(r.Sent) * r.Loss)) }
+
+func (r *Trial) add(o Trial) {
+	lost := r.Lost() + o.Lost()
+	r.Rate, r.Sent = r.Rate+o.Rate, r.Sent+o.Sent
+	r.Loss = float64(lost) / float64(max(r.Sent, 1))
+}
 
 // Add adds those of another load at the same time.
 func (m *Many) Add(o Many) {
-	received := m.Received() + o.Received()
-	m.Clients, m.Answered, m.Strange = m.Clients+o.Clients, m.Answered+o.Answered, m.Strange+o.Strange
-	m.Sources, m.Rate, m.Sent = m.Sources+o.Sources, m.Rate+o.Rate, m.Sent+o.Sent
-	if m.Sent > 0 {
-		m.Loss = 1 - float64(received)/float64(m.Sent)
-	}
+	m.Clients, m.Answered = m.Clients+o.Clients, m.Answered+o.Answered
+	m.Strange, m.Sources = m.Strange+o.Strange, m.Sources+o.Sources
+	m.Single.add(o.Single)
+	m.Bursts.add(o.Bursts)
 }
 
 // Rate is the result of the load's search and rate.
