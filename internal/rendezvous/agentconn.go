@@ -43,8 +43,9 @@ type agentConn struct {
 type reader struct {
 	requests meter
 	flood    meter
-	known    bool   // enrolled or registered
-	behind   func() // what is to leave behind the answer
+	known    bool               // enrolled or registered
+	behind   func()             // what is to leave behind the answer
+	refused  map[publicKey]bool // public ports, when it asked last
 }
 
 // run is the conversation with the agent, until the connection ends.

@@ -32,6 +32,7 @@ type publicPorts struct {
 
 	changing sync.Mutex // one after another: sockets are opened and closed under it
 	closed   bool       // changing
+	kept     keptPorts
 	readers  sync.WaitGroup
 	streams  publicStreams
 
@@ -97,6 +98,7 @@ func newPublicPorts(s *Server) *publicPorts {
 	for range s.config.Publish {
 		p.sources = append(p.sources, &meters{seed: maphash.MakeSeed()})
 	}
+	p.restore(time.Now())
 	return p
 }
 
@@ -121,7 +123,7 @@ func (s *Server) publish(now time.Time, a *agentConn, me member, ask *proto.Publ
 	p.changing.Lock()
 	defer p.changing.Unlock()
 	var out proto.Published
-	wanted := map[publicKey]bool{}
+	wanted, refused := map[publicKey]bool{}, map[publicKey]bool{}
 	for _, each := range ask.GetPorts() {
 		key := publicKey{uint16(each.GetPort()), each.GetTcp()}
 		pub := &proto.Publication{Service: each.GetService(), Port: each.GetPort(), Tcp: each.GetTcp()}
@@ -133,7 +135,9 @@ func (s *Server) publish(now time.Time, a *agentConn, me member, ask *proto.Publ
 		port, err := p.open(now, key, here, me, each)
 		if err != nil {
 			pub.Refused = err.Error()
-			s.log.Warn().Err(err).Str("agent", me.Name).Stringer("port", key).Msg("public port refused")
+			if refused[key] = true; !a.reader.refused[key] { // the agent asks again and again
+				s.log.Warn().Err(err).Str("agent", me.Name).Stringer("port", key).Msg("public port refused")
+			}
 			continue
 		}
 		wanted[key] = true
@@ -144,6 +148,7 @@ func (s *Server) publish(now time.Time, a *agentConn, me member, ask *proto.Publ
 			p.close(now, port, "its agent does not want it any more")
 		}
 	}
+	a.reader.refused = refused
 	a.reader.behind = p.kick // legs follow the answer
 	return messages{{Body: &proto.ToAgent_Published{Published: &out}}}, nil
 }
@@ -187,7 +192,11 @@ func (p *publicPorts) open(now time.Time, key publicKey, here attendance, me mem
 		return nil, errors.New("the coordinator stops")
 	case have != nil && have.key != here.conn.key:
 		return nil, fmt.Errorf("%v is held by %q; choose another port, or let that one go first", key, have.member)
-	case have != nil && have.differs(ask):
+	case have == nil:
+		if err := p.keptFor(now, key, here.conn.key); err != nil {
+			return nil, err
+		}
+	case have.differs(ask):
 		p.close(now, have, "its service has changed")
 		have = nil
 	}
@@ -209,16 +218,20 @@ func (port *publicPort) differs(ask *proto.PublicPort) bool {
 // adopt lets the port be served by the agent that is here now.
 func (p *publicPorts) adopt(now time.Time, port *publicPort, here attendance, me member, ask *proto.PublicPort) {
 	p.mu.Lock()
-	fresh := port.conn == nil && port.gone.IsZero()
+	fresh, back := port.conn == nil && port.gone.IsZero(), port.conn != here.conn
 	anew := port.instance != here.instance
 	port.member, port.service, port.instance = me.Name, ask.GetService(), here.instance
 	port.conn, port.gone = here.conn, time.Time{}
 	p.ports[port.publicKey] = port
 	p.mu.Unlock()
+	p.keep(port.publicKey, &here.conn.key)
 	port.arrived(now, ask.GetService(), anew, grantOf(me, ask))
 	what := "public port: its agent is back"
-	if fresh {
+	switch {
+	case fresh:
 		what = "public port opened"
+	case !back:
+		return // it asked again, for another port's sake
 	}
 	p.server.log.Info().Stringer("port", port.publicKey).Str("agent", me.Name).Str("service", ask.GetService()).Msg(what)
 }
@@ -246,6 +259,9 @@ func (p *publicPorts) close(now time.Time, port *publicPort, why string) {
 		delete(p.ports, port.publicKey)
 	}
 	p.mu.Unlock()
+	if !p.closed { // else it is its owner's after a restart
+		p.keep(port.publicKey, nil)
+	}
 	if err := port.shut(now); err != nil {
 		p.server.log.Error().Err(err).Stringer("port", port.publicKey).Msg("close a public port")
 	}

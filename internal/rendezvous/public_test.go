@@ -264,6 +264,39 @@ func TestPortIsKept(t *testing.T) {
 	})
 }
 
+// A coordinator that is restarted gives ports back to those who had them, not to
+// who asks first.
+func TestRestartKeepsPorts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPublicLab(t, nil)
+		p.mustPublish(port(51820), port(51821))
+		other := p.agent("other", p.lab.Host("elsewhere", "192.0.2.66/24"))
+		other.mustPublish(port(51822))
+		other.mustPublish() // given back: nobody's
+		p.leave()
+		other.leave()
+		p.restart()
+
+		other.back(p)
+		if got := other.publish(port(51820))[0].GetRefused(); !strings.Contains(got, `kept for "home"`) {
+			t.Errorf("a port of before the restart was refused to another member with %q", got)
+		}
+		p.back(p)
+		p.mustPublish(port(51820), port(51822))
+		time.Sleep(publicGrace)
+		other.mustPublish(port(51821))
+		if n := p.log.count("its agent is back"); n != 0 {
+			t.Errorf("%d lines say that an agent is back that was not away", n)
+		}
+		for range 3 {
+			other.publish(port(51820))
+		}
+		if n := p.log.count("public port refused"); n != 2 { // kept, held
+			t.Errorf("%d lines for two refusals", n)
+		}
+	})
+}
+
 func TestPublishIsAnswered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)

@@ -32,6 +32,7 @@ type publicLab struct {
 	home *natlab.Host
 	log  *logged
 	*fakeHome
+	restart func() // of the coordinator, with its registry
 }
 
 // The ways to the coordinator, of which the lab adds a part by itself.
@@ -74,11 +75,18 @@ func newPublicLab(t *testing.T, change func(*PublishRule)) *publicLab {
 	if change != nil {
 		change(&rule)
 	}
-	p.coordinator = startCoordinator(t, registry, p.vps, netip.AddrPortFrom(netip.Addr{}, 443), func(c *Config) {
-		c.Alternate, c.Public = 3478, []netip.Addr{wgPort.Addr(), netip.MustParseAddr("2001:db8::10")}
-		c.Publish = []PublishRule{rule, {Ports: []stripe.Range{{First: 6000, Last: 6000}}, Members: []string{"other"}}}
-		c.Log, c.Streams = zerolog.New(p.log), p.vps
-	})
+	start := func() *coordinator {
+		return startCoordinator(t, registry, p.vps, netip.AddrPortFrom(netip.Addr{}, 443), func(c *Config) {
+			c.Alternate, c.Public = 3478, []netip.Addr{wgPort.Addr(), netip.MustParseAddr("2001:db8::10")}
+			c.Publish = []PublishRule{rule, {Ports: []stripe.Range{{First: 6000, Last: 6000}}, Members: []string{"other"}}}
+			c.Log, c.Streams = zerolog.New(p.log), p.vps
+		})
+	}
+	p.coordinator = start()
+	p.restart = func() {
+		p.stop()
+		p.coordinator = start()
+	}
 	cgnat := lab.NAT("cgnat", "198.51.100.2/24", natlab.Behaviour{})
 	router := cgnat.NAT("router", "100.64.0.2/24", natlab.Behaviour{})
 	p.home = router.Host("home", "192.168.1.2/24", natlab.Delay(homeDelay))

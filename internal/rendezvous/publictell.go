@@ -71,6 +71,7 @@ func tellClients(port *publicPort, conn *agentConn) bool {
 // expire lets nobody wait for too long, frees ports whose agents have been gone
 // for too long, and tells the log how many clients come and go.
 func (p *publicPorts) expire(now time.Time) {
+	p.forgetKept(now)
 	for _, port := range p.all() {
 		if port.table != nil {
 			port.table.expire(now)

@@ -26,7 +26,8 @@ var (
 	bucketInvites     = []byte("invites")     // SHA-256 of the token: invite
 	bucketRevocations = []byte("revocations") // Ed25519 key: revocation
 	bucketSeen        = []byte("seen")        // address of an online agent: time
-	allBuckets        = [...][]byte{bucketMeta, bucketMembers, bucketKeys, bucketInvites, bucketRevocations, bucketSeen}
+	bucketPorts       = []byte("ports")       // public port: Ed25519 key of who has it
+	allBuckets        = [...][]byte{bucketMeta, bucketMembers, bucketKeys, bucketInvites, bucketRevocations, bucketSeen, bucketPorts}
 )
 
 // Keys of bucketMeta.
