@@ -78,6 +78,8 @@ func TestConnectionsTakeThePathsOfTheirRule(t *testing.T) {
 		"by the dialed URL":      {"", "?paths=relay-udp", "relay-udp"},
 		"by both":                {"?paths=relay-udp,direct-tcp", "?paths=relay-udp+direct-faketcp", "relay-udp"},
 		"a kind to be found yet": {"?paths=direct-faketcp", "", "direct-faketcp"},
+		"in a TCP connection":    {"?paths=direct-tcp", "", "direct-tcp"},
+		"over TLS":               {"?paths=relay-tls", "", "relay-tls"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			virtual(t, func(t *testing.T) {
