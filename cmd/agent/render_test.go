@@ -46,6 +46,10 @@ func TestStatusGolden(t *testing.T) {
 			Services: []agent.ServiceStatus{
 				{Name: "wg", URL: "udp://127.0.0.1:51820?raw&public=51820", Flows: 1, Public: &agent.PublicStatus{Port: 51820, State: agent.PublicOpen,
 					Addrs: []string{"203.0.113.10:51820", "[2001:db8::10]:51820"}, Clients: 3, Spares: 4, Total: 17}},
+				{Name: "mute", URL: "udp://127.0.0.1:9?public=9", Public: &agent.PublicStatus{Port: 9, State: agent.PublicOpen,
+					Addrs: []string{"203.0.113.10:9"}, Clients: 2, Unanswered: 2, Spares: 4, Total: 2}},
+				{Name: "web", URL: "tcp://127.0.0.1:80?public=80", Public: &agent.PublicStatus{Port: 80, State: agent.PublicOpen,
+					Addrs: []string{"203.0.113.10:80"}, Clients: 1, Total: 2}},
 				{Name: "dns", URL: "udp://[::1]:53?paths=relay-tls", Paths: []string{"relay-tls"}},
 				{Name: "sip", URL: "udp://127.0.0.1:5060?public=22", Public: &agent.PublicStatus{Port: 22, State: agent.PublicRefused, Reason: "port 22 is not among those that may be published"}},
 				{Name: "rtp", URL: "udp://127.0.0.1:5062?public=5062", Public: &agent.PublicStatus{Port: 5062, State: agent.PublicWaiting}},

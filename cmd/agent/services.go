@@ -1,7 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,8 +20,8 @@ func newExpose(t *terminal) *cobra.Command {
 again. With ?raw the service's datagrams cross unchanged, for one that protects
 its own payload as WireGuard does; else they are sealed end to end. With
 ?paths=KIND+KIND they take these kinds of path alone. With ?public=PORT the
-coordinator is asked to open that port to clients without an agent; agent status
-shows what it said. With ?alias each client comes to a service on 127.0.0.1 from
+coordinator is asked to open that port to clients without an agent; if it refuses,
+this exits with 1, the peers have the service, and the agent asks again. With ?alias each client comes to a service on 127.0.0.1 from
 a loopback address of its own. A tcp:// URL offers a service for connections;
 with ?proxy it is told each client's address by a header of the PROXY protocol,
 version 2. Options combine with &.`,
@@ -40,9 +43,53 @@ version 2. Options combine with &.`,
 				return err
 			}
 			fmt.Fprintf(t.out, "%s is offered as %s\n", s.URL(), s.Name)
-			return nil
+			if s.Public == 0 {
+				return nil
+			}
+			return t.tellPublic(cmd.Context(), c, s)
 		},
 	}
+}
+
+// How long the coordinator may take to say whether it opens a port.
+const (
+	publicWithin = 5 * time.Second
+	publicLook   = 50 * time.Millisecond
+)
+
+// tellPublic says what came of a service's public port.
+func (t *terminal) tellPublic(ctx context.Context, c *agent.Client, s agent.Service) error {
+	ctx, cancel := context.WithTimeout(ctx, publicWithin)
+	defer cancel()
+	for {
+		status, err := c.Status(ctx)
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		switch public := publicOf(status, s.Name); {
+		case err != nil || !status.Coordinator.Connected || public == nil:
+			fmt.Fprintf(t.out, "public port %d waits for the coordinator; `agent status` shows it\n", s.Public)
+			return nil
+		case public.State == agent.PublicRefused:
+			return ops.Failed("public port %d of %s is not open: %s", s.Public, s.Name, public.Reason)
+		case public.State == agent.PublicOpen:
+			fmt.Fprintf(t.out, "clients without an agent reach it at %s\n", strings.Join(public.Addrs, ", "))
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(publicLook):
+		}
+	}
+}
+
+func publicOf(status agent.Status, service string) *agent.PublicStatus {
+	for _, each := range status.Services {
+		if each.Name == service {
+			return each.Public
+		}
+	}
+	return nil
 }
 
 func newUnexpose(t *terminal) *cobra.Command {

@@ -84,7 +84,7 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 // writePublic tells of the ports that the coordinator opens for clients without
 // an agent.
 func writePublic(w io.Writer, services []agent.ServiceStatus) {
-	rows := newTable("SERVICE", "PUBLIC PORT", "CLIENTS", "SPARES", "SINCE IT OPENED")
+	rows := newTable("SERVICE", "PUBLIC PORT", "CLIENTS", "IN ALL", "SPARES")
 	for _, v := range services {
 		p := v.Public
 		switch {
@@ -94,7 +94,7 @@ func writePublic(w io.Writer, services []agent.ServiceStatus) {
 			if at == "" {
 				at = strconv.Itoa(p.Port)
 			}
-			rows.add(v.Name, at, strconv.Itoa(p.Clients), strconv.Itoa(p.Spares), strconv.FormatUint(p.Total, 10))
+			rows.add(v.Name, at, strconv.Itoa(p.Clients), strconv.FormatUint(p.Total, 10), sparesOf(v), publicNote(p))
 		case p.State == agent.PublicRefused:
 			rows.add(v.Name, strconv.Itoa(p.Port), "-", "-", "-", "refused: "+p.Reason)
 		default:
@@ -105,6 +105,22 @@ func writePublic(w io.Writer, services []agent.ServiceStatus) {
 		fmt.Fprintln(w)
 		rows.write(w, "")
 	}
+}
+
+// sparesOf is how many legs stand ready for new clients; connections need none.
+func sparesOf(v agent.ServiceStatus) string {
+	if strings.HasPrefix(v.URL, "tcp:") {
+		return "-"
+	}
+	return strconv.Itoa(v.Public.Spares)
+}
+
+// publicNote is what else there is to say of a public port that is open.
+func publicNote(p *agent.PublicStatus) string {
+	if p.Clients > 0 && p.Unanswered == p.Clients {
+		return "the service has answered none of them; is it running?"
+	}
+	return ""
 }
 
 // dialNote is what else there is to say of a dial: the rule for its paths, the

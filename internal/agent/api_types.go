@@ -50,13 +50,14 @@ const (
 
 // PublicStatus is a port of the coordinator that leads to a service here.
 type PublicStatus struct {
-	Port    int      `json:"port"`
-	State   string   `json:"state"`
-	Reason  string   `json:"reason,omitempty"` // why it was refused
-	Addrs   []string `json:"addrs,omitempty"`  // where clients reach it, as far as the coordinator knows
-	Clients int      `json:"clients"`          // that are served now
-	Spares  int      `json:"spares"`           // legs that stand ready for the next ones
-	Total   uint64   `json:"total"`            // clients since it was opened
+	Port       int      `json:"port"`
+	State      string   `json:"state"`
+	Reason     string   `json:"reason,omitempty"` // why it was refused
+	Addrs      []string `json:"addrs,omitempty"`  // where clients reach it, as far as the coordinator knows
+	Clients    int      `json:"clients"`          // that are served now
+	Spares     int      `json:"spares"`           // legs that stand ready for the next ones
+	Total      uint64   `json:"total"`            // clients since it was opened
+	Unanswered int      `json:"unanswered"`       // clients that the service has not answered, of those served now; of UDP
 }
 
 // DialStatus is a local address that leads to a peer's service.

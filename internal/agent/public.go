@@ -259,18 +259,27 @@ func (p *publisher) admit(key publicKey, service string, alloc *proto.Allocation
 	return l, evicted
 }
 
-// leastUsed is the leg with the client that was silent longest, or else any. p.mu
-// is held.
+// leastUsed is the leg of the client that was silent longest: one that the service
+// never answered, else one that it did, else a leg without a client. So a flood
+// of strangers displaces itself. p.mu is held.
 func (p *publisher) leastUsed() (least *publicLeg) {
 	for _, l := range p.legs {
-		switch {
-		case least == nil || l.begun() && !least.begun():
-			least = l
-		case l.begun() == least.begun() && l.used.Load() < least.used.Load():
+		if least == nil || cmp.Or(l.worth()-least.worth(), cmp.Compare(l.used.Load(), least.used.Load())) < 0 {
 			least = l
 		}
 	}
 	return least
+}
+
+// worth is in which order legs make room for others, the lowest first.
+func (l *publicLeg) worth() int {
+	switch {
+	case !l.begun():
+		return 2
+	case l.served.Load():
+		return 1
+	}
+	return 0
 }
 
 // forget takes a leg out of the table, and says whether it was there. p.mu is

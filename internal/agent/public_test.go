@@ -272,6 +272,38 @@ func TestPublicLegsAreBounded(t *testing.T) {
 	})
 }
 
+// Strangers who come in crowds displace one another, not a client that the service
+// has answered, however long that one was silent.
+func TestCrowdSparesWhoIsServed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newPublicTrip(t, rawPublic, spares(2), func(c *Config) { c.Public.MaxClients = 3 })
+		served := r.phone(1)
+		served.send(publicAt, []byte("hello"))
+		time.Sleep(500 * time.Millisecond)
+		synctest.Wait()
+		r.service.echo = false
+		for n := range 8 {
+			r.phone(n+2).send(publicAt, []byte("hello"))
+			time.Sleep(500 * time.Millisecond)
+		}
+		r.home.public.mu.Lock()
+		var kept, others int
+		for _, l := range r.home.public.legs {
+			switch l.worth() {
+			case 1:
+				kept++
+			case 0:
+				others++
+			}
+		}
+		r.home.public.mu.Unlock()
+		if kept != 1 || others == 0 || others != r.public().Unanswered {
+			t.Errorf("%d clients are left that were answered, and %d others; %+v", kept, others, r.public())
+		}
+	})
+}
+
 // A client stays served when home gets another address.
 func TestPublicClientsSurviveAnotherAddressOfHome(t *testing.T) {
 	t.Parallel()

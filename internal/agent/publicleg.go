@@ -34,6 +34,7 @@ type publicLeg struct {
 	far      atomic.Pointer[publicFar] // nil before the first datagram, and while the service can't be reached
 	used     atomic.Int64              // when the client sent last; 0: it never did. Unix nanoseconds
 	answered atomic.Int64              // when the service did, or when it was last looked for
+	served   atomic.Bool               // the service has answered the client
 
 	failed time.Time // when connect did last; of the wire's reader
 
@@ -294,6 +295,9 @@ func (l *publicLeg) fromService(w *publicWire, far *publicFar, b dgram.Burst) {
 		return
 	}
 	stamp(&l.answered)
+	if !l.served.Load() {
+		l.served.Store(true)
+	}
 	b.Addr = w.leg.Addr()
 	if l.seal != nil {
 		l.p.drops.note(l.seal.Seal(b, w.write), b)

@@ -61,11 +61,16 @@ func (p *publisher) status(s forward.Service) *PublicStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	port := p.ports[publicKey{port: s.Public, tcp: s.Scheme == "tcp"}]
-	if port == nil || port.service != s.Name {
+	if port == nil || port.service != s.Name || port.target != s.Target {
 		return out
 	}
 	t := port.tally()
 	out.Clients, out.Spares, out.Total = t.active, t.spares, t.total
+	for _, l := range port.legs {
+		if l.begun() && !l.served.Load() {
+			out.Unanswered++
+		}
+	}
 	switch {
 	case port.granted == nil:
 	case port.granted.GetRefused() != "":
