@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 NFPM=github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.0
 DIST=${DIST:-dist}
 
-export CGO_ENABLED=0
+export CGO_ENABLED=0 GOOS=linux
 GOARCH=$(go env GOARCH)
 export GOARCH
 ARCH=$GOARCH
@@ -58,8 +58,12 @@ package() {
 	to=$stage/$name
 	mkdir -p "$to/doc"
 	go build -trimpath -ldflags "-s -w -X rendezvous/internal/ops.version=$VERSION" -o "$to/$command" "./cmd/$command"
-	# A program of the host's kind for its --help.
-	GOARCH='' GOOS='' go build -o "$work/$command" "./cmd/$command"
+	# For its --help one that runs here.
+	if [ "$GOARCH" = "$(go env GOHOSTARCH)" ]; then
+		ln "$to/$command" "$work/$command"
+	else
+		GOARCH='' go build -o "$work/$command" "./cmd/$command"
+	fi
 	scripts/man.sh "$work/$command" "$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y-%m-%d)" "$@" | gzip -9n >"$to/$command.1.gz"
 
 	# With a user that stays, for root joins before the service runs, and settings
