@@ -36,6 +36,10 @@ func Lacks() string {
 	return ""
 }
 
+// ErrNoDebian is the error of NewRoot where no Debian is to be had here, such as
+// for want of its mirror or of a right that debootstrap needs.
+var ErrNoDebian = errors.New("debootstrap makes no Debian here")
+
 // Root is a folder with a Debian in it, whose programs see no other.
 type Root struct {
 	Dir string
@@ -86,7 +90,7 @@ func bootstrap(from source, kept string) error {
 		args = append(args, "--keyring="+from.keyring)
 	}
 	if out, err := exec.Command("debootstrap", append(args, from.suite, root, from.uri)...).CombinedOutput(); err != nil {
-		return fmt.Errorf("debootstrap %s: %w: %s", from.suite, err, out)
+		return fmt.Errorf("%w: %s: %w: %s", ErrNoDebian, from.suite, err, out)
 	}
 	file := filepath.Join(dir, "root.tar")
 	args = []string{"-C", root, "--exclude=./var/cache/apt/archives/*.deb", "--exclude=./proc/*", "--exclude=./sys/*", "-cf", file, "."}
