@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"syscall"
 	"time"
 
 	"rendezvous/internal/agent"
@@ -24,7 +25,7 @@ func checkServices(ctx context.Context, dir string) (list []finding) {
 		}
 		what := "service " + s.Name
 		if err := absent(ctx, s); err != nil {
-			list = append(list, finding{what, bad, fmt.Sprintf("nothing listens at %s: %v", s.URL(), err), "start the service, or agent unexpose " + s.Name})
+			list = append(list, finding{what, bad, fmt.Sprintf("nothing listens at %s: %v", addrOf(s), err), "start the service, or agent unexpose " + s.Name})
 		} else if p := each.Public; p != nil && p.State == agent.PublicRefused {
 			list = append(list, finding{what, bad, fmt.Sprintf("its public port %d is not open", p.Port), p.Reason})
 		} else {
@@ -37,11 +38,15 @@ func checkServices(ctx context.Context, dir string) (list []finding) {
 // absent is why nothing listens where the service should be, as far as that can be
 // told without a datagram to it: of UDP, on this host alone.
 func absent(ctx context.Context, s agent.Service) error {
-	addr := net.JoinHostPort(s.Host, fmt.Sprint(s.Port))
+	addr := addrOf(s)
 	if s.Scheme == "tcp" {
 		conn, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "tcp", addr)
 		if err == nil {
 			return conn.Close()
+		}
+		var number syscall.Errno
+		if errors.As(err, &number) {
+			return number
 		}
 		return err
 	}
@@ -54,5 +59,7 @@ func absent(ctx context.Context, s agent.Service) error {
 	}
 	return nil
 }
+
+func addrOf(s agent.Service) string { return net.JoinHostPort(s.Host, fmt.Sprint(s.Port)) }
 
 var errFree = errors.New("the port is free")
