@@ -94,9 +94,9 @@ func renderDoors(b *strings.Builder, doors []rendezvous.DoorStatus) {
 // each.
 func renderPublic(b *strings.Builder, ports []rendezvous.PublicPortStatus) {
 	for _, p := range ports {
-		fmt.Fprintf(b, "public %s %d: %s of %s, %d clients", p.Transport, p.Port, p.Service, p.Member, p.Clients)
+		fmt.Fprintf(b, "public %s %d: %s of %s, %s", p.Transport, p.Port, p.Service, p.Member, number(p.Clients, "client"))
 		if p.Transport == "udp" {
-			fmt.Fprintf(b, ", %d spares", p.Ready)
+			fmt.Fprintf(b, ", %s", number(p.Ready, "spare"))
 		}
 		if !p.Online {
 			b.WriteString(", its agent is not connected")
@@ -127,12 +127,27 @@ func renderStripe(b *strings.Builder, s *rendezvous.StripeStatus) {
 func renderShare(b *strings.Builder, all []share.BackendStatus) {
 	for _, s := range all {
 		at := strings.TrimPrefix(strings.TrimSuffix("tcp "+s.TCP+", udp "+s.UDP, ", udp "), "tcp , ")
-		fmt.Fprintf(b, "shared with %s at %s: %d connections, %d clients over UDP, %d in all", s.Name, at, s.Connections, s.Flows, s.Total)
+		var now []string
+		if s.TCP != "" {
+			now = append(now, number(int(s.Connections), "connection"))
+		}
+		if s.UDP != "" {
+			now = append(now, number(int(s.Flows), "client")+" over UDP")
+		}
+		fmt.Fprintf(b, "shared with %s at %s: %s, %d in all", s.Name, at, strings.Join(now, ", "), s.Total)
 		if s.Problem != "" {
 			fmt.Fprintf(b, "; %s", s.Problem)
 		}
 		b.WriteString("\n")
 	}
+}
+
+// number is so many of what.
+func number(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func renderMembers(b *strings.Builder, members []rendezvous.MemberStatus, now time.Time) {

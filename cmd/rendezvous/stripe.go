@@ -57,7 +57,13 @@ What leads where is told by the daemon that runs with the state folder, or by
 	apply.Flags().BoolVar(&f.keep, "keep", false, "stay, put them back when they are flushed, follow programs that begin to listen, and remove them at the end")
 	remove := &cobra.Command{
 		Use: "remove", Short: "Take the rules out of nftables; none there is fine", Args: ops.Takes(),
-		RunE: func(*cobra.Command, []string) error { return stripe.Remove() },
+		RunE: func(*cobra.Command, []string) error {
+			if err := stripe.Remove(); err != nil {
+				return err
+			}
+			fmt.Fprintln(t.out, "no other port leads to the coordinator any more")
+			return nil
+		},
 	}
 	cmd.AddCommand(show, apply, remove)
 	return ops.Group(cmd)

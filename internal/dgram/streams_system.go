@@ -83,7 +83,15 @@ func (systemStreams) DialTCP(ctx context.Context, local, remote netip.AddrPort) 
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("connect to %v from %v: %w", remote, local, bare(err))
+		return nil, fmt.Errorf("connect to %v%s: %w", remote, fromText(local), bare(err))
 	}
 	return conn, nil
+}
+
+// fromText names the local address of a connection, where one was asked for.
+func fromText(local netip.AddrPort) string {
+	if !local.IsValid() {
+		return ""
+	}
+	return " from " + local.String()
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -86,7 +87,7 @@ func privileged() error {
 		if err != nil {
 			program = "/usr/local/bin/rendezvous"
 		}
-		return fmt.Errorf("%w; `sudo %s stripe apply` has it, and deploy/stripe.conf gives it to the service", ErrPrivilege, program)
+		return fmt.Errorf("%w; `sudo %s` has it, and deploy/stripe.conf gives it to the service", ErrPrivilege, strings.Join(append([]string{program}, os.Args[1:]...), " "))
 	}
 	return nil
 }

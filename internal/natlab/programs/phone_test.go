@@ -58,8 +58,8 @@ func TestPhoneToHomeAsDocumented(t *testing.T) {
 		t.Errorf("the first ping took %v", took)
 	}
 	for _, tt := range []struct{ of, want string }{
-		{home.Do("status"), "wg       203.0.113.10:51820  1        4       1"},
-		{c.Do("status"), "public udp 51820: wg of home, 1 clients, 4 spares; dropped: nothing"},
+		{home.Do("status"), "wg       203.0.113.10:51820  1        1       4"},
+		{c.Do("status"), "public udp 51820: wg of home, 1 client, 4 spares; dropped: nothing"},
 		{s.Home.Run("wg", "show"), "endpoint: 127.0.0.1:"},
 	} {
 		if !strings.Contains(tt.of, tt.want) {
