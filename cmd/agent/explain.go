@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -32,7 +31,7 @@ func newExplain(t *terminal) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(t.out).Encode(e)
+				return writeJSON(t.out, e)
 			}
 			writeExplain(t.out, e)
 			return nil

@@ -56,7 +56,7 @@ func (t *terminal) client() (*agent.Client, error) {
 func newRoot(t *terminal) *cobra.Command {
 	root := ops.Root(&cobra.Command{
 		Use:   "agent",
-		Short: "Reach UDP services behind NATs by name, over the best path that works",
+		Short: "Reach services behind NATs by name, over the best path that works",
 		Example: `  # on the machine that has the service
   agent join 'rdv://vps.example:443/#…'
   agent up --expose 'wg=udp://127.0.0.1:51820?raw'

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -45,7 +44,7 @@ need be running. A server with one address can tell only part of it; RFC
 				return err
 			}
 			if asJSON {
-				err = json.NewEncoder(t.out).Encode(n)
+				err = writeJSON(t.out, n)
 			} else {
 				writeNetcheck(t.out, n)
 			}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -93,7 +92,7 @@ func (p *pinger) show(line agent.PingLine) error {
 		p.rtts = append(p.rtts, line.RTT)
 	}
 	if p.json {
-		return json.NewEncoder(p.out).Encode(line)
+		return writeJSON(p.out, line)
 	}
 	if line.Error != "" {
 		_, err := fmt.Fprintf(p.out, "%s: %s\n", line.Peer, line.Error)

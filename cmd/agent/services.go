@@ -12,19 +12,29 @@ import (
 	"rendezvous/internal/ops"
 )
 
+// exposeOptions are those of forward.ParseTarget.
+const exposeOptions = `
+An exposed URL may end in options, as in ?raw&public=51820:
+  raw              datagrams cross unchanged, for a service that protects its own
+                   payload as WireGuard does; else they are sealed end to end
+  public=PORT      the coordinator opens this port to clients without an agent
+  alias            each client comes from a loopback address of its own, to a
+                   service on 127.0.0.1
+  proxy            the service is told each client's address by a header of the
+                   PROXY protocol, version 2; for tcp://
+  paths=KIND+KIND  only by these paths: direct-udp, direct-faketcp, direct-tcp,
+                   relay-udp, relay-faketcp, relay-tls
+`
+
 func newExpose(t *terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "expose NAME=URL",
 		Short: "Offer a local service to the peers, on the running agent",
 		Long: `Offer a local service to the peers, on the running agent and after it starts
-again. With ?raw the service's datagrams cross unchanged, for one that protects
-its own payload as WireGuard does; else they are sealed end to end. With
-?paths=KIND+KIND they take these kinds of path alone. With ?public=PORT the
-coordinator is asked to open that port to clients without an agent; if it refuses,
-this exits with 1, the peers have the service, and the agent asks again. With ?alias each client comes to a service on 127.0.0.1 from
-a loopback address of its own. A tcp:// URL offers a service for connections;
-with ?proxy it is told each client's address by a header of the PROXY protocol,
-version 2. Options combine with &.`,
+again: udp://HOST:PORT for datagrams or tcp://HOST:PORT for connections.
+` + exposeOptions + `
+Where the coordinator refuses a public port, this exits with 1; the peers have the
+service all the same, and the agent asks again.`,
 		Example: `  agent expose 'wg=udp://127.0.0.1:51820?raw'
   agent expose 'wg=udp://127.0.0.1:51820?raw&public=51820'
   agent expose ssh=tcp://127.0.0.1:22
@@ -121,8 +131,8 @@ func newDial(t *terminal) *cobra.Command {
 		Short: "Listen here for clients of a peer's service, on the running agent",
 		Long: `Listen at URL for local clients and carry each to the service NAME of PEER, on
 the running agent and after it starts again. A tcp:// URL takes connections, for
-a service of that sort. With ?paths=KIND+KIND the datagrams of both directions
-take these kinds of path alone.`,
+a service of that sort. With ?paths=KIND+KIND both directions take these kinds of
+path alone; 'agent expose --help' names them.`,
 		Example: `  agent dial home/wg=udp://127.0.0.1:51821
   agent dial home/ssh=tcp://127.0.0.1:2222`,
 		Args: ops.Takes("PEER/NAME=URL"),

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -32,7 +31,7 @@ func newStatus(t *terminal) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(t.out).Encode(s)
+				return writeJSON(t.out, s)
 			}
 			writeStatus(t.out, s, t.now())
 			return nil

@@ -31,13 +31,9 @@ func newUp(t *terminal) *cobra.Command {
 local clients of peers' services, and keep looking for a better path. The other
 commands talk to it. Logs go to stderr, as JSON when that is not a terminal.
 
-An exposed URL may end in ?raw, for a service that protects its own payload, in
-?public=PORT, which asks the coordinator to open that port to clients without an
-agent, and in ?alias, which gives each client of a service on 127.0.0.1 a
-loopback address of its own. A tcp:// URL is a service of connections; with
-?proxy it is told its clients' addresses (PROXY protocol). Exposed and dialed URLs may end in
-?paths=KIND+KIND: the datagrams of that service take these kinds of path alone
-(see --paths), and wait for one. Options combine with &.`,
+URLs are udp://HOST:PORT for datagrams or tcp://HOST:PORT for connections.
+` + exposeOptions + `
+A dialed URL may end in ?paths= too.`,
 		Example: `  agent up --expose 'wg=udp://127.0.0.1:51820?raw'
   agent up --expose 'wg=udp://127.0.0.1:51820?raw&public=51820'
   agent up --dial home/wg=udp://127.0.0.1:51821
@@ -60,7 +56,7 @@ loopback address of its own. A tcp:// URL is a service of connections; with
 	cmd.Flags().StringVar(&f.config, "config", "", "read this agent.yaml `file`")
 	cmd.Flags().StringArrayVar(&f.expose, "expose", nil, "offer a local service: `NAME=URL`; may be given again")
 	cmd.Flags().StringArrayVar(&f.dial, "dial", nil, "listen for clients of a peer's service: `PEER/NAME=URL`; may be given again")
-	cmd.Flags().StringVar(&f.paths, "paths", "", "allow only these paths: a `list` such as direct-udp,relay-udp")
+	cmd.Flags().StringVar(&f.paths, "paths", "", "allow only these paths: a `list` such as direct-udp,relay-udp (default all)")
 	return cmd
 }
 

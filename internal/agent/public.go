@@ -207,21 +207,18 @@ func (p *publisher) answered(ports []*publicPort, told []*proto.Publication) (al
 		if before != nil && before.GetRefused() == why {
 			continue // it was told
 		}
-		log := p.a.cfg.Log.Info()
 		if why != "" {
-			log = p.a.cfg.Log.Warn().Str("why", ops.Plain(why))
+			p.a.cfg.Log.Warn().Str("service", port.service).Stringer("port", port.publicKey).Str("why", ops.Plain(why)).
+				Msg("the coordinator does not open the public port; trying again")
+			continue
 		}
-		log.Str("service", port.service).Stringer("port", port.publicKey).Strs("at", addrsOf(told[i])).
-			Uint32("spares", told[i].GetSpares()).Uint32("keepalive_s", told[i].GetKeepaliveS()).Msg(wordOf(why))
+		log := p.a.cfg.Log.Info().Str("service", port.service).Stringer("port", port.publicKey).Strs("at", addrsOf(told[i]))
+		if !port.tcp {
+			log = log.Uint32("spares", told[i].GetSpares()).Uint32("keepalive_s", told[i].GetKeepaliveS())
+		}
+		log.Msg("the public port is open to clients without an agent")
 	}
 	return all
-}
-
-func wordOf(refused string) string {
-	if refused == "" {
-		return "the public port is open to clients without an agent"
-	}
-	return "the coordinator does not open the public port; trying again"
 }
 
 // granted takes allocations for clients that may come.
