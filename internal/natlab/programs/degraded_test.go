@@ -60,6 +60,7 @@ func degraded(attempts []programs.Attempt) error {
 // impossible: it is recognised, and the relay carries the data.
 // S4-11
 func TestSYNBlockedIsRecognised(t *testing.T) {
+	t.Parallel()
 	x := programs.WithoutRawSockets(netns.Masquerade().DropUDP().DropSYN())
 	n, j := x.Travel(t, 0)
 	if err := x.Arrived(j); err != nil {

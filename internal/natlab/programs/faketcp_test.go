@@ -118,6 +118,7 @@ const ourOptions = "0103030e01010402"
 // coordinator, where it is a client's, nor on the way to the peer.
 // S0-04, S0-05, S0-06, S0-07, S0-11, S0-12
 func TestTsharkReadsFakeTCP(t *testing.T) {
+	t.Parallel()
 	x := programs.UDPDropped(nil)
 	var capture *programs.Capture
 	x.Arrange = func(s *netns.Scene) (home, laptop netns.Guise) {
@@ -208,6 +209,7 @@ func soundFlow(segments []programs.Segment) error {
 // then on its port is one that nobody listens on.
 // S4-08
 func TestKilledAgentLeavesNothingInTheKernel(t *testing.T) {
+	t.Parallel()
 	var resets resetWatch
 	x := resets.over(t, programs.UDPDropped(nil))
 	laptop := func(s *netns.Scene) string {

@@ -94,6 +94,7 @@ func plain(n *programs.Network) (server, client *netns.WireGuard) {
 // nothing but the coordinator's address: no fragment, and every datagram of it is
 // on home's wire as it left the laptop, byte for byte. S3-01, S3-03, S3-04, S3-07
 func TestPlainWireGuardReachesHome(t *testing.T) {
+	t.Parallel()
 	n := open(t, netns.DefaultOptions(), "", publicWG)
 	atLaptop := programs.Listen(t, n.Scene, n.Scene.Laptop, netns.ETH, "udp")
 	atHome := programs.Listen(t, n.Scene, n.Scene.Home, netns.ETH, "udp")
@@ -182,6 +183,7 @@ func steadyFor(t *testing.T) time.Duration {
 
 // A steady flow such as RTP is not cut. S3-21
 func TestPlainSteadyFlowIsNotCut(t *testing.T) {
+	t.Parallel()
 	n := open(t, netns.DefaultOptions(), "public: {spares: 1}", publicEcho)
 	programs.Sink(n.Scene.Home, sinkAddr)
 	var p programs.Pings
@@ -196,6 +198,7 @@ func TestPlainSteadyFlowIsNotCut(t *testing.T) {
 // A killed coordinator and a killed agent come back, and a client that only goes
 // on sending is served again.
 func TestPlainClientsAreServedAgain(t *testing.T) {
+	t.Parallel()
 	for name, disturb := range map[string]func(n *programs.Network){
 		"the coordinator is killed": func(n *programs.Network) { n.Coordinator.Kill(); n.Coordinator.Restart() },
 		"the agent is killed": func(n *programs.Network) {
@@ -223,6 +226,7 @@ func TestPlainClientsAreServedAgain(t *testing.T) {
 // One WireGuard client moves between the public port and its own agent, and back;
 // another agent uses the service all the time.
 func TestClientMovesBetweenBothDoors(t *testing.T) {
+	t.Parallel()
 	n := open(t, netns.DefaultOptions(), "", publicWG, publicEcho)
 	programs.Sink(n.Scene.Home, sinkAddr)
 	n.Laptop = programs.Join(t, n.Scene.Laptop, n.Dir(), "laptop", n.Home.Do("invite"))

@@ -137,6 +137,7 @@ func (n *sharedPort) use(t *testing.T, port func() uint16) {
 // on port 443 at once, though a router rewrites the ToS byte.
 // S2-06, S2-07, S2-09, S2-10
 func TestOnePortForAll(t *testing.T) {
+	t.Parallel()
 	n := openSharedPort(t, "")
 	programs.Sink(n.Scene.Home, sinkAddr)
 	n.use(t, func() uint16 { return 443 })
@@ -156,6 +157,7 @@ func TestOnePortForAll(t *testing.T) {
 // The same on ports that nobody chose, all of which lead to the coordinator.
 // S2-06, S2-15
 func TestAnyPortForAll(t *testing.T) {
+	t.Parallel()
 	n := openSharedPort(t, "stripe: {apply: true}\n")
 	programs.Sink(n.Scene.Home, sinkAddr)
 	luck := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
@@ -167,6 +169,7 @@ func TestAnyPortForAll(t *testing.T) {
 // one invites has it too.
 // S2-12
 func TestVeiledAgents(t *testing.T) {
+	t.Parallel()
 	for name, args := range map[string][]string{"veiled": {"--veil"}, "in the clear": nil} {
 		t.Run(name, func(t *testing.T) {
 			n := programs.Situation{Options: netns.DefaultOptions()}.Open(t)

@@ -13,6 +13,7 @@ import (
 // leaves. The others of `make paths` are in tests of their own.
 // S0-08, S0-10, S0-20, S0-21, S0-24, S4-01, S4-08, S4-09, S4-10
 func TestWireGuardWhereUDPDoesNotPass(t *testing.T) {
+	t.Parallel()
 	const load = time.Second
 	for _, x := range programs.Situations() {
 		if x.Slow {

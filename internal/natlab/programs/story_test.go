@@ -26,6 +26,7 @@ const (
 // the laptop's, directly and unfragmented.
 // S3-03
 func TestWireGuardThroughThreeNATs(t *testing.T) {
+	t.Parallel()
 	for _, raw := range []string{"", "?raw"} {
 		t.Run("wg"+raw, func(t *testing.T) {
 			n := programs.Start(t, netns.DefaultOptions(), exposeWG+raw, dialWG)
@@ -52,6 +53,7 @@ func TestWireGuardThroughThreeNATs(t *testing.T) {
 // Two NATs with address-and-port-dependent mapping on random ports can't be
 // punched: data goes by the relay, and both sides say why.
 func TestRandomPortsOnBothSidesAreRelayedAndExplained(t *testing.T) {
+	t.Parallel()
 	o := netns.DefaultOptions()
 	o.CarrierNAT, o.LaptopNAT = netns.RandomPorts(), netns.RandomPorts()
 	n := programs.Start(t, o, exposeEcho, dialEcho)
@@ -109,6 +111,7 @@ func begin(t *testing.T) *programs.Network {
 // The coordinator dies by kill -9 in the midst of a transfer: what is direct
 // goes on, and both agents are back soon after it is.
 func TestCoordinatorDies(t *testing.T) {
+	t.Parallel()
 	n := begin(t)
 	stream := programs.StartLoad(t, n.Scene.Laptop, "ping", "-to", loadAddr, "-size", "100", "-n", "600", "-interval", "10ms")
 	time.Sleep(time.Second) // of a transfer that goes well
@@ -130,6 +133,7 @@ func TestCoordinatorDies(t *testing.T) {
 
 // What a network may do to a path that is in use. Traffic is back in 2 s.
 func TestPathIsBackWithinTwoSeconds(t *testing.T) {
+	t.Parallel()
 	for name, disturb := range map[string]func(n *programs.Network){
 		"home's router forgets":   func(n *programs.Network) { n.HomeRouter.FlushConntrack() },
 		"carrier forgets":         func(n *programs.Network) { n.Carrier.FlushConntrack() },

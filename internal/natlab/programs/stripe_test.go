@@ -73,6 +73,7 @@ func (s *striped) waitTable(t *testing.T, there bool) {
 // out, and after a kill the command does.
 // S2-01, S2-03, S2-05
 func TestStripeTable(t *testing.T) {
+	t.Parallel()
 	o := netns.DefaultOptions()
 	o.Wire, o.IPv6 = true, true
 	s := stripe(t, o, "apply: true, exclude: [25, 8000-8100], reserved: [30000-30100]")
@@ -411,6 +412,7 @@ func firewall(matches ...string) netns.NAT {
 // ports pass, whichever they are.
 // S2-01, S2-13, S2-14, S2-15, S2-17
 func TestAgentsFindTheStripedCoordinator(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name      string
 		nat       netns.NAT

@@ -75,6 +75,7 @@ func run(t *testing.T, h *netns.Host, args ...string) (in io.WriteCloser, out io
 // An SSH session and a download by curl begin over the relay and go on over the
 // direct path, with no byte missing.
 func TestRealConnectionsSurviveAMove(t *testing.T) {
+	t.Parallel()
 	n := onDirect(t, exposeSSH, dialSSH)
 	n.Home.Do("expose", exposeWeb)
 	n.Laptop.Do("dial", dialWeb)
@@ -145,6 +146,7 @@ func scpSize(t *testing.T) int {
 // scp copies a file through a TCP service while its path moves three times:
 // the copy is right, and it never stands still for 2 s.
 func TestCopySurvivesThreeMoves(t *testing.T) {
+	t.Parallel()
 	n := onDirect(t, exposeSSH, dialSSH)
 	_, options := n.Scene.Home.SSHD("127.0.0.1:2200")
 	size := scpSize(t) << 20
@@ -276,6 +278,7 @@ func TestTCPServiceIsFast(t *testing.T) {
 // A browser and an SSH client without an agent reach home at public ports of the
 // coordinator; the website knows where the browser is. S3-01, S3-22
 func TestPublicTCPPorts(t *testing.T) {
+	t.Parallel()
 	s := netns.Standard(t, netns.DefaultOptions())
 	c := programs.Serve(t, s.VPS, filepath.Join(s.Dir(), "coordinator"), []string{netns.VPSAddr}, "--publish", "9000-9010")
 	s.Home.Nginx("127.0.0.1:8443", true, "home.example")

@@ -78,6 +78,7 @@ func seen(t *testing.T, h *netns.Host, addr string) netip.Addr {
 // in the form of the wire that the original speaks.
 // S1-01, S1-02, S1-03, S1-05, S1-07, S1-09, S1-15
 func TestPlainTun(t *testing.T) {
+	t.Parallel()
 	s := netns.Standard(t, netns.Options{Wire: true, IPv6: true})
 	programs.PlainTun(s.VPS, "--listen-port", tunPort, "--bind-to-interface", netns.WAN)
 	serveWeb(t, s.VPS)
@@ -149,6 +150,7 @@ func TestPlainTunByAnotherWAN(t *testing.T) {
 // not what the kernel leaves to others.
 // S1-06, S1-08
 func TestPlainTunOnTheWire(t *testing.T) {
+	t.Parallel()
 	s := netns.Standard(t, netns.Options{Wire: true})
 	plain := netns.Guise{Environment: []string{"RENDEZVOUS_NO_OFFLOAD=1"}}
 	programs.PlainTunAs(s.VPS, plain, "--listen-port", tunPort, "--bind-to-interface", netns.WAN)
@@ -205,6 +207,7 @@ func TestPlainTunBetweenEquals(t *testing.T) {
 // authenticates leaves by the port that data leaves by.
 // S1-11, S1-12, S1-13, S1-15, S1-16
 func TestTunOverTheSession(t *testing.T) {
+	t.Parallel()
 	n := programs.Start(t, netns.DefaultOptions(), exposeEcho, dialEcho)
 	wire := programs.Listen(t, n.Scene, n.Scene.Laptop, netns.ETH, "udp")
 	home := n.Home.Tun("--expose")
@@ -262,6 +265,7 @@ func TestTunOverTheSession(t *testing.T) {
 
 // By another name, unsealed, and again after a kill of the process that offers.
 func TestTunRaw(t *testing.T) {
+	t.Parallel()
 	n := programs.Start(t, netns.Options{Wire: true}, exposeEcho, dialEcho)
 	n.Home.Tun("--expose", "web", "--raw").Kill()
 	n.Home.Tun("--expose", "web", "--raw")
