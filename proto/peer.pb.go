@@ -997,6 +997,7 @@ type Frame struct {
 	//	*Frame_Ask
 	//	*Frame_Told
 	//	*Frame_Bye
+	//	*Frame_Splice
 	Body          isFrame_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1111,6 +1112,15 @@ func (x *Frame) GetBye() *Bye {
 	return nil
 }
 
+func (x *Frame) GetSplice() *Splice {
+	if x != nil {
+		if x, ok := x.Body.(*Frame_Splice); ok {
+			return x.Splice
+		}
+	}
+	return nil
+}
+
 type isFrame_Body interface {
 	isFrame_Body()
 }
@@ -1147,6 +1157,10 @@ type Frame_Bye struct {
 	Bye *Bye `protobuf:"bytes,8,opt,name=bye,proto3,oneof"`
 }
 
+type Frame_Splice struct {
+	Splice *Splice `protobuf:"bytes,9,opt,name=splice,proto3,oneof"`
+}
+
 func (*Frame_Open) isFrame_Body() {}
 
 func (*Frame_Opened) isFrame_Body() {}
@@ -1162,6 +1176,70 @@ func (*Frame_Ask) isFrame_Body() {}
 func (*Frame_Told) isFrame_Body() {}
 
 func (*Frame_Bye) isFrame_Body() {}
+
+func (*Frame_Splice) isFrame_Body() {}
+
+// Splice asks the peer to join a stream of bytes through the relay, by its own
+// leg of the allocation; see SPEC.md's section on TCP services.
+type Splice struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Allocation    []byte                 `protobuf:"bytes,1,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Rule          uint32                 `protobuf:"varint,3,opt,name=rule,proto3" json:"rule,omitempty"` // the kinds of path that it is for, a bit each; 0 is no rule
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Splice) Reset() {
+	*x = Splice{}
+	mi := &file_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Splice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Splice) ProtoMessage() {}
+
+func (x *Splice) ProtoReflect() protoreflect.Message {
+	mi := &file_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Splice.ProtoReflect.Descriptor instead.
+func (*Splice) Descriptor() ([]byte, []int) {
+	return file_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Splice) GetAllocation() []byte {
+	if x != nil {
+		return x.Allocation
+	}
+	return nil
+}
+
+func (x *Splice) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Splice) GetRule() uint32 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
 
 // Open begins a flow to a service. It is repeated with each burst until Opened
 // comes, so the first datagram needs no round trip.
@@ -1179,7 +1257,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1269,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[13]
+	mi := &file_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1282,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{13}
+	return file_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Open) GetFlow() uint32 {
@@ -1262,7 +1340,7 @@ type Opened struct {
 
 func (x *Opened) Reset() {
 	*x = Opened{}
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1352,7 @@ func (x *Opened) String() string {
 func (*Opened) ProtoMessage() {}
 
 func (x *Opened) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[14]
+	mi := &file_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1365,7 @@ func (x *Opened) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opened.ProtoReflect.Descriptor instead.
 func (*Opened) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{14}
+	return file_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Opened) GetFlow() uint32 {
@@ -1336,7 +1414,7 @@ type Close struct {
 
 func (x *Close) Reset() {
 	*x = Close{}
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1426,7 @@ func (x *Close) String() string {
 func (*Close) ProtoMessage() {}
 
 func (x *Close) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[15]
+	mi := &file_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1439,7 @@ func (x *Close) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Close.ProtoReflect.Descriptor instead.
 func (*Close) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{15}
+	return file_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Close) GetFlow() uint32 {
@@ -1395,7 +1473,7 @@ type Rekey struct {
 
 func (x *Rekey) Reset() {
 	*x = Rekey{}
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1485,7 @@ func (x *Rekey) String() string {
 func (*Rekey) ProtoMessage() {}
 
 func (x *Rekey) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[16]
+	mi := &file_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1498,7 @@ func (x *Rekey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rekey.ProtoReflect.Descriptor instead.
 func (*Rekey) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{16}
+	return file_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Rekey) GetEpoch() uint32 {
@@ -1447,7 +1525,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1537,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[17]
+	mi := &file_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1550,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{17}
+	return file_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -1492,7 +1570,7 @@ type Told struct {
 
 func (x *Told) Reset() {
 	*x = Told{}
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1582,7 @@ func (x *Told) String() string {
 func (*Told) ProtoMessage() {}
 
 func (x *Told) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[18]
+	mi := &file_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1595,7 @@ func (x *Told) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Told.ProtoReflect.Descriptor instead.
 func (*Told) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{18}
+	return file_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Told) GetId() uint64 {
@@ -1543,7 +1621,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1633,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[19]
+	mi := &file_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1646,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{19}
+	return file_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Bye) GetReason() string {
@@ -1594,7 +1672,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1684,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[20]
+	mi := &file_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1697,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{20}
+	return file_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Attempt) GetPath() string {
@@ -1693,7 +1771,7 @@ type Connect struct {
 
 func (x *Connect) Reset() {
 	*x = Connect{}
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1783,7 @@ func (x *Connect) String() string {
 func (*Connect) ProtoMessage() {}
 
 func (x *Connect) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[21]
+	mi := &file_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1796,7 @@ func (x *Connect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connect.ProtoReflect.Descriptor instead.
 func (*Connect) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{21}
+	return file_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Connect) GetInstance() uint64 {
@@ -1810,7 +1888,7 @@ type Connected struct {
 
 func (x *Connected) Reset() {
 	*x = Connected{}
-	mi := &file_peer_proto_msgTypes[22]
+	mi := &file_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1900,7 @@ func (x *Connected) String() string {
 func (*Connected) ProtoMessage() {}
 
 func (x *Connected) ProtoReflect() protoreflect.Message {
-	mi := &file_peer_proto_msgTypes[22]
+	mi := &file_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1913,7 @@ func (x *Connected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connected.ProtoReflect.Descriptor instead.
 func (*Connected) Descriptor() ([]byte, []int) {
-	return file_peer_proto_rawDescGZIP(), []int{22}
+	return file_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Connected) GetRefused() string {
@@ -1935,7 +2013,7 @@ const file_peer_proto_rawDesc = "" +
 	"\aRawFlow\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x04R\binstance\x12\x12\n" +
-	"\x04seed\x18\x03 \x01(\fR\x04seed\"\xf4\x02\n" +
+	"\x04seed\x18\x03 \x01(\fR\x04seed\"\xa5\x03\n" +
 	"\x05Frame\x12)\n" +
 	"\x04open\x18\x01 \x01(\v2\x13.rendezvous.v1.OpenH\x00R\x04open\x12/\n" +
 	"\x06opened\x18\x02 \x01(\v2\x15.rendezvous.v1.OpenedH\x00R\x06opened\x12,\n" +
@@ -1944,8 +2022,15 @@ const file_peer_proto_rawDesc = "" +
 	"\arekeyed\x18\x05 \x01(\v2\x14.rendezvous.v1.RekeyH\x00R\arekeyed\x12&\n" +
 	"\x03ask\x18\x06 \x01(\v2\x12.rendezvous.v1.AskH\x00R\x03ask\x12)\n" +
 	"\x04told\x18\a \x01(\v2\x13.rendezvous.v1.ToldH\x00R\x04told\x12&\n" +
-	"\x03bye\x18\b \x01(\v2\x12.rendezvous.v1.ByeH\x00R\x03byeB\x06\n" +
-	"\x04body\"\xa1\x01\n" +
+	"\x03bye\x18\b \x01(\v2\x12.rendezvous.v1.ByeH\x00R\x03bye\x12/\n" +
+	"\x06splice\x18\t \x01(\v2\x15.rendezvous.v1.SpliceH\x00R\x06spliceB\x06\n" +
+	"\x04body\"T\n" +
+	"\x06Splice\x12\x1e\n" +
+	"\n" +
+	"allocation\x18\x01 \x01(\fR\n" +
+	"allocation\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\rR\x04rule\"\xa1\x01\n" +
 	"\x04Open\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
@@ -2027,7 +2112,7 @@ func file_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_peer_proto_goTypes = []any{
 	(CandidateType)(0),        // 0: rendezvous.v1.CandidateType
 	(Transport)(0),            // 1: rendezvous.v1.Transport
@@ -2045,16 +2130,17 @@ var file_peer_proto_goTypes = []any{
 	(*Again)(nil),             // 13: rendezvous.v1.Again
 	(*RawFlow)(nil),           // 14: rendezvous.v1.RawFlow
 	(*Frame)(nil),             // 15: rendezvous.v1.Frame
-	(*Open)(nil),              // 16: rendezvous.v1.Open
-	(*Opened)(nil),            // 17: rendezvous.v1.Opened
-	(*Close)(nil),             // 18: rendezvous.v1.Close
-	(*Rekey)(nil),             // 19: rendezvous.v1.Rekey
-	(*Ask)(nil),               // 20: rendezvous.v1.Ask
-	(*Told)(nil),              // 21: rendezvous.v1.Told
-	(*Bye)(nil),               // 22: rendezvous.v1.Bye
-	(*Attempt)(nil),           // 23: rendezvous.v1.Attempt
-	(*Connect)(nil),           // 24: rendezvous.v1.Connect
-	(*Connected)(nil),         // 25: rendezvous.v1.Connected
+	(*Splice)(nil),            // 16: rendezvous.v1.Splice
+	(*Open)(nil),              // 17: rendezvous.v1.Open
+	(*Opened)(nil),            // 18: rendezvous.v1.Opened
+	(*Close)(nil),             // 19: rendezvous.v1.Close
+	(*Rekey)(nil),             // 20: rendezvous.v1.Rekey
+	(*Ask)(nil),               // 21: rendezvous.v1.Ask
+	(*Told)(nil),              // 22: rendezvous.v1.Told
+	(*Bye)(nil),               // 23: rendezvous.v1.Bye
+	(*Attempt)(nil),           // 24: rendezvous.v1.Attempt
+	(*Connect)(nil),           // 25: rendezvous.v1.Connect
+	(*Connected)(nil),         // 26: rendezvous.v1.Connected
 }
 var file_peer_proto_depIdxs = []int32{
 	0,  // 0: rendezvous.v1.Candidate.type:type_name -> rendezvous.v1.CandidateType
@@ -2069,20 +2155,21 @@ var file_peer_proto_depIdxs = []int32{
 	3,  // 9: rendezvous.v1.HelloAnswer.candidates:type_name -> rendezvous.v1.Signed
 	3,  // 10: rendezvous.v1.Again.candidates:type_name -> rendezvous.v1.Signed
 	14, // 11: rendezvous.v1.Again.raw:type_name -> rendezvous.v1.RawFlow
-	16, // 12: rendezvous.v1.Frame.open:type_name -> rendezvous.v1.Open
-	17, // 13: rendezvous.v1.Frame.opened:type_name -> rendezvous.v1.Opened
-	18, // 14: rendezvous.v1.Frame.close:type_name -> rendezvous.v1.Close
-	19, // 15: rendezvous.v1.Frame.rekey:type_name -> rendezvous.v1.Rekey
-	19, // 16: rendezvous.v1.Frame.rekeyed:type_name -> rendezvous.v1.Rekey
-	20, // 17: rendezvous.v1.Frame.ask:type_name -> rendezvous.v1.Ask
-	21, // 18: rendezvous.v1.Frame.told:type_name -> rendezvous.v1.Told
-	22, // 19: rendezvous.v1.Frame.bye:type_name -> rendezvous.v1.Bye
-	23, // 20: rendezvous.v1.Told.attempts:type_name -> rendezvous.v1.Attempt
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	17, // 12: rendezvous.v1.Frame.open:type_name -> rendezvous.v1.Open
+	18, // 13: rendezvous.v1.Frame.opened:type_name -> rendezvous.v1.Opened
+	19, // 14: rendezvous.v1.Frame.close:type_name -> rendezvous.v1.Close
+	20, // 15: rendezvous.v1.Frame.rekey:type_name -> rendezvous.v1.Rekey
+	20, // 16: rendezvous.v1.Frame.rekeyed:type_name -> rendezvous.v1.Rekey
+	21, // 17: rendezvous.v1.Frame.ask:type_name -> rendezvous.v1.Ask
+	22, // 18: rendezvous.v1.Frame.told:type_name -> rendezvous.v1.Told
+	23, // 19: rendezvous.v1.Frame.bye:type_name -> rendezvous.v1.Bye
+	16, // 20: rendezvous.v1.Frame.splice:type_name -> rendezvous.v1.Splice
+	24, // 21: rendezvous.v1.Told.attempts:type_name -> rendezvous.v1.Attempt
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_peer_proto_init() }
@@ -2103,6 +2190,7 @@ func file_peer_proto_init() {
 		(*Frame_Ask)(nil),
 		(*Frame_Told)(nil),
 		(*Frame_Bye)(nil),
+		(*Frame_Splice)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2110,7 +2198,7 @@ func file_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_peer_proto_rawDesc), len(file_peer_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

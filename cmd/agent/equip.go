@@ -21,6 +21,7 @@ func equip(cfg *agent.Config) {
 	cfg.Host.Local = dgram.PlainStreams()
 	cfg.Host.FakeTCP, cfg.Host.NoFakeTCP = fakeTCP(cfg.Disguise)
 	cfg.Dialers.Connect, cfg.Dialers.ConnectTLS, cfg.Dialers.RelayTLS = connect, connectTLS, rendezvous.RelayTLS
+	cfg.Dialers.Splice = rendezvous.Splice
 	cfg.Dialers.Streams, cfg.Dialers.StreamsTLS = dialStreams, new(rendezvous.TLSDialer).DialStreams
 }
 

@@ -284,6 +284,8 @@ func (h *events) Frame(f *proto.Frame) {
 		as.SendFrame(&proto.Frame{Body: &proto.Frame_Told{Told: as.peer.told(m.Ask.GetId())}})
 	case *proto.Frame_Told:
 		as.peer.heardTold(m.Told)
+	case *proto.Frame_Splice:
+		as.peer.tcp.splices.asked(as, m.Splice)
 	case *proto.Frame_Bye:
 		as.a.tasks.start(func(context.Context) { as.peer.ended(as, "the peer said goodbye: "+m.Bye.GetReason()) })
 	default:

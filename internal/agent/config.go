@@ -67,6 +67,7 @@ type Dialers struct {
 	Connect    Connect
 	ConnectTLS ConnectTLS // nil: no control connection over TLS
 	RelayTLS   RelayTLS   // nil: no relay over TLS
+	Splice     Splice     // nil: no streams of bytes through the relay
 	Streams    DialStreams
 	StreamsTLS DialStreamsTLS // nil, and Streams: no public TCP ports that way
 }

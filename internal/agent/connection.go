@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/relay"
 	"rendezvous/internal/stream"
 	"rendezvous/proto"
 )
@@ -54,6 +55,10 @@ type ConnectTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Cert
 // RelayTLS opens a way for one relay leg through TLS to the coordinator. far is
 // the one address on the conn.
 type RelayTLS func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (conn dgram.Conn, far netip.AddrPort, err error)
+
+// Splice joins a stream of bytes with that of the other leg of an allocation,
+// through TLS to the coordinator, and waits for that. number names it.
+type Splice func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate, leg *relay.Leg, number uint64) (net.Conn, error)
 
 // DialStreams makes a carrier of the connections of public TCP ports over pc to a
 // coordinator, and checks its pinned key.

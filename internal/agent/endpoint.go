@@ -28,6 +28,7 @@ type endpoint struct {
 	// raw flow's. All that arrives is its own, whatever it looks like.
 	owner *session.Session
 	leg   *relay.Leg
+	door  string   // of the coordinator's, that a leg over TLS goes through
 	quic  controls // those that are made from here
 
 	mu     sync.RWMutex

@@ -81,7 +81,12 @@ func (r *relayRung) overTLS(ctx context.Context, at string) (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.endpoint(conn, far)
+	e, err := r.endpoint(conn, far)
+	if err != nil {
+		return nil, err
+	}
+	e.door = at // nobody else looks before addLeg
+	return e, nil
 }
 
 // unspecified is the address that stands for all of a family.

@@ -25,9 +25,13 @@ import (
 // time stops at that: what sends so much over relay-tls is no such test.
 func virtual(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
+	emptyPools()
+	synctest.Test(t, f)
+}
+
+func emptyPools() {
 	runtime.GC() // the pool's become its victims
 	runtime.GC() // and go
-	synctest.Test(t, f)
 }
 
 // everything gives an agent on host all that it can reach others with, as the
@@ -52,6 +56,7 @@ func everything(host *natlab.Host) func(*Config) {
 			}
 			return &Connection{ControlConn: k, Addr: k.Addr(), Transport: "tls", RTT: k.RTT, Why: k.Err}, nil
 		}
+		c.Dialers.Splice = d.Splice
 		c.Dialers.RelayTLS = func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (dgram.Conn, netip.AddrPort, error) {
 			return d.Relay(ctx, at, pin, cert)
 		}

@@ -33,6 +33,7 @@ type connections struct {
 	end     atomic.Pointer[quicflow.End] // nil before its first use
 	unsent  atomic.Uint64                // datagrams of QUIC's that found no path
 	lines   lines
+	splices splices
 
 	mu     sync.Mutex
 	closed bool
@@ -51,7 +52,7 @@ type making struct {
 
 func newConnections(p *peer) *connections {
 	c := &connections{p: p, links: make(map[path.Kinds]carrierLink), making: make(map[path.Kinds]*making)}
-	c.lines.of = c
+	c.lines.of, c.splices.of = c, c
 	limits := stream.Limits{Connections: p.a.cfg.Flows.Max}
 	c.out = stream.New(stream.Config{Instance: p.a.instance, Need: c.need, Narrowed: c.narrowed, Limits: limits, Log: p.a.cfg.Log})
 	c.in = stream.New(stream.Config{Instance: p.a.instance, Accept: c.connect, Limits: limits, Log: p.a.cfg.Log})
@@ -230,6 +231,17 @@ func (c *connections) make(ctx context.Context, only path.Kinds) error {
 		c.use(only, link, carrier)
 		return nil
 	}
+	if c.has(only, false) && c.splices.wanted(time.Now(), c.p.association(), only) {
+		link, carrier, err := c.splices.begin(ctx, only)
+		if err == nil {
+			c.use(only, link, carrier)
+			return nil
+		}
+		c.p.a.cfg.Log.Debug().Str("peer", c.p.name).Err(err).Msg("no stream of bytes through the relay")
+		if c.has(only, true) {
+			return nil // what there is does
+		}
+	}
 	end, err := c.open()
 	if err != nil {
 		return err
@@ -242,6 +254,14 @@ func (c *connections) make(ctx context.Context, only path.Kinds) error {
 	}
 	c.use(only, quicLink{link, end, c}, stream.OverQUIC(link.Conn))
 	return nil
+}
+
+// has says whether there is a carrier, one that fits its path if it must.
+func (c *connections) has(only path.Kinds, fits bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	link := c.links[only]
+	return link != nil && !link.ended() && (!fits || link.fits(time.Now()))
 }
 
 func (c *connections) use(only path.Kinds, link carrierLink, carrier stream.Carrier) {
@@ -270,9 +290,10 @@ func (l quicLink) ended() bool { return l.Context().Err() != nil }
 func (l quicLink) close()      { _ = l.CloseWithError(0, "idle") }
 
 // fits is false where the packets have become too large, or much smaller than they could be: their path is another, or better known; and where a line
-// would do.
+// or a splice would do.
 func (l quicLink) fits(now time.Time) bool {
-	return l.end.Fits(l.Link) && !l.of.steady.onTCP(now, l.of.p.association(), l.Only())
+	as := l.of.p.association()
+	return l.end.Fits(l.Link) && !l.of.steady.onTCP(now, as, l.Only()) && !l.of.splices.wanted(now, as, l.Only())
 }
 
 func (c *connections) whyNoCarrier(only path.Kinds, err error) error {
@@ -324,6 +345,7 @@ func (c *connections) tend(now time.Time) {
 
 // drops adds what was dropped, by reason.
 func (c *connections) drops(out map[string]uint64) {
+	out["splice-refused"] += c.splices.refused.Load()
 	out["line-malformed"] += c.lines.malformed.Load()
 	out["quic-no-path"] += c.unsent.Load()
 	if end := c.end.Load(); end != nil {
@@ -346,6 +368,7 @@ func (c *connections) close() {
 	c.out.Close()
 	c.in.Close()
 	c.lines.close()
+	c.splices.close()
 	if end := c.end.Load(); end != nil {
 		_ = end.Close()
 	}

@@ -179,18 +179,22 @@ var (
 	errOther = errors.New("whoever answers has another key than the peer")
 )
 
-// tlsConfig has both ends show their certificate, and takes the peer's alone.
-// The session has proved the same before; this binds the connection to it.
-func (e *End) tlsConfig() *tls.Config {
+// tlsConfig is TLSConfig with what this end was given. The session has proved
+// the same before; this binds the connection to it.
+func (e *End) tlsConfig() *tls.Config { return TLSConfig(e.cfg.Certificate, e.cfg.PeerKey) }
+
+// TLSConfig has both ends show their certificate, and takes the peer's alone, in
+// TLS 1.3. It serves either end.
+func TLSConfig(ours tls.Certificate, peerKey func() ed25519.PublicKey) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ALPN},
-		Certificates:           []tls.Certificate{e.cfg.Certificate},
+		Certificates:           []tls.Certificate{ours},
 		ClientAuth:             tls.RequireAnyClientCert,
 		SessionTicketsDisabled: true,
 		InsecureSkipVerify:     true, // no authority signs; VerifyConnection compares the key
 		VerifyConnection: func(s tls.ConnectionState) error {
-			want := e.cfg.PeerKey()
+			want := peerKey()
 			if want == nil {
 				return errNoKey
 			}

@@ -65,9 +65,10 @@ type allocation struct {
 	id      proto.Token
 	members [2]string
 	legs    [2]leg
-	touched time.Time // when it was made or a leg last bound
-	ended   time.Time // zero while it lives
-	public  *public   // nil where both legs are agents'
+	touched time.Time     // when it was made or a leg last bound
+	ended   time.Time     // zero while it lives
+	public  *public       // nil where both legs are agents'
+	over    chan struct{} // made for the first splice, closed when it ends
 }
 
 // rates bound each direction, in bytes and datagrams a second.
@@ -231,6 +232,9 @@ func (s *Server) end(a *allocation, now time.Time) {
 		s.count.drop(heldTooLong, l.dropHeld(&s.heldBytes))
 	}
 	a.ended = now
+	if a.over != nil {
+		close(a.over)
+	}
 	if a.public != nil {
 		s.living.public--
 	} else {

@@ -35,6 +35,7 @@ type front struct {
 	strangers *strangers
 	drops     frontDrops
 	legs      atomic.Int64 // relay legs that are open
+	splices   splices
 
 	mu     sync.Mutex
 	open   map[net.Conn]struct{} // that must be closed for the server to end
@@ -50,6 +51,7 @@ type frontDrops struct {
 	stun      atomic.Uint64 // connections cut because what came was no STUN
 	streams   atomic.Uint64 // connections cut for too many streams, or for one that is of no kind
 	legs      atomic.Uint64 // relay legs refused: the agent is no member
+	splices   atomic.Uint64 // splices refused or not met in time
 	accept    atomic.Uint64 // connections that could not be taken
 	datagrams atomic.Uint64 // datagrams of relay legs that are nothing we know
 	malformed atomic.Uint64 // relay legs cut for an impossible length

@@ -14,7 +14,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 type descriptions struct {
 	online, connections, introductions, waiting   *prometheus.Desc
 	allocations, relayBytes, relayDatagrams, stun *prometheus.Desc
-	drops, doors, tlsLegs                         *prometheus.Desc
+	drops, doors, tlsLegs, splices                *prometheus.Desc
 	public                                        publicDescriptions
 }
 
@@ -49,6 +49,7 @@ func (s *Server) Collector() prometheus.Collector {
 		stun:           describe("stun_total", "STUN datagrams by what became of them.", "result"),
 		doors:          describe("listening", "1 for an address that is listened on over a transport, 0 where that was not to be had.", "transport", "addr"),
 		tlsLegs:        describe("relay_tls_legs", "Relay legs over TLS that are open now."),
+		splices:        describe("relay_splices", "Streams of bytes between two relay legs over TLS that are open now."),
 		drops:          describe("drops_total", "What was not served, by reason.", "reason"),
 		public:         describePublic(),
 	}}
@@ -77,6 +78,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(c.d.allocations, float64(relay.Allocations))
 	gauge(c.d.tlsLegs, float64(c.server.front.legs.Load()))
+	gauge(c.d.splices, float64(c.server.front.splices.status().Open))
 	for _, d := range c.server.doorStatus() {
 		open := 1.0
 		if d.Problem != "" {

@@ -20,6 +20,7 @@ import (
 const (
 	streamControl = 'c' // messages, as on QUIC's stream
 	streamLeg     = 'r' // datagrams of a relay leg, each behind its length
+	streamSplice  = 's' // bytes for the other leg of an allocation
 )
 
 // Bounds of yamux in TLS.

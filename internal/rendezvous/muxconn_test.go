@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/stream"
 )
 
 // counted is a connection that notes the length of each write.
@@ -28,11 +29,11 @@ func (c *counted) Write(b []byte) (int, error) {
 func TestFrameLeavesWhole(t *testing.T) {
 	near, far := net.Pipe()
 	below := &counted{Conn: near, writes: make(chan int, 100)}
-	client, err := yamux.Client(&muxConn{Conn: below}, muxConfig(zerolog.Nop()))
+	client, err := yamux.Client(stream.WholeFrames(below), muxConfig(zerolog.Nop()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := yamux.Server(&muxConn{Conn: far}, muxConfig(zerolog.Nop()))
+	server, err := yamux.Server(stream.WholeFrames(far), muxConfig(zerolog.Nop()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,7 @@ func TestFrameLeavesWhole(t *testing.T) {
 	close(below.writes)
 	var sizes []int
 	for n := range below.writes {
-		if n > muxHeader {
+		if n > 12 {
 			sizes = append(sizes, n)
 		}
 	}

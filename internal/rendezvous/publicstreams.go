@@ -137,7 +137,7 @@ func (s *Server) serveCarrier(conn *tls.Conn, key Key) {
 	if !s.mayCarry(key) {
 		return
 	}
-	session, err := yamux.Server(&muxConn{Conn: conn}, stream.YamuxConfig())
+	session, err := yamux.Server(stream.WholeFrames(conn), stream.YamuxConfig())
 	if err != nil {
 		s.log.Error().Err(err).Msg("yamux") // a fault of YamuxConfig
 		return
@@ -167,7 +167,7 @@ func (d *TLSDialer) DialStreams(ctx context.Context, at string, pin [32]byte, ce
 	if err != nil {
 		return nil, fmt.Errorf("carry public TCP ports: %w", err)
 	}
-	session, err := yamux.Client(&muxConn{Conn: conn}, stream.YamuxConfig())
+	session, err := yamux.Client(stream.WholeFrames(conn), stream.YamuxConfig())
 	if err != nil {
 		return nil, errors.Join(err, conn.Close()) // a fault of YamuxConfig
 	}

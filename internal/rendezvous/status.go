@@ -24,6 +24,7 @@ type Status struct {
 	Introductions IntroductionCounts `json:"introductions"`
 	Relay         RelayStatus        `json:"relay"`
 	TLSLegs       int                `json:"tls_legs"` // relay legs over TLS that are open
+	Splices       SpliceStatus       `json:"splices"`
 	STUN          map[string]uint64  `json:"stun"`
 	Drops         map[string]uint64  `json:"drops"` // by reason
 }
@@ -100,6 +101,7 @@ func (s *Server) Status() (Status, error) {
 		st.Listen = append(st.Listen, a.String())
 	}
 	st.Doors, st.TLSLegs = s.doorStatus(), int(s.front.legs.Load())
+	st.Splices = s.front.splices.status()
 	if s.share != nil {
 		st.Share = s.share.Status()
 	}
@@ -232,6 +234,7 @@ func (f *front) count(drops map[string]uint64) {
 		"tcp-accept":      &d.accept,
 		"tls-streams":     &d.streams,
 		"tls-no-member":   &d.legs,
+		"tls-splice":      &d.splices,
 		"relay-malformed": &d.malformed,
 		"relay-slow-leg":  &d.queue,
 		"unknown-kind":    &d.datagrams,

@@ -16,6 +16,8 @@ import (
 
 	"github.com/hashicorp/yamux"
 	"github.com/rs/zerolog"
+
+	"rendezvous/internal/stream"
 )
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -95,7 +97,7 @@ func (d *TLSDialer) dial(ctx context.Context, at string, pin [32]byte, cert tls.
 	if err != nil {
 		return nil, err
 	}
-	session, err := yamux.Client(&muxConn{Conn: conn}, muxConfig(d.Log))
+	session, err := yamux.Client(stream.WholeFrames(conn), muxConfig(d.Log))
 	if err != nil {
 		return nil, errors.Join(err, conn.Close()) // a fault of muxConfig
 	}

@@ -12,6 +12,7 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
+	"rendezvous/internal/stream"
 )
 
 // trunk is a TLS connection of an agent, on which yamux carries its control
@@ -36,7 +37,7 @@ const legQueue = 512 << 10
 
 // serveTrunk serves the streams of a connection until it ends.
 func (s *Server) serveTrunk(ctx context.Context, t *trunk, conn *tls.Conn) {
-	session, err := yamux.Server(&muxConn{Conn: conn}, muxConfig(s.log))
+	session, err := yamux.Server(stream.WholeFrames(conn), muxConfig(s.log))
 	if err != nil {
 		s.log.Error().Err(err).Msg("yamux") // a fault of muxConfig
 		return
@@ -115,6 +116,8 @@ func (t *trunk) serve(ctx context.Context, stream *yamux.Stream) {
 	case err != nil:
 	case kind == streamLeg:
 		t.leg(stream)
+	case kind == streamSplice:
+		t.splice(stream)
 	case kind == streamControl && t.takesControl():
 		t.converse(ctx, stream)
 	default:

@@ -30,22 +30,41 @@ func (s *Session) Kept(only path.Kinds, best bool) (p path.Path, ok bool) {
 		}
 	}
 	if best {
-		leads := s.paths.best
-		for _, rl := range s.paths.rules {
-			if rl.only == only {
-				leads = rl.best
-			}
-		}
-		if leads == nil || leads.kind != path.DirectTCP || leads.doubt {
+		if found = s.leading(only); found == nil || found.kind != path.DirectTCP {
 			return path.Path{}, false
 		}
-		found = leads
 	}
 	if found == nil || s.cfg.Raw {
 		return path.Path{}, false
 	}
 	_, ok = found.path.Conn.(keeper)
 	return found.path, ok
+}
+
+// leading is the path that data under the rule takes now; nil while that is in
+// doubt. s.mu is held.
+func (s *Session) leading(only path.Kinds) *state {
+	leads := s.paths.best
+	for _, rl := range s.paths.rules {
+		if rl.only == only {
+			leads = rl.best
+		}
+	}
+	if leads == nil || leads.doubt || !only.Allows(leads.kind) {
+		return nil
+	}
+	return leads
+}
+
+// Leads is the path that data under the rule takes now, and of what kind; None
+// while that is in doubt.
+func (s *Session) Leads(only path.Kinds) (path.Path, path.Kind) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.leading(only); st != nil {
+		return st.path, st.kind
+	}
+	return path.Path{}, path.None
 }
 
 // AwaitKept waits until the path has room for datagrams of SendKept. It returns

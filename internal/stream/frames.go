@@ -1,4 +1,4 @@
-package rendezvous
+package stream
 
 import (
 	"encoding/binary"
@@ -9,9 +9,12 @@ import (
 // length.
 const muxHeader = 12
 
+// WholeFrames is c for yamux in TLS to write on. Only yamux's sender writes.
+func WholeFrames(c net.Conn) net.Conn { return &muxConn{Conn: c} }
+
 // muxConn is the connection below yamux, which writes the header of a frame
 // and its body one after the other. Here both leave in one TLS record, and so
-// in one segment where they fit. Only yamux's sender writes.
+// in one segment where they fit.
 type muxConn struct {
 	net.Conn
 	frame []byte // a header that waits for its body
