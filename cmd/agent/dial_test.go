@@ -6,9 +6,9 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/rendezvous"
 )
 
@@ -42,7 +42,7 @@ func TestRace(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), joinWait)
 				defer cancel()
 				began := time.Now()

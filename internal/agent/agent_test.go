@@ -3,10 +3,10 @@ package agent
 import (
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // reach pings until the path is the wanted one, for d at most, and returns how
@@ -47,7 +47,7 @@ func TestPairsOfNATs(t *testing.T) {
 		{"random port for each destination", natlab.Cellular(), "relay-udp"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, _ := w.home()
 				road, _ := w.road(c.road)
@@ -65,7 +65,7 @@ func TestPairsOfNATs(t *testing.T) {
 }
 
 func TestRandomPortsOnBothSidesRelayAndExplainWhyOnBothSides(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		far := w.lab.NAT("mobile", "198.51.100.1", natlab.Cellular()).Host("home", "10.0.0.2")
 		road, _ := w.road(natlab.Cellular())
@@ -92,7 +92,7 @@ func TestRandomPortsOnBothSidesRelayAndExplainWhyOnBothSides(t *testing.T) {
 }
 
 func TestSameLANGoesByThePrivateAddresses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		nat := w.lab.NAT("router", "198.51.100.1", natlab.Home())
 		w.agent(nat.Host("home", "192.168.1.2"), "home", nil)
@@ -109,7 +109,7 @@ func TestSameLANGoesByThePrivateAddresses(t *testing.T) {
 func TestFlushedConnectionTrackingIsOverWithinTwoSeconds(t *testing.T) {
 	for _, side := range []string{"carrier", "cafe"} {
 		t.Run(side, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, carrier := w.home()
 				road, cafe := w.road(natlab.Home())
@@ -136,7 +136,7 @@ func TestFlushedConnectionTrackingIsOverWithinTwoSeconds(t *testing.T) {
 }
 
 func TestCoordinatorRestartLeavesTheDirectPathAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
 		road, _ := w.road(natlab.Home())
@@ -173,7 +173,7 @@ func TestCoordinatorRestartLeavesTheDirectPathAlone(t *testing.T) {
 }
 
 func TestRestartedPeerIsBackOnItsOwn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
 		road, _ := w.road(natlab.Home())
@@ -190,7 +190,7 @@ func TestRestartedPeerIsBackOnItsOwn(t *testing.T) {
 }
 
 func TestPathsThatAreNotAllowedAreNotTaken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
 		road, _ := w.road(natlab.Home())

@@ -12,10 +12,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/forward"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/ops"
 )
 
@@ -147,7 +147,7 @@ func TestAPIErrors(t *testing.T) {
 }
 
 func TestPingGivesUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		d := &fakeDaemon{ping: func(ctx context.Context) (PingLine, error) {
 			<-ctx.Done()
 			return PingLine{}, ctx.Err()

@@ -6,15 +6,15 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 func TestBothDialEachOtherAtTheSameInstant(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, carrier := w.home()
 		road, cafe := w.road(natlab.Home())
@@ -57,7 +57,7 @@ func TestBothDialEachOtherAtTheSameInstant(t *testing.T) {
 
 func TestPeerThatComesUpLaterIsReachedWithinASecond(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
 		road, _ := w.road(natlab.Home())
@@ -107,7 +107,7 @@ func TestPeerThatComesUpLaterIsReachedWithinASecond(t *testing.T) {
 
 func TestASingleDatagramWaitsForThePeer(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
 		road, _ := w.road(natlab.Home())
@@ -133,7 +133,7 @@ func TestASingleDatagramWaitsForThePeer(t *testing.T) {
 
 func TestWhatIsSentWhileThePathIsMadeArrivesInOrder(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		const n = 300
 		for i := range uint64(n) {

@@ -5,10 +5,10 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -70,7 +70,7 @@ func (w *world) carry(t *testing.T, n int, paths []path.Kind) (*seenAtVPS, int, 
 // S4-06
 func TestCoordinatorCarriesNoDataOfADirectPath(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		seen, back, laptop := w.carry(t, 500, nil)
 		if at := best(laptop, "home"); at != "direct-udp" || back != 500 {
@@ -86,7 +86,7 @@ func TestCoordinatorCarriesNoDataOfADirectPath(t *testing.T) {
 // service's name. S4-07
 func TestRelaySeesOnlyCiphertext(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		seen, back, laptop := w.carry(t, 500, []path.Kind{path.RelayUDP})
 		if at := best(laptop, "home"); at != "relay-udp" || back != 500 {

@@ -7,11 +7,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // eavesdropper keeps copies of what crosses a NAT's link to an address.
@@ -39,7 +39,7 @@ func (e *eavesdropper) all() [][]byte {
 
 func TestGarbageAndReplaysAreCountedAndNothingElse(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, carrier := w.home()
 		// No NAT protects the laptop.

@@ -4,10 +4,10 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -65,7 +65,7 @@ func TestBothSidesFireAtTheSameInstant(t *testing.T) {
 	for name, jitter := range map[string]time.Duration{"steady links": 0, "links with jitter": 5 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, carrier := w.home()
 				road, cafe := w.road(natlab.Home())
@@ -106,7 +106,7 @@ func TestSetUpTakesThreeRoundTrips(t *testing.T) {
 	for name, again := range map[string]bool{"the first time ever": false, "known before": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, carrier := w.home()
 				road, cafe := w.road(natlab.Home())

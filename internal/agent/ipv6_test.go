@@ -4,10 +4,10 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 func TestIPv6(t *testing.T) {
@@ -24,7 +24,7 @@ func TestIPv6(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				router := w.lab.NAT("router", "198.51.100.1", natlab.Home(), natlab.Prefix("2001:db8:1::/64"))
 				cafe := w.lab.NAT("cafe", "198.51.100.129", c.road, natlab.Prefix("2001:db8:2::/64"))
@@ -75,7 +75,7 @@ func TestIPv6(t *testing.T) {
 
 func TestABrokenFamilyCostsAMoment(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		cafe := w.lab.NAT("cafe", "198.51.100.129", natlab.Home(), natlab.Prefix("2001:db8:2::/64"))
 		road := cafe.Host("laptop", "192.168.2.2", natlab.Also("2001:db8:2::2"))

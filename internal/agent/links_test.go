@@ -2,15 +2,15 @@ package agent
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 func TestLinksWithASmallMTU(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		r.cafe.Set(natlab.MTU(1400))
 		r.client.send(dialAt, stamped(0, 100))
@@ -50,7 +50,7 @@ func TestLinksWithASmallMTU(t *testing.T) {
 
 func TestBySatellite(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		r.cafe.Set(natlab.Delay(300*time.Millisecond), natlab.Jitter(30*time.Millisecond))
 		r.carrier.Set(natlab.Delay(150*time.Millisecond), natlab.Jitter(30*time.Millisecond))
@@ -80,7 +80,7 @@ func TestBySatellite(t *testing.T) {
 
 func TestIdlePathServesAtOnce(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t, func(c *Config) { c.Flows.Unanswered, c.Flows.Answered = time.Hour, time.Hour })
 		r.client.send(dialAt, stamped(0, 100))
 		waitFor(t, "direct-udp", 5*time.Second, func() bool { return best(r.laptop, "home") == "direct-udp" })
@@ -95,7 +95,7 @@ func TestIdlePathServesAtOnce(t *testing.T) {
 
 func TestRelayedTrafficIsBackAfterTheCoordinatorsRestart(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		r.cafe.Behave(natlab.Cellular())
 		s := startStream(r.client, dialAt, 20*time.Millisecond)
@@ -120,7 +120,7 @@ func TestRelayedTrafficIsBackAfterTheCoordinatorsRestart(t *testing.T) {
 
 func TestTwoLaptopsAndOneHome(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		other := r.cafe.Host("tablet", "192.168.2.3")
 		tablet := r.agent(other, "tablet", dialing(t, "home", "echo", "udp://"+dialAt))
@@ -157,7 +157,7 @@ func TestTwoLaptopsAndOneHome(t *testing.T) {
 
 func TestNothingIsDeliveredTwice(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		r.cafe.Set(natlab.Duplicate(0.3), natlab.Reorder(0.2, 30*time.Millisecond), natlab.Loss(0.03))
 		var clients []*station

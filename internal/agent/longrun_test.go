@@ -8,10 +8,10 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -85,7 +85,7 @@ func TestTwoHoursOfLightTraffic(t *testing.T) {
 	for name, road := range map[string]natlab.Behaviour{"direct-udp": natlab.Home(), "relay-udp": natlab.Cellular()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, _ := w.home()
 				where, cafe := w.road(road)
@@ -140,7 +140,7 @@ func TestTwoHoursOfLightTraffic(t *testing.T) {
 
 func TestADayWithoutTheCoordinator(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		// While it is down a dial just takes its time: a day of real QUIC
 		// handshakes without answer would be most of what this test does.
 		var down atomic.Bool

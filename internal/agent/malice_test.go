@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -29,7 +29,7 @@ func TestForgedStandingCandidatesAreNotProbed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b := newBetrayed(t)
 				b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
 					if in := m.GetIntroduced(); in != nil {
@@ -88,7 +88,7 @@ func TestTamperedOpeningsAreRefusedOnBothSides(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b := newBetrayed(t)
 				began := time.Now()
 				c.arrange(b, func() bool { return time.Since(began) < 6*time.Second })
@@ -145,7 +145,7 @@ func TestMembersThatTheCoordinatorMadeUpAreRefused(t *testing.T) {
 	for name, forge := range forgeries {
 		t.Run("looked up: "+name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b := newBetrayed(t)
 				b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
 					if member := m.GetMember(); member != nil {
@@ -165,7 +165,7 @@ func TestMembersThatTheCoordinatorMadeUpAreRefused(t *testing.T) {
 		})
 		t.Run("offered: "+name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				b := newBetrayed(t)
 				b.toHome.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {
 					if o := m.GetOffer(); o != nil {
@@ -189,7 +189,7 @@ func TestMembersThatTheCoordinatorMadeUpAreRefused(t *testing.T) {
 
 func TestOneMemberCannotBePassedOffAsAnother(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		spy := b.agent(b.lab.Host("spy", "203.0.113.66"), "spy", nil)
 		b.settle()
@@ -228,7 +228,7 @@ func TestOneMemberCannotBePassedOffAsAnother(t *testing.T) {
 // S4-04
 func TestRelayIsNowhereButAtTheCoordinator(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		aim := func(a *proto.Allocation) {
 			if a != nil {
@@ -255,7 +255,7 @@ func TestRelayIsNowhereButAtTheCoordinator(t *testing.T) {
 // S4-04
 func TestSTUNRequestsToStrangersAreFew(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		// Registering again and again is the worst that it can do.
 		b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
@@ -303,7 +303,7 @@ func TestSTUNRequestsToStrangersAreFew(t *testing.T) {
 
 func TestTimesThatTheCoordinatorMakesUpCostAMoment(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		const long = 1<<32 - 1 // 71 minutes
 		b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {
@@ -324,7 +324,7 @@ func TestTimesThatTheCoordinatorMakesUpCostAMoment(t *testing.T) {
 
 func TestNamesThatTheCoordinatorMakesUpFillNoMemory(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		b.settle()
 		reach(t, b.laptop, "home", "direct-udp", 5*time.Second)
@@ -355,7 +355,7 @@ func TestNamesThatTheCoordinatorMakesUpFillNoMemory(t *testing.T) {
 // The peer did sign these, but long ago, when it was elsewhere.
 func TestStandingCandidatesOfLastWeekAreNotProbed(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		old := standingMade(t, time.Now().Add(-standingFor-time.Hour), b.home.id, b.secret, victim)
 		b.toRoad.onAnswer(func(_ *proto.ToCoordinator, m *proto.ToAgent) {

@@ -9,11 +9,11 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/internal/rendezvous"
 )
@@ -26,7 +26,7 @@ import (
 func virtual(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	emptyPools()
-	synctest.Test(t, f)
+	bubble.Test(t, f)
 }
 
 func emptyPools() {

@@ -4,10 +4,10 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -98,7 +98,7 @@ func TestPoisonedPortsAreLeftForFreshOnes(t *testing.T) {
 	for _, poisoned := range []string{"laptop", "home"} {
 		t.Run(poisoned, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				behaviours := map[string]natlab.Behaviour{"laptop": natlab.Home(), "home": natlab.Home(), poisoned: natlab.Poisonable()}
 				ends := map[string]*middle{"laptop": {}, "home": {}, poisoned: lateOnce()}
@@ -148,7 +148,7 @@ func leftMainPort(t *testing.T, tuples map[tuple]spell, main uint16, direct time
 
 func TestLowTTLDatagramGoesBeforeTheProbes(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
 		road, _ := w.road(natlab.Home())
@@ -204,7 +204,7 @@ func losing(n int) natlab.Drop {
 
 func TestLostFirstProbesCostMilliseconds(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, carrier := w.home()
 		road, cafe := w.road(natlab.Home())
@@ -221,7 +221,7 @@ func TestLostFirstProbesCostMilliseconds(t *testing.T) {
 
 func TestDirectThroughLoss(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, carrier := w.home()
 		road, cafe := w.road(natlab.Home())

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -90,7 +91,7 @@ func spares(n int) func(*Config) { return func(c *Config) { c.Public.Spares = n 
 // more; new spares stand ready a moment later.
 func TestNewClientsTakeNoRoundTripMore(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const n = 50
 		r := newPublicTrip(t, rawPublic, spares(n))
 		var phones []*station
@@ -126,7 +127,7 @@ func TestNewClientsTakeNoRoundTripMore(t *testing.T) {
 // sockets are closed and just the spares are left.
 func TestSilentClientsAreDropped(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic, spares(2), func(c *Config) { c.Public.Idle, c.Public.Keepalive = 40*time.Second, 25*time.Second })
 		asks, _ := r.said.all()
 		if got := asks[0].GetPorts()[0]; got.GetKeepaliveS() != 25 || got.GetSpares() != 2 || !got.GetRaw() || got.GetService() != "wg" {
@@ -166,7 +167,7 @@ func TestSilentClientsAreDropped(t *testing.T) {
 // again; one of a service that goes is given back, and another member may have it.
 func TestPublicPortIsRefusedOpenedWithdrawn(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		other := w.agent(w.lab.Host("other", "198.51.100.200"), "other", exposing(t, "game", "udp://127.0.0.1:7777?public=51820"))
 		w.settle()
@@ -227,7 +228,7 @@ func TestPublicPortIsRefusedOpenedWithdrawn(t *testing.T) {
 // clients than there may be end the one that was silent longest.
 func TestPublicLegsAreBounded(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic, spares(2), func(c *Config) { c.Public.MaxClients = 3 })
 		legs := func() int {
 			r.home.public.mu.Lock()
@@ -276,7 +277,7 @@ func TestPublicLegsAreBounded(t *testing.T) {
 // has answered, however long that one was silent.
 func TestCrowdSparesWhoIsServed(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic, spares(2), func(c *Config) { c.Public.MaxClients = 3 })
 		served := r.phone(1)
 		served.send(publicAt, []byte("hello"))
@@ -307,7 +308,7 @@ func TestCrowdSparesWhoIsServed(t *testing.T) {
 // A client stays served when home gets another address.
 func TestPublicClientsSurviveAnotherAddressOfHome(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic)
 		s := startStream(r.phone(1), publicAt, 20*time.Millisecond)
 		defer s.end()
@@ -324,7 +325,7 @@ func TestPublicClientsSurviveAnotherAddressOfHome(t *testing.T) {
 // A steady flow such as RTP is never cut, for minutes. S3-21
 func TestPublicSteadyFlow(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic, spares(1))
 		s := startStream(r.phone(1), publicAt, 20*time.Millisecond)
 		time.Sleep(5 * time.Minute)
@@ -341,7 +342,7 @@ func TestPublicSteadyFlow(t *testing.T) {
 // served.
 func TestBothDoorsAtOnce(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic)
 		road, _ := r.road(natlab.Home())
 		r.agent(road, "laptop", dialing(t, "home", "wg", "udp://"+dialAt))

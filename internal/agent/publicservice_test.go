@@ -6,10 +6,10 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/forward"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -19,7 +19,7 @@ import (
 func TestPublicClientsHaveAliases(t *testing.T) {
 	t.Parallel()
 	for _, tells := range []time.Duration{0, 300 * time.Millisecond, -1} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			r := newPublicTrip(t, "udp://"+serviceAt+"?raw&alias&public=51820")
 			r.said.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {
 				if m.GetPublicClient() == nil {
@@ -62,7 +62,7 @@ func TestPublicClientsHaveAliases(t *testing.T) {
 // come together, and again for one that it leaves without answer.
 func TestServiceThatMovesIsFoundAgain(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var at atomic.Pointer[netip.Addr]
 		var asked atomic.Int64
 		old, next := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("127.0.0.2")

@@ -10,13 +10,13 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
 
 	"rendezvous/internal/forward"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/rendezvous"
 	"rendezvous/internal/stream"
 )
@@ -77,7 +77,7 @@ func (p *publicTCP) call(t *testing.T) net.Conn {
 // A client without an agent reaches a TCP service at home, behind two NATs:
 // S3-01 to S3-04 for TCP.
 func TestPublicTCPPortReachesService(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicTCP(t, "", echoTCP)
 		b := noise(4 << 20)
 		var all []*pumped
@@ -97,7 +97,7 @@ func TestPublicTCPPortReachesService(t *testing.T) {
 // The service learns who its client is: by a PROXY header (S3-22) and by an alias
 // (S1-14).
 func TestPublicTCPServiceIsToldItsClientsAddress(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		type seen struct {
 			told, to string
 			from     netip.Addr
@@ -130,7 +130,7 @@ func TestPublicTCPServiceIsToldItsClientsAddress(t *testing.T) {
 // A service that does not run refuses its clients by a reset, and so does a port
 // whose service was withdrawn.
 func TestPublicTCPRefusals(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicTCP(t, "", echoTCP)
 		if err := p.home.Expose("idle", "tcp://127.0.0.1:9?public=51826"); err != nil {
 			t.Fatal(err)
@@ -162,7 +162,7 @@ func TestPublicTCPRefusals(t *testing.T) {
 // Home's address changes under a transfer from a public port: it goes on over
 // another carrier.
 func TestPublicTCPTransferSurvivesANewAddress(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicTCP(t, "", echoTCP)
 		b := noise(8 << 20)
 		u := pump(p.call(t), b, 256<<10)

@@ -6,11 +6,11 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // Clients without an agent reach a service behind NAT and CG-NAT, each with a
@@ -18,7 +18,7 @@ import (
 // not a byte is added. S3-01, S3-02, S3-03, S3-04, S3-07, S3-22
 func TestPublicPortOfTheCoordinator(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic, spares(50))
 		if p := r.public(); p.State != PublicOpen || p.Spares != 50 || len(p.Addrs) == 0 {
 			t.Fatalf("status: %+v", p)
@@ -63,7 +63,7 @@ func TestPublicPortOfTheCoordinator(t *testing.T) {
 func TestPublicPortIsSealedUnlessRaw(t *testing.T) {
 	t.Parallel()
 	for _, raw := range []string{"", "raw&"} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			r := newPublicTrip(t, "udp://"+serviceAt+"?"+raw+"public=51820")
 			var shown, longest atomic.Int64
 			r.homeHost.DropWhen(func(from, to netip.AddrPort, d []byte) bool {
@@ -113,7 +113,7 @@ func TestPublicPortIsSealedUnlessRaw(t *testing.T) {
 // directions.
 func TestPublicPortEatsNoPayload(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic)
 		phone := r.phone(1)
 		var sent [][]byte
@@ -141,7 +141,7 @@ func TestPublicPortEatsNoPayload(t *testing.T) {
 // way round.
 func TestPublicPortJoinsFamilies(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic)
 		six := listen(t, r.lab.Host("six", "2001:db8:b::1"), "[::]:0", false)
 		four := r.phone(1)
@@ -152,7 +152,7 @@ func TestPublicPortJoinsFamilies(t *testing.T) {
 			t.Errorf("%d and %d answers; the service saw %v", len(six.arrivals()), len(four.arrivals()), r.service.sources())
 		}
 	})
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTripAt(t, "udp://[::1]:51820?raw&public=51820", func(w *world) *natlab.Host {
 			w.at = "[" + vpsSix + "]:443"
 			return w.lab.Host("home", "2001:db8:c::1")
@@ -205,7 +205,7 @@ func TestPublicPortComesBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				r := newPublicTrip(t, rawPublic)
 				s := startStream(r.phone(1), publicAt, 20*time.Millisecond)
 				defer s.end()
@@ -233,7 +233,7 @@ func TestPublicPortComesBack(t *testing.T) {
 // 20 more come and go all the time.
 func TestPublicPortBesideAgents(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, "udp://"+serviceAt+"?raw&alias&public=51820")
 		road, _ := r.road(natlab.Home())
 		r.agent(road, "laptop", dialing(t, "home", "wg", "udp://"+dialAt))

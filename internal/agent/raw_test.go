@@ -6,10 +6,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -89,7 +89,7 @@ func TestRawServiceAddsNoByte(t *testing.T) {
 	for _, kind := range []path.Kind{path.DirectUDP, path.RelayUDP} {
 		t.Run(kind.String(), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				var r *trip
 				if kind == path.RelayUDP {
 					r = newRawTrip(t, kind)
@@ -141,7 +141,7 @@ func TestRawPayloadIsNeverEaten(t *testing.T) {
 	for _, kind := range []path.Kind{path.DirectUDP, path.RelayUDP} {
 		t.Run(kind.String(), func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				var r *trip
 				if kind == path.RelayUDP {
 					r = newRawTrip(t, kind)
@@ -203,7 +203,7 @@ func TestRawPayloadIsNeverEaten(t *testing.T) {
 
 func TestRawFlowFallsBackToSealedAndComesAgain(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const size = 1000
 		r := newRawTrip(t)
 		out := watchWire(r.world, "laptop")
@@ -279,7 +279,7 @@ func TestRawFlowFallsBackToSealedAndComesAgain(t *testing.T) {
 
 func TestRawFlowsOutliveTheSessionAndEndWithTheirClient(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRawTrip(t)
 		r.client.send(dialAt, stamped(0, 100))
 		direct := func() bool {
@@ -312,7 +312,7 @@ func TestRawFlowsOutliveTheSessionAndEndWithTheirClient(t *testing.T) {
 // probing for good.
 func TestRawChildThatItsFlowDoesNotUseIsClosed(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newRawTrip(t)
 		r.client.send(dialAt, stamped(1, 100))
 		time.Sleep(5 * time.Second)

@@ -12,11 +12,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/internal/rendezvous"
 	"rendezvous/proto"
@@ -167,7 +167,7 @@ func TestTheFirstWayThatPassesIsTaken(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				began := time.Now()
 				a, _, state := enters(t, w, func(n *narrow, _ *Config) { n.open(c.udp, c.tls, c.faked) })
@@ -194,7 +194,7 @@ func TestTheFirstWayThatPassesIsTaken(t *testing.T) {
 // S2-13
 func TestWhatWorkedHereIsTriedFirst(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a, n, state := enters(t, w, func(n *narrow, _ *Config) { n.open(nil, []uint16{8443}, nil) })
 		waitFor(t, "connected", 10*time.Second, connected(a))
@@ -220,7 +220,7 @@ func TestWhatWorkedHereIsTriedFirst(t *testing.T) {
 // A link over TLS moves to UDP when that passes, without a gap.
 func TestLinkMovesToUDPWithoutAGap(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a, n, _ := enters(t, w, func(n *narrow, _ *Config) { n.open(nil, []uint16{443}, nil) })
 		waitFor(t, "connected", 10*time.Second, connected(a))
@@ -255,7 +255,7 @@ func TestLinkMovesToUDPWithoutAGap(t *testing.T) {
 // A change of the network makes it look for UDP at once.
 func TestLinkLooksForUDPWhenTheNetworkChanges(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a, n, _ := enters(t, w, func(n *narrow, _ *Config) { n.open(nil, []uint16{443}, nil) })
 		waitFor(t, "connected", 10*time.Second, connected(a))
@@ -271,7 +271,7 @@ func TestLinkLooksForUDPWhenTheNetworkChanges(t *testing.T) {
 // of it again less and less often.
 func TestNothingPasses(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		a, n, _ := enters(t, w, func(_ *narrow, c *Config) {
 			c.Host.FakeTCP, c.Host.NoFakeTCP = nil, &path.Failure{Reason: "unprivileged", Skipped: true}
@@ -304,7 +304,7 @@ func TestNothingPasses(t *testing.T) {
 // does not wait for it. S0-26
 func TestNameIsLookedUpOnEveryFailure(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.at = "vps.example:443"
 		road, _ := w.road(natlab.Home())
@@ -341,7 +341,7 @@ func TestNameIsLookedUpOnEveryFailure(t *testing.T) {
 // looks the name up.
 func TestProxyByNameWithoutDNS(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.at = "vps.example:443"
 		road, _ := w.road(natlab.Home())

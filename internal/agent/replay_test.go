@@ -4,10 +4,10 @@ import (
 	"context"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -41,7 +41,7 @@ func TestReplayedOffersChangeNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				var seen tape
 				toHome := &middle{event: seen.record(t)}
@@ -92,7 +92,7 @@ func TestReplayedOffersChangeNothing(t *testing.T) {
 
 func TestAnswerOfAnotherIntroductionIsRefused(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		var mu sync.Mutex
 		var old []byte
@@ -131,7 +131,7 @@ func TestAnswerOfAnotherIntroductionIsRefused(t *testing.T) {
 
 func TestForgedRevocationsAreRefused(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		b.settle()
 		reach(t, b.laptop, "home", "direct-udp", 5*time.Second)
@@ -184,7 +184,7 @@ func TestForgedRevocationsAreRefused(t *testing.T) {
 
 func TestAdmissionGivesNoSecretButThatOfAMember(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		toNew := &middle{}
 		state := b.enrolPending("new")
@@ -243,7 +243,7 @@ func TestAdmissionGivesNoSecretButThatOfAMember(t *testing.T) {
 
 func TestAnswersThatNeverArriveLeaveNothingBehind(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		b := newBetrayed(t)
 		began := time.Now()
 		b.toRoad.onEvent(func(m *proto.ToAgent) []*proto.ToAgent {

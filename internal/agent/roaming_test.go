@@ -3,10 +3,10 @@ package agent
 import (
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // trip is a pair of agents with a service at home and traffic through it.
@@ -80,7 +80,7 @@ func TestTrafficIsBackWithinTwoSeconds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				r := newTrip(t)
 				pace := 20 * time.Millisecond
 				if strings.Contains(name, "minute") {

@@ -7,16 +7,16 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
 func TestTwoHundredClientsAtOnceEachHaveASocketBeforeTheService(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		const n = 200
 		var clients []*station
@@ -61,7 +61,7 @@ func TestDatagramsOfEverySizeCrossWhole(t *testing.T) {
 	for name, paths := range map[string][]path.Kind{"direct-udp": nil, "relay-udp": {path.RelayUDP}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, _, _ := w.home()
 				road, _ := w.road(natlab.Home())
@@ -140,7 +140,7 @@ func (r *trip) onlySource(what string) {
 
 func TestFarSocketStaysWhenThePathMovesAndWhenTheSessionIsReplaced(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTrip(t)
 		s := startStream(r.client, dialAt, 20*time.Millisecond)
 		defer s.end()
@@ -190,7 +190,7 @@ func TestFarSocketStaysWhenThePathMovesAndWhenTheSessionIsReplaced(t *testing.T)
 
 func TestIdleFlowsExpire(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
 		road, _ := w.road(natlab.Home())
@@ -243,7 +243,7 @@ func TestIdleFlowsExpire(t *testing.T) {
 
 func TestServicesComeAndGoWhileRunning(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		home, _, _ := w.home()
 		road, _ := w.road(natlab.Home())

@@ -3,10 +3,10 @@ package agent
 import (
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -22,7 +22,7 @@ func TestServiceOnABlockedPortIsReached(t *testing.T) {
 	for name, paths := range map[string][]path.Kind{"direct-udp": nil, "relay-udp": {path.RelayUDP}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				home, router, _ := w.home()
 				road, cafe := w.road(natlab.Home())

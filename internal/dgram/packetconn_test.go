@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 // paper is a Conn that keeps what was written.
@@ -71,7 +73,7 @@ func TestPacketConnKeepsTheNewest(t *testing.T) {
 }
 
 func TestPacketConnWaitsAndWakes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := NewPacketConn(&paper{})
 		got := make(chan string)
 		go func() { got <- readString(t, p) }()

@@ -7,12 +7,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 // Ten thousand idle streams must hold next to nothing: after traffic each is
 // back to the little that a read needs to wait with, and has no writer.
 func TestIdleStreamHoldsNoBuffer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		x, y := net.Pipe()
 		a, b := NewStream(x, farAway, StreamOptions{}), NewStream(y, farAway, StreamOptions{})
 		go func() {

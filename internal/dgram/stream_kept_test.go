@@ -7,12 +7,14 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 // What must be kept is, however long it waits and whatever else is sent; other
 // datagrams are dropped for their age as ever, but for what stands behind it.
 func TestKeptDatagramsAreNotDropped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		at := netip.MustParseAddrPort("192.0.2.1:443")
 		s, peer := NewStream(near, at, StreamOptions{}), NewStream(far, at, StreamOptions{})

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 var farAway = netip.MustParseAddrPort("198.51.100.7:4000")
@@ -139,7 +141,7 @@ func TestStreamPutsEqualSizesIntoOneBurst(t *testing.T) {
 // A queue on a stream that is stuck keeps the newest datagrams, and says how
 // many went.
 func TestStreamDropsTheOldest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		x, y := net.Pipe() // takes nothing until it is read
 		s := NewStream(x, farAway, StreamOptions{Queue: 10 * (100 + 2)})
 		defer s.Close()
@@ -166,7 +168,7 @@ func TestStreamDropsTheOldest(t *testing.T) {
 
 // What is old goes when something newer waits, however little it is.
 func TestStreamDropsWhatIsOld(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		x, y := net.Pipe()
 		s := NewStream(x, farAway, StreamOptions{})
 		defer s.Close()

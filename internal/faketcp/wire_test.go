@@ -7,10 +7,10 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // parcel is one segment on its way.
@@ -270,5 +270,5 @@ func (w *wire) hosts(t *testing.T, o Options) (left, right *host) {
 // virtual runs a test in a bubble of virtual time; cleanups too.
 func virtual(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	synctest.Test(t, f)
+	bubble.Test(t, f)
 }

@@ -5,8 +5,9 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 func take(t *testing.T, a *Aliases, c Client) netip.Addr {
@@ -21,7 +22,7 @@ func take(t *testing.T, a *Aliases, c Client) netip.Addr {
 // S1-14, S1-16: a client has one address, whatever its port and however many
 // flows it has, as long as it uses it and 5 minutes more.
 func TestAliasStaysItsClients(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a := NewAliases()
 		laptop, phone := Client{Peer: "laptop"}, Client{Addr: netip.MustParseAddr("198.51.100.7")}
 		first := take(t, a, laptop)
@@ -92,7 +93,7 @@ func TestAliasesAreUniqueAndBounded(t *testing.T) {
 // S1-14: all flows of a peer to a service with ?alias come from one loopback
 // address, and are told apart by port; those of a service without from 127.0.0.1.
 func TestFlowsComeFromThePeersAlias(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		aliases := NewAliases()
 		p := newPair(t, func(p *pair) {
 			p.expose("wg", "udp://"+serviceAddr+"?alias")

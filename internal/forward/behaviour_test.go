@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
 func TestRefusedService(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		p.dial("nas")
 		client := listen(t, p.laptopNet, "127.0.0.1:0", false)
@@ -50,7 +51,7 @@ func TestRefusedService(t *testing.T) {
 }
 
 func TestNoSocketForAFlowIsARefusal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		p.homeNet.failing(errors.New("too many open files"))
 		p.dial("wg")
@@ -70,7 +71,7 @@ func TestNoSocketForAFlowIsARefusal(t *testing.T) {
 
 // S3-15
 func TestRawService(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		p.expose("wg", "udp://"+serviceAddr+"?raw")
 		service := listen(t, p.homeNet, serviceAddr, true)
@@ -128,7 +129,7 @@ func TestRawService(t *testing.T) {
 }
 
 func TestServiceByName(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var fail error
 		p := newPair(t, func(p *pair) {
 			p.homeConfig.Resolve = func(ctx context.Context, host string) (netip.Addr, error) {
@@ -172,7 +173,7 @@ func TestServiceByName(t *testing.T) {
 }
 
 func TestWithdrawnAndReplacedService(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		old, next := listen(t, p.homeNet, serviceAddr, false), listen(t, p.homeNet, "127.0.0.1:9999", false)
 		p.dial("wg")
@@ -209,7 +210,7 @@ func TestWithdrawnAndReplacedService(t *testing.T) {
 }
 
 func TestStrangersAtAFlowsSocket(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, false)
 		stranger := listen(t, p.homeNet, "127.0.0.1:666", false)
@@ -227,7 +228,7 @@ func TestStrangersAtAFlowsSocket(t *testing.T) {
 }
 
 func TestHangup(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		listen(t, p.homeNet, serviceAddr, true)
 		d := p.dial("wg")
@@ -256,7 +257,7 @@ func TestHangup(t *testing.T) {
 }
 
 func TestBothSidesDialWithTheSameNumber(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, true)
 		p.dial("wg")
@@ -279,7 +280,7 @@ func TestBothSidesDialWithTheSameNumber(t *testing.T) {
 }
 
 func TestNumberThatIsUsedAgainForAnotherService(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		listen(t, p.homeNet, serviceAddr, false)
 		dns := listen(t, p.homeNet, "127.0.0.1:53", false)
@@ -298,7 +299,7 @@ func TestNumberThatIsUsedAgainForAnotherService(t *testing.T) {
 }
 
 func TestUnknownFlowsAreAnsweredAtALimitedRate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		for i := range 10 * closesBurst {
 			p.home.Deliver(uint16(1+i), dgram.Burst{Buf: make([]byte, 30), Size: 10})
@@ -313,7 +314,7 @@ func TestUnknownFlowsAreAnsweredAtALimitedRate(t *testing.T) {
 }
 
 func TestServiceThatAnswersAFlowLongGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, false)
 		p.dial("wg")
@@ -358,7 +359,7 @@ func TestWriteErrorsAreCounted(t *testing.T) {
 }
 
 func TestFramesOfNoUse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		frames := []*proto.Frame{
 			nil, {}, {Body: &proto.Frame_Bye{Bye: &proto.Bye{}}}, {Body: &proto.Frame_Open{}},

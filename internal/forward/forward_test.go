@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
 // S3-02
 func TestEachClientHasItsOwnSocketBeforeTheService(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, true)
 		p.dial("wg")
@@ -52,7 +53,7 @@ func TestEachClientHasItsOwnSocketBeforeTheService(t *testing.T) {
 }
 
 func TestFirstDatagramNeedsNoRoundTripAndBurstsStayWhole(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, false)
 		p.dial("wg")
@@ -82,7 +83,7 @@ func TestFirstDatagramNeedsNoRoundTripAndBurstsStayWhole(t *testing.T) {
 }
 
 func TestLargeAndEmptyFirstDatagrams(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, false)
 		p.dial("wg")
@@ -97,7 +98,7 @@ func TestLargeAndEmptyFirstDatagrams(t *testing.T) {
 }
 
 func TestOpenIsRepeatedAndItsPayloadDeliveredOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, false)
 		p.toLaptop.losing(func(f *proto.Frame) bool { return f.GetOpened() != nil })
@@ -130,7 +131,7 @@ func TestOpenIsRepeatedAndItsPayloadDeliveredOnce(t *testing.T) {
 }
 
 func TestLostOpenIsRepeatedWithoutTheClientsHelp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, false)
 		first := true
@@ -148,7 +149,7 @@ func TestLostOpenIsRepeatedWithoutTheClientsHelp(t *testing.T) {
 }
 
 func TestDataBeforeALostOpenBringsACloseAndAnOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, false)
 		first := true
@@ -167,7 +168,7 @@ func TestDataBeforeALostOpenBringsACloseAndAnOpen(t *testing.T) {
 }
 
 func TestSilentPeerIsAskedLessAndLess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		p.toHome.losing(func(*proto.Frame) bool { return true })
 		p.dial("wg")
@@ -189,7 +190,7 @@ func TestSilentPeerIsAskedLessAndLess(t *testing.T) {
 
 // S3-11
 func TestIdleFlowsExpire(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		silent, talks := listen(t, p.homeNet, serviceAddr, false), listen(t, p.homeNet, "127.0.0.1:53", true)
 		p.expose("dns", "udp://127.0.0.1:53")
@@ -229,7 +230,7 @@ func TestIdleFlowsExpire(t *testing.T) {
 }
 
 func TestExpiryOnOneSideEndsTheOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, func(p *pair) { p.lapConfig.Limits.Answered = 10 * time.Second })
 		listen(t, p.homeNet, serviceAddr, true)
 		p.dial("wg")
@@ -244,7 +245,7 @@ func TestExpiryOnOneSideEndsTheOther(t *testing.T) {
 
 // S3-21
 func TestFlowInUseDoesNotExpire(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, false)
 		p.dial("wg")
@@ -263,7 +264,7 @@ func TestFlowInUseDoesNotExpire(t *testing.T) {
 }
 
 func TestLeastRecentlyUsedFlowMakesRoom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, func(p *pair) { p.homeConfig.Limits.Max = 3 })
 		service := listen(t, p.homeNet, serviceAddr, false)
 		p.dial("wg")
@@ -299,7 +300,7 @@ func TestLeastRecentlyUsedFlowMakesRoom(t *testing.T) {
 }
 
 func TestSocketsStayWhenTheSessionIsReplaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, true)
 		p.dial("wg")
@@ -331,7 +332,7 @@ func TestSocketsStayWhenTheSessionIsReplaced(t *testing.T) {
 }
 
 func TestReopenAnnouncesEveryFlow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		listen(t, p.homeNet, serviceAddr, true)
 		p.dial("wg")
@@ -358,7 +359,7 @@ func TestReopenAnnouncesEveryFlow(t *testing.T) {
 }
 
 func TestRestartOfTheDialingAgent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		service := listen(t, p.homeNet, serviceAddr, true)
 		p.dial("wg")

@@ -7,10 +7,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -119,7 +119,7 @@ func BenchmarkDeliver(b *testing.B) {
 // TestManyGoroutines is for the race detector: clients come and go while the
 // session changes, frames are repeated and lost, and everything expires.
 func TestManyGoroutines(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		small := Limits{Max: 40, Unanswered: 2 * time.Second, Answered: 3 * time.Second}
 		p := newPair(t, func(p *pair) {
 			p.lapConfig.Limits, p.homeConfig.Limits = small, small

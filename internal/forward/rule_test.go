@@ -3,8 +3,8 @@ package forward
 import (
 	"strings"
 	"testing"
-	"testing/synctest"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -54,7 +54,7 @@ func TestBothEndsObeyTheRulesOfBoth(t *testing.T) {
 		"both alike": {"?paths=direct-faketcp+relay-faketcp", fakes, "[direct-faketcp+relay-faketcp]", "[direct-faketcp+relay-faketcp]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				p := newPair(t)
 				p.expose("wg", "udp://"+serviceAddr+c.service)
 				service := listen(t, p.homeNet, serviceAddr, true)
@@ -87,7 +87,7 @@ func TestBothEndsObeyTheRulesOfBoth(t *testing.T) {
 
 // S0-25
 func TestRulesWithNothingInCommonAreRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		p.expose("wg", "udp://"+serviceAddr+"?paths=relay-tls")
 		p.dialOver(fake)
@@ -109,7 +109,7 @@ func TestKindsOfALaterVersionAreNoLicence(t *testing.T) {
 	if only, err := ruleOf([]string{"direct-sctp"}); err == nil {
 		t.Errorf("no known kind: %q", only)
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t)
 		p.dial("wg")
 		p.toHome.losing(func(f *proto.Frame) bool { return true })
@@ -125,7 +125,7 @@ func TestKindsOfALaterVersionAreNoLicence(t *testing.T) {
 // S0-25: a raw flow has a 5-tuple of its own only where its rule allows UDP.
 func TestRawFlowUnderARuleWithoutUDPStaysSealed(t *testing.T) {
 	for paths, raw := range map[string]bool{"direct-faketcp+relay-faketcp": false, "direct-udp+direct-faketcp": true, "relay-udp": true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			p := newPair(t)
 			p.expose("wg", "udp://"+serviceAddr+"?raw&paths="+paths)
 			p.dial("wg")

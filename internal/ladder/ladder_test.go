@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -29,7 +29,7 @@ func (r rung) Climb(ctx context.Context, _ path.Try) error {
 }
 
 func TestRungsAreClimbedSideBySide(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		began := time.Now()
 		got := map[path.Kind]Attempt{}
 		Climb(t.Context(), []Step{
@@ -56,7 +56,7 @@ func TestRungsAreClimbedSideBySide(t *testing.T) {
 }
 
 func TestCancelledClimbIsNoFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
 		var got []Attempt

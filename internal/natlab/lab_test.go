@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // inBubble runs f in virtual time on a lab.
@@ -18,7 +19,7 @@ func inBubble(t *testing.T, options Options, f func(t *testing.T, l *Lab)) {
 	if options.Seed == 0 {
 		options.Seed = 1
 	}
-	synctest.Test(t, func(t *testing.T) { f(t, New(t, options)) })
+	bubble.Test(t, func(t *testing.T) { f(t, New(t, options)) })
 }
 
 func listen(t *testing.T, h *Host, addr string) dgram.Conn {

@@ -6,10 +6,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -122,7 +122,7 @@ func (f *failing) Cleanup(c func())           { f.cleanup = c }
 func (f *failing) Logf(s string, args ...any) { fmt.Fprintf(&f.log, s, args...) }
 
 func TestAFailureDrawsItself(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := &failing{TB: t}
 		l := New(f, Options{Seed: 77})
 		c := listen(t, l.Host("lonely", "203.0.113.1"), "0.0.0.0:0")
@@ -146,7 +146,7 @@ func TestMisuseEndsTheTest(t *testing.T) {
 		"prefix of b":                          func(l *Lab) { l.NAT("b", "203.0.113.2", Home(), Prefix("2001:db8::")) },
 		"address of b: ParseAddr(\"docker0\")": func(l *Lab) { l.Host("b", "203.0.113.2", Interface("172.17.0.1", "docker0")) },
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			f := &failing{TB: t}
 			done := make(chan struct{})
 			go func() {

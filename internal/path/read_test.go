@@ -6,10 +6,10 @@ import (
 	"net/netip"
 	"os"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // script is a conn whose reads are given.
@@ -53,7 +53,7 @@ func TestReadHandsOnEveryBurstUntilClosed(t *testing.T) {
 }
 
 func TestReadSurvivesErrorsWithoutSpinning(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		down := errors.New("network is down")
 		conn := &script{}
 		for range 10 {

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -84,7 +84,7 @@ const (
 )
 
 func TestPrimesAtOnceAndFiresAtTheInstant(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		four, sixth := newSocket("0.0.0.0:5000"), newSocket("[::]:5000")
 		r := newTried()
 		for _, a := range []string{outside, second, inside, six} {
@@ -120,7 +120,7 @@ func TestPrimesAtOnceAndFiresAtTheInstant(t *testing.T) {
 }
 
 func TestGivesUpAfterThreeRoundTrips(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTried()
 		rung := &Rung{Conns: []dgram.Conn{newSocket("0.0.0.0:5000")}, Candidates: []netip.AddrPort{ap(outside)},
 			FireAt: time.Now(), RTT: 400 * time.Millisecond, Plan: DefaultPlan()}
@@ -142,7 +142,7 @@ func TestGivesUpAfterThreeRoundTrips(t *testing.T) {
 }
 
 func TestNoCandidateIsNotTried(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := newTried()
 		rung := &Rung{Conns: []dgram.Conn{newSocket("0.0.0.0:5000")}, Candidates: []netip.AddrPort{ap(inside), ap("127.0.0.1:1")},
 			FireAt: time.Now().Add(time.Hour), Plan: DefaultPlan()}
@@ -157,7 +157,7 @@ func TestNoCandidateIsNotTried(t *testing.T) {
 }
 
 func TestLateCandidatesAreTaken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		four, r := newSocket("0.0.0.0:5000"), newTried()
 		r.answers[ap(second)] = 30 * time.Millisecond
 		more := make(chan []netip.AddrPort, 1)
@@ -178,7 +178,7 @@ func TestLateCandidatesAreTaken(t *testing.T) {
 }
 
 func TestEndsWhenThePathIsFoundElsewhere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r, found := newTried(), make(chan struct{})
 		rung := &Rung{Conns: []dgram.Conn{newSocket("0.0.0.0:5000")}, Candidates: []netip.AddrPort{ap(outside)},
 			Found: found, FireAt: time.Now(), RTT: time.Second, Plan: DefaultPlan()}
@@ -194,7 +194,7 @@ func TestEndsWhenThePathIsFoundElsewhere(t *testing.T) {
 }
 
 func TestEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		rung := &Rung{Conns: []dgram.Conn{newSocket("0.0.0.0:5000")}, Candidates: []netip.AddrPort{ap(outside)},

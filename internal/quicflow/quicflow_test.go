@@ -19,6 +19,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -114,7 +115,7 @@ func dial(t testing.TB, s *side, only path.Kinds) Link {
 }
 
 func TestConnectionCarriesUnderItsRule(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, b := couple(t, way)
 		only := path.KindsOf(path.DirectFakeTCP, path.RelayTLS)
 		link := dial(t, a, only)
@@ -149,7 +150,7 @@ func TestConnectionCarriesUnderItsRule(t *testing.T) {
 }
 
 func TestAnotherKeyIsRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, liar := range []string{"who dials", "who answers"} {
 			a, b := couple(t, way)
 			_, other := newIdentity(t)
@@ -177,7 +178,7 @@ func TestAnotherKeyIsRefused(t *testing.T) {
 
 // A peer that was restarted tells at once that the connection is gone.
 func TestRestartedPeerResetsConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, b := couple(t, way)
 		link := dial(t, a, 0)
 		<-b.accepted
@@ -202,7 +203,7 @@ func TestRestartedPeerResetsConnections(t *testing.T) {
 }
 
 func TestMalformedDatagramsAreCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, _ := couple(t, way)
 		a.end.Deliver(dgram.Burst{})
 		a.end.Deliver(dgram.One(addrOf(0).AddrPort(), []byte{0}))
@@ -241,7 +242,7 @@ func TestInboxIsBounded(t *testing.T) {
 // session, or it would find out nothing. A path that became smaller is another
 // matter: there packets are split until another connection takes their place.
 func TestPacketsFitThePath(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, b := couple(t, way)
 		a.room.Store(1180) // not known yet
 		link := dial(t, a, 0)

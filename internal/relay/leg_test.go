@@ -10,10 +10,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -119,7 +119,7 @@ func (w *wire) arrive(b dgram.Burst) {
 }
 
 func TestBindBlocksUntilBoth(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		began := time.Now()
 		first := make(chan error, 1)
@@ -151,7 +151,7 @@ func TestBindBlocksUntilBoth(t *testing.T) {
 }
 
 func TestBindSurvivesLoss(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		rnd := rand.New(rand.NewPCG(1, 2))
 		w.losing(func([]byte) bool { return rnd.IntN(3) != 0 })
@@ -168,7 +168,7 @@ func TestBindSurvivesLoss(t *testing.T) {
 }
 
 func TestBindRetransmits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		began := time.Now()
 		var at []time.Duration
@@ -192,7 +192,7 @@ func TestBindRetransmits(t *testing.T) {
 }
 
 func TestBindSaysWhoIsMissing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -204,7 +204,7 @@ func TestBindSaysWhoIsMissing(t *testing.T) {
 }
 
 func TestBindOnAClosedConn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		w.legs[0].conn.(*fakeConn).deliver = func(dgram.Burst) error { return net.ErrClosed }
 		if err := w.legs[0].Bind(t.Context()); !errors.Is(err, net.ErrClosed) {
@@ -226,7 +226,7 @@ func bindBothLegs(t *testing.T, w *wire) {
 }
 
 func TestKeepRefreshes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		bindBothLegs(t, w)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
@@ -251,7 +251,7 @@ func TestKeepRefreshes(t *testing.T) {
 }
 
 func TestKeepEndsWhenTheRelayIsSilent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		bindBothLegs(t, w)
 		sent := 0
@@ -268,7 +268,7 @@ func TestKeepEndsWhenTheRelayIsSilent(t *testing.T) {
 }
 
 func TestKeepAndBindHearThatItIsGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		bindBothLegs(t, w)
 		w.server.Remove(time.Now(), "laptop")
@@ -286,7 +286,7 @@ func TestKeepAndBindHearThatItIsGone(t *testing.T) {
 }
 
 func TestRefreshRoams(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		bindBothLegs(t, w)
 		w.mu.Lock()
@@ -305,7 +305,7 @@ func TestRefreshRoams(t *testing.T) {
 }
 
 func TestLegKnowsAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		bindBothLegs(t, w)
 		l := w.legs[0]
@@ -383,7 +383,7 @@ func TestNewLegChecksTheAllocation(t *testing.T) {
 // Of several transports the one that the relay answers first is taken, before
 // the peer has bound its leg.
 func TestClaimNeedsTheRelayAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		lost := 0
 		w.losing(func([]byte) bool { lost++; return lost == 1 })
@@ -409,7 +409,7 @@ func TestClaimNeedsTheRelayAlone(t *testing.T) {
 }
 
 func TestKeepEndsWithTheConn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		bindBothLegs(t, w)
 		w.legs[0].conn.(*fakeConn).deliver = func(dgram.Burst) error { return net.ErrClosed }

@@ -7,10 +7,10 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -64,7 +64,7 @@ func BenchmarkForward(b *testing.B) {
 // S3-14
 func TestOnlyToBoundAddresses(t *testing.T) {
 	for seed := range uint64(200) {
-		synctest.Test(t, func(t *testing.T) { onlyToBound(t, rand.New(rand.NewPCG(seed, 1))) })
+		bubble.Test(t, func(t *testing.T) { onlyToBound(t, rand.New(rand.NewPCG(seed, 1))) })
 	}
 }
 

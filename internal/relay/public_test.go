@@ -4,10 +4,10 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -131,7 +131,7 @@ func TestNobodyBindsAClientsLeg(t *testing.T) {
 
 // S3-09, S3-11: a leg ends its keepalive and ten seconds after its last bind.
 func TestPublicLegLapses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicTable(t, Limits{})
 		p.from(homeAddr, p.bindOf(0))
 		c := p.Attach(p.alloc.ID, p.door, phoneAddr)
@@ -162,7 +162,7 @@ func TestPublicLegLapses(t *testing.T) {
 }
 
 func TestSpareNeverBound(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicTable(t, Limits{})
 		time.Sleep(30 * time.Second)
 		p.Expire(time.Now())

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"net"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // beats runs a Pulse as its owner would, until it fails or d has passed, and
@@ -33,7 +33,7 @@ func beats(t *testing.T, w *wire, p *Pulse, d time.Duration) (at []time.Duration
 // S3-09, S3-10: a leg is bound as often as the coordinator granted, and legs that
 // began together wander apart.
 func TestPulseKeepsTimeAndSpreads(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		firsts := map[time.Duration]bool{}
 		for range 5 {
 			w := newWire(t)
@@ -58,7 +58,7 @@ func TestPulseKeepsTimeAndSpreads(t *testing.T) {
 }
 
 func TestPulseEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		if err := w.legs[0].Claim(t.Context()); err != nil {
 			t.Fatal(err)
@@ -89,7 +89,7 @@ func TestPulseEnds(t *testing.T) {
 // One lost answer among others is repeated and forgotten; an allocation that has
 // ended is told at once.
 func TestPulseSurvivesLossAndHearsOfTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		w := newWire(t)
 		if err := w.legs[0].Claim(t.Context()); err != nil {
 			t.Fatal(err)

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -232,7 +232,7 @@ func TestHeldBytesAreBounded(t *testing.T) {
 }
 
 func TestHeldTooLongIsDropped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		tb := newTable(t, Limits{})
 		tb.from(homeAddr, tb.bindOf(0))
 		tb.conn.take()
@@ -248,7 +248,7 @@ func TestHeldTooLongIsDropped(t *testing.T) {
 
 // S3-11
 func TestExpiry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		tb := newTable(t, Limits{})
 		tb.bindBoth()
 		for range 20 { // refreshed, it lives
@@ -295,7 +295,7 @@ func TestExpiry(t *testing.T) {
 }
 
 func TestNeverBoundEndsSoon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		tb := newTable(t, Limits{})
 		time.Sleep(defaultUnbound)
 		tb.Expire(time.Now())
@@ -341,7 +341,7 @@ func TestLimitsOfAllocations(t *testing.T) {
 }
 
 func TestRateLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		tb := newTable(t, Limits{Bytes: 1e6, Datagrams: 1000})
 		tb.bindBoth()
 		// The depth is 100 ms: 100 kB and 100 datagrams.

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.etcd.io/bbolt"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -183,7 +183,7 @@ func TestFullDiskOnTheWire(t *testing.T) {
 }
 
 func TestStrangersAreCutOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c, _, _ := virtualPair(t)
 		silent := newGuest(t, "silent")
 		began := time.Now()

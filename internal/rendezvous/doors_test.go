@@ -18,6 +18,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/faketcp"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/internal/stun"
 	"rendezvous/proto"
@@ -34,7 +35,7 @@ func virtual(t *testing.T, f func(t *testing.T)) {
 	}
 	empty()
 	defer empty()
-	synctest.Test(t, f)
+	bubble.Test(t, f)
 }
 
 // virtualDoors is a coordinator that is open over all transports, and a host

@@ -6,13 +6,13 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/quic-go/quic-go"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -72,7 +72,7 @@ func TestGarbage(t *testing.T) {
 
 // TestSlowReader has an agent that does not read what it is sent.
 func TestSlowReader(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c, home, _ := virtualPair(t)
 		here, ok := c.present.find(home.key())
 		if !ok {

@@ -5,19 +5,19 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
 // S3-01, S3-02, S3-04: clients without an agent reach the service at home,
 // which tells them apart; the coordinator was told nothing of home.
 func TestPublicPortServesClients(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		host := p.client("192.0.2.7/24")
@@ -95,7 +95,7 @@ func (p *publicLab) wantTold(t *testing.T) {
 
 // S3-19: a client of IPv6 reaches a home of IPv4.
 func TestPublicPortAcrossFamilies(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		host := p.client("2001:db8:7::2/64")
@@ -114,7 +114,7 @@ func TestPublicPortAcrossFamilies(t *testing.T) {
 // nor loses anything; of more, none loses anything.
 func TestBurstOfClients(t *testing.T) {
 	for _, tt := range []struct{ spares, clients int }{{8, 8}, {1, 1}, {4, 200}} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			p := newPublicLab(t, nil)
 			ask := port(51820)
 			ask.Spares = uint32(tt.spares)
@@ -165,7 +165,7 @@ func (p *publicLab) wantNoDrops(n uint16) {
 // S3-20: where no agent is connected, datagrams are dropped, and one line tells
 // of it.
 func TestNoAgentIsThere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		host := p.client("192.0.2.7/24")
@@ -197,7 +197,7 @@ func TestNoAgentIsThere(t *testing.T) {
 // A control connection that breaks takes nothing from the clients, and a new
 // one of the same run nothing either.
 func TestControlConnectionBreaks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		host := p.client("192.0.2.7/24")
@@ -224,7 +224,7 @@ func TestControlConnectionBreaks(t *testing.T) {
 // An agent that has started anew knows none of the legs: a client gets another
 // with its next datagram.
 func TestAgentStartsAnew(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		c := p.phone(p.client("192.0.2.7/24"))
@@ -243,7 +243,7 @@ func TestAgentStartsAnew(t *testing.T) {
 
 // A port is kept for its member for a while, and free after that.
 func TestPortIsKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		other := p.agent("other", p.lab.Host("elsewhere", "192.0.2.66/24"))
@@ -267,7 +267,7 @@ func TestPortIsKept(t *testing.T) {
 // A coordinator that is restarted gives ports back to those who had them, not to
 // who asks first.
 func TestRestartKeepsPorts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820), port(51821))
 		other := p.agent("other", p.lab.Host("elsewhere", "192.0.2.66/24"))
@@ -298,7 +298,7 @@ func TestRestartKeepsPorts(t *testing.T) {
 }
 
 func TestPublishIsAnswered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		taken := port(51821)
 		conn, err := p.vps.ListenUDP(netip.MustParseAddrPort("0.0.0.0:51821"))
@@ -343,7 +343,7 @@ func TestPublishIsAnswered(t *testing.T) {
 // A flood of sources that are forged, or never listened to, neither grows nor
 // pushes out those whom the service answers; and nothing goes to any of them.
 func TestFloodOfForgedSources(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, func(r *PublishRule) { r.MaxClients, r.NewClients = 50, 400 })
 		p.mustPublish(port(51820))
 		friend := p.phone(p.client("192.0.2.7/24"))
@@ -389,7 +389,7 @@ func TestFloodOfForgedSources(t *testing.T) {
 // Where all clients are answered, the one that was silent longest makes room,
 // but none that was heard of lately.
 func TestFullPort(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, func(r *PublishRule) { r.MaxClients = 3 })
 		p.mustPublish(port(51820))
 		host := p.client("192.0.2.7/24")
@@ -432,7 +432,7 @@ func (c *phone) mustSayAgain() string {
 
 // What an agent can't bind in time is dropped and counted; nothing piles up.
 func TestAgentThatBindsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.deaf = true
 		p.mustPublish(port(51820))
@@ -461,7 +461,7 @@ func TestAgentThatBindsNothing(t *testing.T) {
 
 // S3-11: an agent gives legs back, and a leg that is not bound any more ends.
 func TestLegsEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		host := p.client("192.0.2.7/24")
@@ -497,7 +497,7 @@ func TestLegsEnd(t *testing.T) {
 // S3-15: without ?raw the datagrams are sealed between coordinator and agent,
 // whatever their size.
 func TestPublicPortSealed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.sealed = true
 		ask := port(51820)
@@ -520,7 +520,7 @@ func TestPublicPortSealed(t *testing.T) {
 
 // The agent is told who its clients are, where it asks.
 func TestAgentIsToldOfClients(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		ask := port(51820)
 		ask.Clients = true
@@ -544,7 +544,7 @@ func TestAgentIsToldOfClients(t *testing.T) {
 }
 
 func TestRevokedMemberLosesItsPorts(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		other := p.agent("other", p.lab.Host("elsewhere", "192.0.2.66/24"))
@@ -560,7 +560,7 @@ func TestRevokedMemberLosesItsPorts(t *testing.T) {
 
 // A burst of a client's stays one burst.
 func TestPublicBurstStaysWhole(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPublicLab(t, nil)
 		p.mustPublish(port(51820))
 		c := p.phone(p.client("192.0.2.7/24"))

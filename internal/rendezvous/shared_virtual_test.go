@@ -6,10 +6,10 @@ import (
 	"net/http"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // Strangers of all sorts come at once to a port that is shared, and stay as long
@@ -21,7 +21,7 @@ func TestHostileAtASharedPort(t *testing.T) {
 		"", "\xff\xfe\xfd", "\x16\x03\x01\x40\x00\x01\x01\x86\xa0", "\x00\x36\x38\x01\x02\x03", "GE", "SS", "\x00\x01\x00", "\x16",
 		recordedHello(t, "www.example.net")[:300], "\x16\x03\x01\x00\x01\x01\x16\x03\x01\x00\x01\x00",
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		lab := natlab.New(t, natlab.Options{Seed: 1})
 		vps := lab.Host("vps", "203.0.113.10/24")
 		crowd := lab.Host("crowd", "198.51.100.1/24", natlab.Delay(10*time.Millisecond))

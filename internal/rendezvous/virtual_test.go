@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/stun"
 	"rendezvous/proto"
 )
@@ -25,10 +26,10 @@ var anyV4 = netip.MustParseAddrPort("0.0.0.0:0")
 // S4-03
 func TestSynchronisation(t *testing.T) {
 	for _, fresh := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) { synchronise(t, fresh, natlab.Delay(60*time.Millisecond)) })
+		bubble.Test(t, func(t *testing.T) { synchronise(t, fresh, natlab.Delay(60*time.Millisecond)) })
 	}
 	t.Log("with up to 2 ms of jitter:")
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		synchronise(t, false, natlab.Delay(60*time.Millisecond), natlab.Jitter(2*time.Millisecond))
 	})
 }
@@ -92,7 +93,7 @@ func skew(asks, offered *guest, fresh bool) time.Duration {
 }
 
 func TestUnansweredIntroductionEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, home, laptop := virtualPair(t)
 		began := time.Now()
 		in := laptop.must(laptop.introduce(home, false, false)).GetIntroduced()
@@ -127,7 +128,7 @@ func virtualPair(t *testing.T) (c *coordinator, home, laptop *guest) {
 }
 
 func TestIdleConnectionStays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, home, laptop := virtualPair(t)
 		time.Sleep(time.Hour)
 		laptop.must(laptop.introduce(home, false, false))
@@ -136,7 +137,7 @@ func TestIdleConnectionStays(t *testing.T) {
 }
 
 func TestGoodbye(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c, home, _ := virtualPair(t)
 		c.stop()
 		if bye := home.event().GetGoodbye(); bye.GetBackInS() == 0 {
@@ -153,7 +154,7 @@ func TestGoodbye(t *testing.T) {
 
 // TestReplaced has two agents with one key replace each other.
 func TestReplaced(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		lab := natlab.New(t, natlab.Options{Seed: 1})
 		vps := lab.Host("vps", "203.0.113.10/24")
 		host := lab.Host("host", "198.51.100.1/24")
@@ -193,7 +194,7 @@ func TestReplaced(t *testing.T) {
 // TestCalledBack kills a coordinator, and has its successor call the agents.
 func TestCalledBack(t *testing.T) {
 	for _, wakes := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			lab := natlab.New(t, natlab.Options{Seed: 1})
 			vps := lab.Host("vps", "203.0.113.10/24")
 			host := lab.Host("host", "198.51.100.1/24", natlab.Delay(20*time.Millisecond))
@@ -259,7 +260,7 @@ func keptWays(t *testing.T, r *Registry) map[way]bool {
 // TestTwoAddresses has a coordinator with two addresses answer every test of
 // RFC 5780, from sockets that are bound to them.
 func TestTwoAddresses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		lab := natlab.New(t, natlab.Options{Seed: 1})
 		vps := lab.Host("vps", "203.0.113.10/24", natlab.Also("203.0.113.11/24"))
 		nat := lab.NAT("nat", "198.51.100.2/24", natlab.Behaviour{

@@ -2,10 +2,10 @@ package session
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -31,7 +31,7 @@ func (p *pair) dropDirect() {
 
 // S0-19: punches found a bad path again and again, and data flapped.
 func TestOutdonePathThatIsFoundAgainMustShowThatItIsBetter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := outdonePair(t)
 		moves := p.count(BestChanged)
 		for range 5 {
@@ -62,7 +62,7 @@ func TestOutdonePathThatIsFoundAgainMustShowThatItIsBetter(t *testing.T) {
 }
 
 func TestOutdonePathIsTakenWhereThereIsNoOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := outdonePair(t)
 		p.dropDirect()
 		p.try(t, 0)
@@ -79,7 +79,7 @@ func TestWhatWasOutdoneIsForgottenInTimeAndInAnotherNetwork(t *testing.T) {
 		"in another network": func(p *pair) { p.a.Check() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				p := outdonePair(t)
 				p.dropDirect()
 				pass(p)

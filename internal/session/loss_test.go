@@ -4,10 +4,10 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -61,7 +61,7 @@ func TestLossMeterKnowsTheRate(t *testing.T) {
 
 // What is lost on one path is not laid to the other.
 func TestLossIsMeasuredOfEachPath(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		p.try(t, 1)
@@ -104,7 +104,7 @@ func TestThresholdsDefaultOneByOne(t *testing.T) {
 
 // A raw session has no keys to count by.
 func TestRawSessionMeasuresTooAndLeavesALossyPath(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, true, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		p.try(t, 1)
@@ -124,7 +124,7 @@ func TestRawSessionMeasuresTooAndLeavesALossyPath(t *testing.T) {
 // that was measured expires: neither is data left without a path, nor does a
 // verdict on a path that is gone come late.
 func TestPathsMayEndWhileTheyAreMeasured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		p.try(t, 1)

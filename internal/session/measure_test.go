@@ -8,11 +8,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -98,7 +98,7 @@ func (e *end) saw(v Event) bool {
 
 // S0-19
 func TestLossyPathLosesToACleanOneOfALowerKindWithHysteresis(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		p.try(t, 1)
@@ -145,7 +145,7 @@ func (p *pair) count(v Event) (n int) {
 
 // S0-19: capped at 1 Mbit/s.
 func TestCappedPathLosesToOneWithoutACap(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		p.try(t, 1)
@@ -158,7 +158,7 @@ func TestCappedPathLosesToOneWithoutACap(t *testing.T) {
 }
 
 func TestBothPathsBadLeaveTheChoiceToTheKind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		p.try(t, 1)
@@ -178,7 +178,7 @@ func (e *end) asked() uint64 {
 }
 
 func TestIdleSessionMeasuresNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(400*time.Millisecond)) // beyond the threshold
 		p.try(t, 0)
 		p.try(t, 1)
@@ -193,7 +193,7 @@ func TestIdleSessionMeasuresNothing(t *testing.T) {
 
 // S0-14
 func TestServiceMTUIsTwelveLessOnFakeTCP(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(10*time.Millisecond))
 		for i := range 2 {
 			p.a.conns[1].(*lossy).cost(12)

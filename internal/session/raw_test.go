@@ -4,17 +4,17 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
 // S3-07, S3-08
 func TestRawPayloadIsNeverEatenAndNothingIsAdded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, true)
 		p.try(t, 0)
 		time.Sleep(2 * time.Second)
@@ -47,7 +47,7 @@ func TestRawPayloadIsNeverEatenAndNothingIsAdded(t *testing.T) {
 }
 
 func TestRawPayloadFromUnprovenAddressIsDropped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, true)
 		p.try(t, 0)
 		from := path.Path{Conn: p.b.conns[0], Addr: netip.MustParseAddrPort("203.0.113.66:9")}

@@ -3,11 +3,11 @@ package session
 import (
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -40,7 +40,7 @@ func (p *pair) loadOver(only path.Kinds, n int, gap time.Duration) (refused int)
 
 // S0-25
 func TestRuleTakesTheBestPathOfItsKindsWhileOtherDataTakesTheBestOfAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 3, false, natlab.Delay(10*time.Millisecond))
 		for i := range 3 {
 			p.try(t, i)
@@ -63,7 +63,7 @@ func TestRuleTakesTheBestPathOfItsKindsWhileOtherDataTakesTheBestOfAll(t *testin
 
 // S0-25: a rule's path that is lost is waited for; no other kind is taken.
 func TestRuleWithoutAPathRefusesAndTellsWhatIsMissing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 3, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		p.try(t, 1)
@@ -104,7 +104,7 @@ func TestRuleWithoutAPathRefusesAndTellsWhatIsMissing(t *testing.T) {
 // A path that is in doubt gets copies on another that the rule allows, and on
 // no other.
 func TestRuleMovesWithinItsKinds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 3, false, natlab.Delay(10*time.Millisecond))
 		for i := range 3 {
 			p.try(t, i)
@@ -124,7 +124,7 @@ func TestRuleMovesWithinItsKinds(t *testing.T) {
 }
 
 func TestRuleIsForgottenWhenNothingIsSentUnderIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 3, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		p.try(t, 2)
@@ -148,7 +148,7 @@ func TestRuleIsForgottenWhenNothingIsSentUnderIt(t *testing.T) {
 }
 
 func TestFrameObeysTheRuleOfItsDatagram(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 3, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		f := &proto.Frame{Body: &proto.Frame_Open{Open: &proto.Open{Flow: 1, Payload: []byte("x")}}}
@@ -168,7 +168,7 @@ func TestFrameObeysTheRuleOfItsDatagram(t *testing.T) {
 
 // A size that a rule's path does not carry is found for it as for the best.
 func TestRulesPathHasASizeOfItsOwn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 3, false, natlab.Delay(10*time.Millisecond))
 		p.a.conns[2].(*lossy).cost(12)
 		p.b.conns[2].(*lossy).cost(12)

@@ -11,12 +11,13 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
 func TestTryMeasuresTheRoundTripAndBothSidesGetAPath(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, false, natlab.Delay(10*time.Millisecond))
 		if rtt := p.try(t, 0); rtt != 40*time.Millisecond {
 			t.Errorf("round trip %v, want 40ms", rtt)
@@ -31,7 +32,7 @@ func TestTryMeasuresTheRoundTripAndBothSidesGetAPath(t *testing.T) {
 }
 
 func TestBurstsKeepOrderBoundariesAndFlow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, false)
 		p.try(t, 0)
 		sizes := []int{4, 5, 100, 1180, 1300, 1452, 1500, 4000, 30000}
@@ -65,7 +66,7 @@ func TestBurstsKeepOrderBoundariesAndFlow(t *testing.T) {
 }
 
 func TestOverheadIsTwentyBytesOnTheWire(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, false)
 		p.try(t, 0)
 		time.Sleep(2 * time.Second) // the size of the path is known
@@ -84,7 +85,7 @@ func TestOverheadIsTwentyBytesOnTheWire(t *testing.T) {
 }
 
 func TestMovingFromRelayToDirectAndBackLosesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(5*time.Millisecond))
 		p.try(t, 1)
 		if p.a.Best() != path.RelayUDP {
@@ -115,7 +116,7 @@ func TestMovingFromRelayToDirectAndBackLosesNothing(t *testing.T) {
 }
 
 func TestDeadPathIsFoundAndDataIsBackWithinTwoSeconds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 2, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 1)
 		p.try(t, 0)
@@ -151,7 +152,7 @@ func TestDeadPathIsFoundAndDataIsBackWithinTwoSeconds(t *testing.T) {
 }
 
 func TestIdleSessionKeepsPathAliveWithFewProbes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		time.Sleep(10 * time.Second)
@@ -170,7 +171,7 @@ func TestIdleSessionKeepsPathAliveWithFewProbes(t *testing.T) {
 }
 
 func TestRekeyIsForwardAndUnnoticed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, false, natlab.Delay(10*time.Millisecond), natlab.Loss(0.05))
 		p.try(t, 0)
 		const total = 4000
@@ -199,7 +200,7 @@ func TestRekeyIsForwardAndUnnoticed(t *testing.T) {
 }
 
 func TestBlackoutAtFullSpeedIsBridged(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, lost := range []int{100, 8000, 9000, 20000, 60000, 300000} {
 			p := newPair(t, 1, false)
 			p.try(t, 0)

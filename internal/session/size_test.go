@@ -4,11 +4,11 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // road is a path in the eyes of a sizeSearch: it passes up to limit bytes, and
@@ -83,7 +83,7 @@ func TestSizeDoesNotTakeLossForASmallPath(t *testing.T) {
 
 func TestSmallPathIsFoundAndLargeDatagramsAreSplit(t *testing.T) {
 	for _, raw := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			p := newPair(t, 1, raw, natlab.MTU(1400))
 			p.try(t, 0)
 			time.Sleep(3 * time.Second)

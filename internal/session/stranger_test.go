@@ -3,16 +3,16 @@ package session
 import (
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
 func TestReplayedAndForgedDatagramsAreCountedAndDropped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, false)
 		p.try(t, 0)
 		from := path.Path{Conn: p.b.conns[0], Addr: p.addr(0, 0)}
@@ -39,7 +39,7 @@ func TestReplayedAndForgedDatagramsAreCountedAndDropped(t *testing.T) {
 
 // S1-16
 func TestPeerReflexiveAddressBecomesAPath(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, 1, false, natlab.Delay(10*time.Millisecond))
 		p.try(t, 0)
 		time.Sleep(time.Second)

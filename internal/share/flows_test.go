@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -17,6 +16,7 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -181,7 +181,7 @@ func (s *shop) ours() int {
 func TestFlows(t *testing.T) {
 	vpn := unhex(t, firsts["tls-crypt"].datagram)
 	wg := append([]byte{1, 0, 0, 0}, make([]byte, 144)...)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, stop := openShop(t, udpRules, "vpn", "wg")
 		defer stop()
 		a, b := s.guest("a", "198.51.100.1", 1000), s.guest("b", "192.0.2.1", 1000)
@@ -217,7 +217,7 @@ func TestFlows(t *testing.T) {
 func TestFlowsEnd(t *testing.T) {
 	vpn := unhex(t, firsts["tls-crypt"].datagram)
 	wg := append([]byte{1, 0, 0, 0}, make([]byte, 144)...)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, stop := openShop(t, udpRules, "wg")
 		defer stop()
 		a, b := s.guest("a", "198.51.100.1", 1000), s.guest("b", "192.0.2.1", 1000)
@@ -250,7 +250,7 @@ func TestFlowsEnd(t *testing.T) {
 func TestFlowsAreBounded(t *testing.T) {
 	vpn := unhex(t, firsts["tls-crypt"].datagram)
 	wg := append([]byte{1, 0, 0, 0}, make([]byte, 144)...)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, stop := openShop(t, udpRules, "wg")
 		defer stop()
 		good := s.guest("good", "198.51.100.1", 1000)
@@ -286,7 +286,7 @@ func TestQUICByItsHello(t *testing.T) {
 		"other": clientFlight(t, quic.Version2, "www.example.net", "h3"),
 	}
 	vpn := unhex(t, firsts["tls-crypt"].datagram)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, stop := openShop(t, udpRules, "web", "vpn")
 		defer stop()
 		n := 0
@@ -329,7 +329,7 @@ func TestQUICByItsHello(t *testing.T) {
 // Garbage of all lengths and first bytes makes no flow, and is left to whoever
 // counts it.
 func TestGarbageMakesNoFlow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, stop := openShop(t, udpRules, "vpn", "wg", "web")
 		defer stop()
 		luck := rand.New(rand.NewPCG(1, 2))

@@ -9,10 +9,11 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 // rules for all that is known over TCP.
@@ -181,7 +182,7 @@ tcp:
 		{strings.Replace(with, "ssh, to: sshd", "ssh, to: rest", 1) + silence, "", "sshd", time.Second},
 		{strings.Replace(with, ", rest: {tcp: \"127.0.0.1:23\"}", "", 1), "", "error", 10 * time.Second},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			if !strings.Contains(c.rules[strings.Index(c.rules, "tcp:\n"):], "rest") {
 				c.rules = strings.Replace(c.rules, ", rest: {tcp: \"127.0.0.1:23\"}", "", 1)
 			}

@@ -6,10 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // S4-02, S4-08: the same through the NATs of the lab in memory, with handshakes
@@ -30,7 +30,7 @@ func TestPunchThroughNATs(t *testing.T) {
 	} {
 		for _, skew := range []time.Duration{-300, -100, -20, 0, 20, 100, 300} {
 			t.Run(fmt.Sprintf("%s/skew=%dms", name, skew), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					lab := natlab.New(t, natlab.Options{})
 					hosts := [2]*natlab.Host{
 						lab.NAT("homerouter", "198.51.100.1", c.home, natlab.Delay(10*time.Millisecond), natlab.Loss(c.loss)).Host("home", "192.168.1.2"),

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -67,7 +67,7 @@ func TestSYNsMeet(t *testing.T) {
 			for _, skew := range []time.Duration{-300, -100, -20, -5, 0, 1, 20, 100, 300} {
 				name := fmt.Sprintf("%s,%s/delay=%v/skew=%dms", names[routers[0]], names[routers[1]], delay, skew)
 				t.Run(name, func(t *testing.T) {
-					synctest.Test(t, func(t *testing.T) { testMeeting(t, routers, delay, skew*time.Millisecond) })
+					bubble.Test(t, func(t *testing.T) { testMeeting(t, routers, delay, skew*time.Millisecond) })
 				})
 			}
 		}
@@ -100,7 +100,7 @@ func testMeeting(t *testing.T, routers [2]int, delay, skew time.Duration) {
 // S4-10: a SYN that is lost where both routers drop costs the time of a fresh
 // one, not the kernel's second.
 func TestLostSYNIsRepeatedSoon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newField(20 * time.Millisecond)
 		f.lose = func(n int) bool { return n <= 2 }
 		home, laptop := f.side(homeAt, drops), f.side(laptopAt, drops)
@@ -121,7 +121,7 @@ func TestLostSYNIsRepeatedSoon(t *testing.T) {
 // S4-13: who can be reached by anybody need not dial; the other's connection
 // is taken before it even fires.
 func TestReversal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newField(20 * time.Millisecond)
 		public, home := f.side(homeAt, open), f.side(laptopAt, drops)
 		members := [2]*member{newMember("s"), newMember("s")}
@@ -153,7 +153,7 @@ func TestFailures(t *testing.T) {
 		{"no SYN passes", drops, true, true, "syn-blocked", 30},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				f := newField(100 * time.Microsecond)
 				home, far := f.side(homeAt, drops), f.side(laptopAt, c.router)
 				far.deaf = c.deaf
@@ -184,7 +184,7 @@ func TestFailures(t *testing.T) {
 
 // S4-04: only permitted addresses are connected to, and only they may connect.
 func TestOnlyPermittedAddresses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newField(time.Millisecond)
 		home := f.side(homeAt, open)
 		m := newMember("s")
@@ -194,7 +194,7 @@ func TestOnlyPermittedAddresses(t *testing.T) {
 			t.Errorf("got %v after %d SYNs", err, len(home.times))
 		}
 	})
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newField(time.Millisecond)
 		home := f.side(homeAt, open)
 		m := newMember("s")
@@ -222,7 +222,7 @@ func TestOnlyPermittedAddresses(t *testing.T) {
 
 // A 4-tuple that an earlier connection still holds is waited for.
 func TestBusyTupleIsWaitedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newField(10 * time.Millisecond)
 		home, laptop := f.side(homeAt, drops), f.side(laptopAt, drops)
 		home.busy = 20
@@ -239,7 +239,7 @@ func TestBusyTupleIsWaitedFor(t *testing.T) {
 
 // A climb that is not needed any more ends at once, and leaves nothing behind.
 func TestClimbEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := newField(10 * time.Millisecond)
 		home := f.side(homeAt, drops)
 		m := newMember("s")

@@ -11,12 +11,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
 // alone runs a test in virtual time, with a pair that is closed at its end.
 func alone(t *testing.T, adjust func(near, far *Config), run func(t *testing.T, p *pair)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, adjust)
 		defer p.close()
 		run(t, p)

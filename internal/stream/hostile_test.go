@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -18,7 +19,7 @@ func FuzzPeer(f *testing.F) {
 	f.Add(appendHeader(appendHeader(nil, pieceFIN, 0), pieceEnd, 0))
 	f.Add(append(ack, appendReset(nil, "x")...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			p := newPair(t, nil)
 			defer p.close()
 			a, _ := p.use(1<<20, 0)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/yamux"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -103,7 +104,7 @@ func FuzzParseLine(f *testing.F) {
 
 func TestLine(t *testing.T) {
 	for _, most := range []int{1, 20 << 10, 1 << 20} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			a, b, _ := linePair(most)
 			data := noise(1, 3<<20)
 			go func() {
@@ -135,7 +136,7 @@ func TestLine(t *testing.T) {
 // A datagram that is missing, and a reader that does not read, end the line;
 // what came before is still read.
 func TestLineEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		a, b, there := linePair(64 << 10)
 		there.lose = 5
 		_, _ = a.Write(noise(1, 100*lineDatagram))

@@ -4,8 +4,9 @@ import (
 	"io"
 	"math/rand/v2"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 // slowly writes b in portions of random size at random times, and ends the
@@ -43,7 +44,7 @@ func (r reader) Read(b []byte) (int, error) {
 // nothing twice.
 func TestCarriersThatDie(t *testing.T) {
 	for seed := range uint64(150) {
-		synctest.Test(t, func(t *testing.T) { oneThatDies(t, seed) })
+		bubble.Test(t, func(t *testing.T) { oneThatDies(t, seed) })
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 // pair is two ends that carry connections.
@@ -137,7 +139,7 @@ func want(t testing.TB, from io.Reader, b []byte, what string) {
 }
 
 func TestBothWays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, nil)
 		p.use(32<<10, 0)
 		up, down := noise(1, 3_000_000), noise(2, 5_000_000)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 var (
@@ -180,7 +182,7 @@ func (s *fakeSystem) system() System {
 
 // run keeps the rules on s while f runs.
 func (s *fakeSystem) run(t *testing.T, f func(k *Keeper)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		k := &Keeper{
 			Config: func() (Config, error) { return Config{Addrs: []netip.Addr{addr4}, UDP: 443, TCP: 443}, nil },
 			System: s.system(), Log: zerolog.Nop(),

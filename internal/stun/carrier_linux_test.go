@@ -3,9 +3,10 @@ package stun
 import (
 	"net/netip"
 	"testing"
-	"testing/synctest"
 
 	"golang.org/x/sys/unix"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 // Control data as Linux gave it on amd64: 192.168.1.1 says that the TTL of a
@@ -36,7 +37,7 @@ func TestExpiredAt(t *testing.T) {
 
 // What can't be known is false, at once and without an error.
 func TestBehindCarrierUnknown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, c := range [][2]string{{"2001:db8::1", "[2001:db8::2]:443"}, {"198.51.100.2", "[2001:db8::2]:443"}} {
 			if got, err := BehindCarrier(t.Context(), netip.MustParseAddr(c[0]), ap(c[1])); got || err != nil {
 				t.Errorf("%v: %v, %v", c, got, err)

@@ -15,6 +15,7 @@ import (
 	pion "github.com/pion/stun/v3"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // script is a client whose requests land in a test's hands.
@@ -77,7 +78,7 @@ func TestBindRepeats(t *testing.T) {
 		{"satellite", 600 * time.Millisecond, []time.Duration{0, 500, 1500, 3100, 4700, 6300}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s := newScript()
 				if c.expect > 0 {
 					s.Expect(c.expect)
@@ -113,7 +114,7 @@ func TestBindRepeats(t *testing.T) {
 // trip is its own.
 func TestRoundTripOfARepeatedRequest(t *testing.T) {
 	for _, answered := range []int{0, 1} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			s := newScript()
 			done := s.ask(t.Context(), asked, false, false)
 			time.Sleep(150 * time.Millisecond)
@@ -131,7 +132,7 @@ func TestRoundTripOfARepeatedRequest(t *testing.T) {
 }
 
 func TestReceiveRefuses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newScript()
 		ctx, cancel := context.WithCancel(t.Context())
 		done := s.ask(ctx, asked, false, false)
@@ -171,7 +172,7 @@ func TestReceiveRefuses(t *testing.T) {
 }
 
 func TestAnswerTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newScript()
 		done := s.ask(t.Context(), asked, false, false)
 		time.Sleep(150 * time.Millisecond)
@@ -186,7 +187,7 @@ func TestAnswerTwice(t *testing.T) {
 }
 
 func TestAskTakesAnswersFromElsewhere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, from := range []string{"203.0.113.11:3478", "203.0.113.10:443"} {
 			s := newScript()
 			done := s.ask(t.Context(), asked, true, true)
@@ -201,7 +202,7 @@ func TestAskTakesAnswersFromElsewhere(t *testing.T) {
 }
 
 func TestErrorAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newScript()
 		done := s.ask(t.Context(), asked, true, false)
 		m, _ := parse(s.sent[0].Buf)
@@ -225,7 +226,7 @@ func TestWriteErrors(t *testing.T) {
 		{net.ErrClosed, 1},
 		{syscall.ENETUNREACH, maxWriteErrors},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			s := newScript()
 			s.err = c.err
 			_, err := s.Bind(t.Context(), asked)
@@ -235,7 +236,7 @@ func TestWriteErrors(t *testing.T) {
 		})
 	}
 	// A queue that was full for a moment ends nothing.
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newScript()
 		s.err = syscall.ENOBUFS
 		done := s.ask(t.Context(), asked, false, false)
@@ -251,7 +252,7 @@ func TestWriteErrors(t *testing.T) {
 }
 
 func TestClientOnTheFakeInternet(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		srv := serve(n, fourSockets())
 		defer srv.Close()

@@ -9,12 +9,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	pion "github.com/pion/stun/v3"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 )
 
 var all = []Behaviour{EndpointIndependent, AddressDependent, AddressAndPortDependent}
@@ -39,7 +39,7 @@ func TestDiscover(t *testing.T) {
 	for _, mapping := range all {
 		for _, filtering := range all {
 			t.Run(fmt.Sprintf("%v mapping, %v filtering", mapping, filtering), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					n := newInet(20 * time.Millisecond)
 					srv := serve(n, fourSockets())
 					defer srv.Close()
@@ -50,7 +50,7 @@ func TestDiscover(t *testing.T) {
 					}
 					checkCommon(t, r, mapping)
 				})
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					n := newInet(20 * time.Millisecond)
 					srv := serve(n, twoPorts())
 					defer srv.Close()
@@ -101,7 +101,7 @@ func TestDiscoverPorts(t *testing.T) {
 		{"preserving", preserve, func(p Ports) bool { return p == Ports{PortPreserving: true} }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				n := newInet(20 * time.Millisecond)
 				srv := serve(n, fourSockets())
 				defer srv.Close()
@@ -118,7 +118,7 @@ func TestDiscoverPorts(t *testing.T) {
 
 func TestDiscoverHairpin(t *testing.T) {
 	for _, filtering := range all {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			n := newInet(20 * time.Millisecond)
 			srv := serve(n, twoPorts())
 			defer srv.Close()
@@ -132,7 +132,7 @@ func TestDiscoverHairpin(t *testing.T) {
 }
 
 func TestDiscoverWithoutNAT(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		srv := serve(n, fourSockets())
 		defer srv.Close()
@@ -144,7 +144,7 @@ func TestDiscoverWithoutNAT(t *testing.T) {
 }
 
 func TestDiscoverBehindCarrier(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		srv := serve(n, fourSockets())
 		defer srv.Close()
@@ -159,7 +159,7 @@ func TestDiscoverBehindCarrier(t *testing.T) {
 // datagrams from everywhere to everywhere are lost.
 func TestDiscoverWithLoss(t *testing.T) {
 	for lose := 1; lose <= 2; lose++ {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			n := newInet(20 * time.Millisecond)
 			sent := make(map[[2]netip.AddrPort]int)
 			n.drop = func(src, dst netip.AddrPort, _ []byte) bool {
@@ -181,7 +181,7 @@ func TestDiscoverWithLoss(t *testing.T) {
 }
 
 func TestDiscoverPrefersWhoCanTell(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		at := ap("203.0.113.20:3478")
 		defer foreign(n, at, func(m *pion.Message, from netip.AddrPort) []byte { return plainAnswer(m, from, "") }).Close()
@@ -197,7 +197,7 @@ func TestDiscoverPrefersWhoCanTell(t *testing.T) {
 }
 
 func TestDiscoverBothFamilies(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		srv := serve(n, fourSockets())
 		defer srv.Close()
@@ -216,7 +216,7 @@ func TestDiscoverBothFamilies(t *testing.T) {
 }
 
 func TestDiscoverNobodyAnswers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		h := behind(newNAT(n, "198.51.100.2", EndpointIndependent, EndpointIndependent), "192.168.1.2/24")
 		begun := time.Now()
@@ -228,7 +228,7 @@ func TestDiscoverNobodyAnswers(t *testing.T) {
 }
 
 func TestDiscoverErrors(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		h := newHost(n, "198.51.100.9/24")
 		if _, err := Discover(t.Context(), h, nil); err == nil || !strings.Contains(err.Error(), "no STUN server") {
@@ -253,7 +253,7 @@ func TestDiscoverErrors(t *testing.T) {
 // A caller in a hurry gets what was found, and no verdict from a silence that
 // was too short.
 func TestDiscoverInAHurry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		srv := serve(n, fourSockets())
 		defer srv.Close()
@@ -268,7 +268,7 @@ func TestDiscoverInAHurry(t *testing.T) {
 }
 
 func TestDiscoverFarAway(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(300 * time.Millisecond)
 		srv := serve(n, fourSockets())
 		defer srv.Close()
@@ -283,7 +283,7 @@ func TestDiscoverFarAway(t *testing.T) {
 // Discover is polite: its traffic is bounded, and no answer of ours was larger
 // than what it answered.
 func TestDiscoverTraffic(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := newInet(20 * time.Millisecond)
 		srv := serve(n, fourSockets())
 		defer srv.Close()

@@ -4,12 +4,12 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	pion "github.com/pion/stun/v3"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 )
 
 // foreign is a responder that only knows RFC 8489: it ignores or refuses
@@ -80,7 +80,7 @@ func TestDiscoverForeign(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				n := newInet(20 * time.Millisecond)
 				at := ap("203.0.113.20:3478")
 				defer foreign(n, at, tt.answer).Close()
@@ -97,7 +97,7 @@ func TestDiscoverForeign(t *testing.T) {
 // Two foreign responders tell together what one can't.
 func TestDiscoverTwoForeign(t *testing.T) {
 	for _, mapping := range all {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			n := newInet(20 * time.Millisecond)
 			answer := func(m *pion.Message, from netip.AddrPort) []byte { return plainAnswer(m, from, "") }
 			a, b := ap("203.0.113.20:3478"), ap("203.0.113.30:3478")

@@ -13,10 +13,11 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	pion "github.com/pion/stun/v3"
+
+	"rendezvous/internal/natlab/bubble"
 )
 
 // city is an internet where TCP is but connections: a NAT's mapping, and
@@ -126,7 +127,7 @@ func TestDiscoverTCP(t *testing.T) {
 		{"one server that names its others", perAddress, func(c *city) []netip.AddrPort { return all(c)[:1] }, AddressDependent, 2, false, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				net := newCity(c.port)
 				begun := time.Now()
 				r, conns, err := DiscoverTCP(t.Context(), net, netip.MustParseAddrPort("0.0.0.0:41000"), c.servers(net))
@@ -154,7 +155,7 @@ func TestDiscoverTCP(t *testing.T) {
 }
 
 func TestDiscoverTCPPicksAPort(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		net := newCity(keep)
 		r, conns, err := DiscoverTCP(t.Context(), net, netip.MustParseAddrPort("0.0.0.0:0"), slices.Collect(func(yield func(netip.AddrPort) bool) {
 			for a := range net.servers {
@@ -175,7 +176,7 @@ func TestDiscoverTCPPicksAPort(t *testing.T) {
 // One that doesn't answer costs little time, and all of them an error that
 // says what to look at. S0-26: not before 5 s.
 func TestDiscoverTCPWithoutAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		net := newCity(keep)
 		servers := fourSockets()
 		net.dead = []netip.AddrPort{servers[1][0]}
@@ -222,7 +223,7 @@ func TestBindTCPRefusesNonsense(t *testing.T) {
 }
 
 func TestAskTCPEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		mine, theirs := net.Pipe()
 		defer theirs.Close()
 		go func() { _, _ = io.Copy(io.Discard, theirs) }()

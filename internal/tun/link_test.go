@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/internal/path"
 )
 
@@ -34,7 +35,7 @@ func run(t *testing.T, peers Peers, conns ...dgram.Conn) (*Link, *fakeDevice) {
 func world(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	t.Parallel()
-	synctest.Test(t, f)
+	bubble.Test(t, f)
 }
 
 // S1-05, S1-08, S1-09
