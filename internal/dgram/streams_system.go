@@ -58,6 +58,9 @@ func (systemStreams) DialTCP(ctx context.Context, local, remote netip.AddrPort) 
 	if local.IsValid() && local.Addr().Is4() != remote.Addr().Is4() {
 		return nil, fmt.Errorf("connect to %v from %v: %w", remote, local, errFamily)
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("connect to %v: %w", remote, err) // loopback may be faster than the goroutine that cancels
+	}
 	var sock atomic.Pointer[syscall.RawConn]
 	dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		sock.Store(&c)
