@@ -1,11 +1,9 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +13,7 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/faketcp"
+	"rendezvous/internal/forward"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/session"
@@ -57,9 +56,7 @@ type Host struct {
 	Local     dgram.Streams // to services and of clients on this host and in its networks; nil: no TCP services
 	FakeTCP   dgram.FakeTCP // nil: none, for the reason in NoFakeTCP
 	NoFakeTCP *path.Failure
-	// Resolve finds the address of a service's host that is a name; nil asks
-	// the system's resolver.
-	Resolve func(ctx context.Context, host string) (netip.Addr, error)
+	Resolve   forward.Resolve
 }
 
 // Dialers make connections to the coordinator.

@@ -188,7 +188,7 @@ func (p *publisher) agree() (gone []*publicLeg) {
 	for key, s := range now {
 		if p.ports[key] == nil {
 			p.ports[key] = &publicPort{publicKey: key, service: s.Name, target: s.Target, legs: make(map[proto.Token]*publicLeg),
-				where: newWhereabouts(s.Target, p.a.resolveHost)}
+				where: newWhereabouts(s.Target, p.a.cfg.Host.Resolve)}
 		}
 	}
 	return gone

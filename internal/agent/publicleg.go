@@ -201,12 +201,11 @@ func (l *publicLeg) begin() {
 	stamp(&l.answered)
 }
 
-// How long a client's datagrams wait in its leg's socket: until the coordinator
-// has told its address, which left before them but on another way, and until the
-// service's name is resolved.
 const (
-	knownWithin  = time.Second
-	lookUpWithin = 5 * time.Second
+	// knownWithin is how long a client's datagrams wait in its leg's socket until
+	// the coordinator has told its address, which left before them but on another
+	// way.
+	knownWithin = time.Second
 	// connectAgain follows a socket that could not be opened.
 	connectAgain = time.Second
 )
@@ -218,9 +217,7 @@ func (l *publicLeg) connect(w *publicWire) *publicFar {
 	if !l.failed.IsZero() && time.Since(l.failed) < connectAgain {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(l.p.a.tasks.ctx, lookUpWithin)
-	defer cancel()
-	at, err := l.port.where.find(ctx)
+	at, err := l.port.where.find(l.p.a.tasks.ctx)
 	if err == nil {
 		var far *forward.Far
 		if far, err = forward.Before(l.p.a.cfg.Host.Net, at, l.aliases(), forward.Client{Addr: l.owner().Addr()}); err == nil {
@@ -321,8 +318,6 @@ func (l *publicLeg) unanswered(now time.Time) bool {
 func (l *publicLeg) lookAgain() {
 	stamp(&l.answered) // not again before lookAfter
 	l.p.a.tasks.start(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, lookUpWithin)
-		defer cancel()
 		far := l.far.Load()
 		if at, err := l.port.where.find(ctx); err == nil && far != nil && at != far.service {
 			l.disconnect(far) // the next datagram connects

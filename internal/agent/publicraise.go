@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -194,35 +193,20 @@ func (a *Agent) overTLS(ctx context.Context, at string) (dgram.Conn, netip.AddrP
 	return a.cfg.Dialers.RelayTLS(ctx, at, a.cfg.State.Coordinator().Pin, cert)
 }
 
-// resolveHost finds the address of a service's host that is a name.
-func (a *Agent) resolveHost(ctx context.Context, host string) (netip.Addr, error) {
-	if a.cfg.Host.Resolve != nil {
-		return a.cfg.Host.Resolve(ctx, host)
-	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	if len(addrs) == 0 {
-		return netip.Addr{}, fmt.Errorf("%s has no address", host)
-	}
-	return addrs[0].Unmap(), nil
-}
-
 // whereabouts finds where a service is. Its name is looked up anew for each
 // client, but once for those that come together.
 type whereabouts struct {
 	target  forward.Target
-	resolve func(ctx context.Context, host string) (netip.Addr, error)
+	resolve forward.Resolve
 	turn    chan struct{} // holds one token: whoever has it looks up, others wait for the answer
 
 	// of who has the token
-	at  netip.Addr
+	at  netip.AddrPort
 	err error
 	on  time.Time
 }
 
-func newWhereabouts(t forward.Target, resolve func(ctx context.Context, host string) (netip.Addr, error)) *whereabouts {
+func newWhereabouts(t forward.Target, resolve forward.Resolve) *whereabouts {
 	w := &whereabouts{target: t, resolve: resolve, turn: make(chan struct{}, 1)}
 	w.turn <- struct{}{}
 	return w
@@ -232,9 +216,6 @@ func newWhereabouts(t forward.Target, resolve func(ctx context.Context, host str
 const sameAnswer = 2 * time.Second
 
 func (w *whereabouts) find(ctx context.Context) (netip.AddrPort, error) {
-	if at, ok := w.target.Literal(); ok {
-		return netip.AddrPortFrom(at, w.target.Port), nil
-	}
 	select {
 	case <-w.turn:
 	case <-ctx.Done():
@@ -242,11 +223,8 @@ func (w *whereabouts) find(ctx context.Context) (netip.AddrPort, error) {
 	}
 	defer func() { w.turn <- struct{}{} }()
 	if w.on.IsZero() || time.Since(w.on) > sameAnswer {
-		w.at, w.err = w.resolve(ctx, w.target.Host)
+		w.at, w.err = w.target.Find(ctx, w.resolve)
 		w.on = time.Now()
 	}
-	if w.err != nil {
-		return netip.AddrPort{}, fmt.Errorf("the address of the service's host %q is not found: %w", w.target.Host, w.err)
-	}
-	return netip.AddrPortFrom(w.at, w.target.Port), nil
+	return w.at, w.err
 }

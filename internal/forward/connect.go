@@ -21,9 +21,7 @@ type Connector struct {
 	Services *Services
 	TCP      dgram.Streams
 	Aliases  *Aliases
-	// Resolve finds the address of a service's host that is a name; nil asks
-	// the system's resolver.
-	Resolve func(ctx context.Context, host string) (netip.Addr, error)
+	Resolve  Resolve
 }
 
 // Caller is who wants a connection.
@@ -67,9 +65,9 @@ func (c *Connector) Connect(ctx context.Context, name string, from Caller) (net.
 	if both != from.Only {
 		return nil, &RuleError{Service: name, Only: both}
 	}
-	addr, err := c.find(ctx, s)
+	addr, err := s.target.Find(ctx, c.Resolve)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("service %q: %w", name, err)
 	}
 	conn, err := c.dial(ctx, s, addr, from)
 	if err != nil {
@@ -91,24 +89,6 @@ func plainReason(err error) error {
 		return refused
 	}
 	return err
-}
-
-// find resolves the service's host, anew for each connection.
-func (c *Connector) find(ctx context.Context, s *service) (netip.AddrPort, error) {
-	if addr, ok := s.target.Literal(); ok {
-		return netip.AddrPortFrom(addr.Unmap(), s.target.Port), nil
-	}
-	find := c.Resolve
-	if find == nil {
-		find = resolve
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveFor)
-	defer cancel()
-	addr, err := find(ctx, s.target.Host)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("the address of service %q is not found: %w", s.name, err)
-	}
-	return netip.AddrPortFrom(addr.Unmap(), s.target.Port), nil
 }
 
 // dial connects, from the client's alias where the service has that.

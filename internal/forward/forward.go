@@ -11,9 +11,6 @@ package forward
 import (
 	"container/list"
 	"context"
-	"fmt"
-	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -86,9 +83,7 @@ type Config struct {
 	// Peer names it. nil: none has one.
 	Aliases *Aliases
 	Peer    string
-	// Resolve finds the address of a service's host that is a name; nil asks
-	// the system's resolver.
-	Resolve func(ctx context.Context, host string) (netip.Addr, error)
+	Resolve Resolve
 }
 
 // closesEach is how many closes a second answer datagrams of unknown flows,
@@ -125,9 +120,6 @@ type Flows struct {
 // New makes the flows of one peer.
 func New(cfg Config) *Flows {
 	cfg.Limits = cfg.Limits.withDefaults()
-	if cfg.Resolve == nil {
-		cfg.Resolve = resolve
-	}
 	t := &Flows{
 		cfg:        cfg,
 		began:      time.Now(),
@@ -139,17 +131,6 @@ func New(cfg Config) *Flows {
 	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	return t
-}
-
-func resolve(ctx context.Context, host string) (netip.Addr, error) {
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	if len(addrs) == 0 {
-		return netip.Addr{}, fmt.Errorf("%s has no address", host)
-	}
-	return addrs[0].Unmap(), nil
 }
 
 // now is the time on the clock that flows use: it does not jump when the

@@ -2,11 +2,9 @@ package forward
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/ops"
@@ -25,10 +23,9 @@ type incoming struct {
 	heldDatagrams int
 }
 
-// resolveFor bounds how long a service's name is resolved, and holdDatagrams
-// and holdBytes what waits for it.
+// holdDatagrams and holdBytes bound what waits for a service's name to be
+// resolved.
 const (
-	resolveFor    = 5 * time.Second
 	holdDatagrams = 16
 	holdBytes     = 24 << 10
 )
@@ -142,26 +139,24 @@ func openedFrame(f *flow) *proto.Frame {
 // raise gives a new flow its socket, at once or when the service's name is
 // resolved.
 func (t *Flows) raise(f *flow, m *proto.Open) {
-	if addr, ok := f.in.service.target.Literal(); ok {
-		t.start(f, m, addr)
+	if _, ok := f.in.service.target.Literal(); ok {
+		t.findAndStart(f, m)
 		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() == nil {
-		t.readers.Go(func() { t.resolveAndStart(f, m) })
+		t.readers.Go(func() { t.findAndStart(f, m) })
 	}
 }
 
-func (t *Flows) resolveAndStart(f *flow, m *proto.Open) {
-	ctx, cancel := context.WithTimeout(t.ctx, resolveFor)
-	defer cancel()
-	addr, err := t.cfg.Resolve(ctx, f.in.service.target.Host)
+func (t *Flows) findAndStart(f *flow, m *proto.Open) {
+	to, err := f.in.service.target.Find(t.ctx, t.cfg.Resolve)
 	if err != nil {
-		t.reject(f, m, fmt.Errorf("the address of service %q is not found: %w", f.in.service.name, err))
+		t.reject(f, m, fmt.Errorf("service %q: %w", f.in.service.name, err))
 		return
 	}
-	t.start(f, m, addr)
+	t.start(f, m, to)
 }
 
 // reject ends a flow that could not be started.
@@ -174,8 +169,7 @@ func (t *Flows) reject(f *flow, m *proto.Open, why error) {
 
 // start opens the flow's socket before its service and lets through what was
 // held.
-func (t *Flows) start(f *flow, m *proto.Open, addr netip.Addr) {
-	to := netip.AddrPortFrom(addr.Unmap(), f.in.service.target.Port)
+func (t *Flows) start(f *flow, m *proto.Open, to netip.AddrPort) {
 	far, err := Before(t.cfg.Network, to, t.aliasesOf(f.in.service), Client{Peer: t.cfg.Peer})
 	if err != nil {
 		t.reject(f, m, fmt.Errorf("no socket for service %q: %w", f.in.service.name, err))
