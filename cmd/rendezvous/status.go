@@ -98,7 +98,10 @@ func renderPublic(b *strings.Builder, ports []rendezvous.PublicPortStatus) {
 		if p.Transport == "udp" {
 			fmt.Fprintf(b, ", %s", number(p.Ready, "spare"))
 		}
-		if !p.Online {
+		switch {
+		case p.Silent:
+			b.WriteString(", its agent does not answer")
+		case !p.Online:
 			b.WriteString(", its agent is not connected")
 		}
 		fmt.Fprintf(b, "; dropped: %s\n", counts(p.Drops))

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -31,6 +32,7 @@ type agentConn struct {
 	remote netip.AddrPort                               // where it came from
 
 	reader reader
+	said   atomic.Uint64 // messages that came
 
 	mu     sync.Mutex // for what follows
 	stream controlStream
@@ -76,6 +78,7 @@ func (a *agentConn) converse(ctx context.Context) error {
 			}
 			return a.close(closeProtocol, "what came is no control message", err)
 		}
+		a.said.Add(1)
 		now := time.Now()
 		if !a.reader.flood.take(now, rateFlood) {
 			a.server.drops.flood.Add(1)
@@ -183,6 +186,16 @@ func (a *agentConn) close(code quic.ApplicationErrorCode, text string, why error
 func (a *agentConn) expel(why *CodeError) {
 	_ = a.close(closeCode+quic.ApplicationErrorCode(why.Code), why.Text, why)
 }
+
+// ask wants a sign of life: a message without a body asks for nothing, but what
+// carries it is acknowledged.
+func (a *agentConn) ask() {
+	a.send(&proto.ToAgent{})
+	a.carrier.ask()
+}
+
+// heard is another number with each sign of life.
+func (a *agentConn) heard() uint64 { return a.said.Load() + a.look().heard }
 
 // roundTrip is the estimate that introductions are timed by.
 func (a *agentConn) roundTrip() time.Duration { return a.look().roundTrip }

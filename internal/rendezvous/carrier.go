@@ -26,6 +26,9 @@ type carrier interface {
 	// waiting for it.
 	end(code quic.ApplicationErrorCode, text string) error
 	look() look
+	// ask has the other end show that it is there, which look tells, beyond
+	// what a message on the stream does. It does not wait.
+	ask()
 }
 
 // look is what is known of a connection at an instant.
@@ -33,6 +36,7 @@ type look struct {
 	remote    netip.AddrPort // the zero one behind a proxy
 	roundTrip time.Duration
 	transport string // the word for status
+	heard     uint64 // another number with each sign of life
 }
 
 // overQUIC is a QUIC connection as a carrier.
@@ -48,8 +52,12 @@ func (q overQUIC) end(code quic.ApplicationErrorCode, text string) error {
 }
 
 func (q overQUIC) look() look {
-	return look{addrOf(q.conn.RemoteAddr()), roundTrip(q.conn.ConnectionStats()), q.word}
+	stats := q.conn.ConnectionStats()
+	return look{addrOf(q.conn.RemoteAddr()), roundTrip(stats), q.word, stats.PacketsReceived}
 }
+
+// ask is that of carrier: QUIC acknowledges what a stream brings.
+func (q overQUIC) ask() {}
 
 // isTimeout says whether err tells of a connection that fell silent, rather
 // than of one that brought nonsense.

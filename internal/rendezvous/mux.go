@@ -70,6 +70,8 @@ type pulse struct {
 
 	mu      sync.Mutex
 	samples []time.Duration // the last, oldest first
+	answers uint64          // all of them
+	asking  bool            // ask waits for one
 }
 
 // Of the last samples the shortest counts: the rest was queues.
@@ -116,10 +118,36 @@ var errCut = errors.New("the connection was cut")
 func (p *pulse) note(took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.answers++
 	if len(p.samples) == pulseSamples {
 		p.samples = slices.Delete(p.samples, 0, 1)
 	}
 	p.samples = append(p.samples, took)
+}
+
+// ask pings beside run, once at a time.
+func (p *pulse) ask() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asking {
+		return
+	}
+	p.asking = true
+	go func() { // it ends with the session, or when yamux has waited for long enough
+		took, err := p.session.Ping()
+		if err == nil {
+			p.note(took)
+		}
+		p.mu.Lock()
+		p.asking = false
+		p.mu.Unlock()
+	}()
+}
+
+func (p *pulse) heard() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answers
 }
 
 // roundTrip is 0 before the first answer.
@@ -150,7 +178,7 @@ func (o *overTLS) ended() context.Context { return o.ctx }
 // look is that of carrier.
 func (o *overTLS) look() look {
 	at := o.at
-	at.roundTrip = o.roundTrip()
+	at.roundTrip, at.heard = o.roundTrip(), o.heard()
 	return at
 }
 

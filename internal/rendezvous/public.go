@@ -35,6 +35,7 @@ type publicPorts struct {
 	kept     keptPorts
 	readers  sync.WaitGroup
 	streams  publicStreams
+	vigils   vigils
 
 	mu      sync.Mutex
 	ports   map[publicKey]*publicPort
@@ -69,12 +70,22 @@ type clientele interface {
 	// arrived says that the agent is there for a service, anew where it knows
 	// nothing of what was before, and what it was granted.
 	arrived(now time.Time, service string, anew bool, g publicGrant)
-	// left says that its control connection is gone.
-	left()
+	// stands says that its control connection is gone, or that it does not
+	// answer, or does so again.
+	stands(publicStanding)
 	// shut ends all, and the sockets.
 	shut(now time.Time) error
 	figures() publicFigures
 }
+
+// publicStanding is what became of a port's agent.
+type publicStanding int
+
+const (
+	publicLeft publicStanding = iota
+	publicSilent
+	publicSpeaks
+)
 
 // publicOwner is who serves a port.
 type publicOwner struct {
@@ -94,6 +105,7 @@ func (p *publicPorts) ownerOf(port *publicPort) publicOwner {
 
 func newPublicPorts(s *Server) *publicPorts {
 	p := &publicPorts{server: s, kicked: make(chan struct{}, 1), ports: map[publicKey]*publicPort{}}
+	p.vigils.begin()
 	p.streams.conns, p.streams.wide = map[Key]*stream.Conns{}, map[*quic.Conn]struct{}{}
 	for range s.config.Publish {
 		p.sources = append(p.sources, &meters{seed: maphash.MakeSeed()})
@@ -298,7 +310,7 @@ func (p *publicPorts) left(now time.Time, a *agentConn) {
 		}
 		p.mu.Unlock()
 		if mine {
-			port.clientele.left()
+			port.stands(publicLeft)
 		}
 	}
 }
@@ -321,6 +333,7 @@ func (p *publicPorts) stop() {
 		p.close(time.Now(), port, "the coordinator stops")
 	}
 	p.changing.Unlock()
+	p.vigils.end()
 	p.streams.stop()
 	p.readers.Wait()
 }

@@ -25,11 +25,11 @@ func (p *publicPorts) listen(key publicKey, owner Key, rule *PublishRule, ask *p
 	if key.tcp {
 		return port, p.listenTCP(port, owner, rule.withDefaults(), source)
 	}
-	return port, p.listenUDP(port, rule.withDefaults(), source, !ask.GetRaw())
+	return port, p.listenUDP(port, owner, rule.withDefaults(), source, !ask.GetRaw())
 }
 
-func (p *publicPorts) listenUDP(port *publicPort, rule PublishRule, source *meters, sealed bool) error {
-	t := newPublicTable(publicSetup{p.server.relay, rule, sealed, p.kick}, source)
+func (p *publicPorts) listenUDP(port *publicPort, owner Key, rule PublishRule, source *meters, sealed bool) error {
+	t := newPublicTable(publicSetup{p.server.relay, rule, sealed, p.kick, func() { p.doubt(owner) }}, source)
 	port.table, port.clientele = t, t
 	for _, place := range p.server.places {
 		at := netip.AddrPortFrom(place.addr, port.number)
@@ -56,7 +56,7 @@ func (p *publicPorts) listenTCP(port *publicPort, owner Key, rule PublishRule, s
 	if s.config.Streams == nil {
 		return fmt.Errorf("%v: this coordinator does without TCP (`tcp: false` in its configuration)", port.publicKey)
 	}
-	l := &publicListener{rule: rule, source: source, conns: p.streams.of(owner, s), tasks: &p.readers}
+	l := &publicListener{rule: rule, source: source, conns: p.streams.of(owner, s), tasks: &p.readers, doubt: func() { p.doubt(owner) }}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	port.clientele = l
 	for _, place := range s.places {

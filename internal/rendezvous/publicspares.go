@@ -61,7 +61,7 @@ func (t *publicTable) changed(id proto.Token) {
 		t.dropSpare(id)
 		t.kick()
 	case bound && !s.bound:
-		s.bound = true
+		s.bound, t.heard = true, time.Now()
 		t.ready = append(t.ready, id)
 	case !bound && s.bound:
 		s.bound = false
@@ -196,7 +196,7 @@ func (t *publicTable) arrived(now time.Time, _ string, anew bool, g publicGrant)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	g.terms.Bytes, g.terms.Datagrams, g.terms.Changed = t.rule.Bytes, t.rule.Datagrams, t.changed
-	t.granted, t.agent, t.alone = g, true, false
+	t.granted, t.agent, t.silent, t.alone = g, true, false, false
 	for id, s := range t.spare {
 		if !s.bound { // it may never have heard of it
 			t.dropSpare(id)
@@ -205,11 +205,19 @@ func (t *publicTable) arrived(now time.Time, _ string, anew bool, g publicGrant)
 	}
 }
 
-// left is that of clientele: the agent's legs stay as long as it binds them.
-func (t *publicTable) left() {
+// stands is that of clientele: the agent's legs stay as long as it binds them.
+func (t *publicTable) stands(is publicStanding) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.agent, t.alone = false, false
+	switch is {
+	case publicLeft:
+		t.agent, t.alone = false, t.silent && t.alone
+	case publicSilent:
+		t.silent, t.alone = true, len(t.byLeg)+t.line.len() > 0
+	case publicSpeaks:
+		t.silent, t.alone = false, false
+		return
+	}
 	t.count.drop(publicNoAgent, t.line.expire(time.Time{}, true))
 }
 
@@ -249,6 +257,7 @@ func (t *publicTable) takeNews(n int) (out []*proto.PublicClient) {
 // publicFigures are the table's now.
 type publicFigures struct {
 	clients, ready, spares, waiting int
+	silent                          bool // the agent does not answer
 	alone                           bool // somebody came while no agent was there
 	started, evicted                uint64
 	drops                           map[string]uint64
@@ -260,7 +269,7 @@ func (t *publicTable) figures() publicFigures {
 	defer t.mu.Unlock()
 	f := publicFigures{
 		clients: len(t.byLeg), ready: len(t.ready), spares: len(t.spare), waiting: t.line.len(),
-		alone: t.alone, started: t.count.started.Load(), evicted: t.count.evicted.Load(), drops: t.count.all(),
+		silent: t.silent, alone: t.alone, started: t.count.started.Load(), evicted: t.count.evicted.Load(), drops: t.count.all(),
 	}
 	for _, c := range t.byLeg {
 		if c.codec == nil {

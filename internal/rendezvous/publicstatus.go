@@ -11,7 +11,8 @@ type PublicPortStatus struct {
 	Transport string            `json:"transport"` // udp or tcp
 	Service   string            `json:"service"`
 	Member    string            `json:"member"`
-	Online    bool              `json:"online"` // the member's agent is connected
+	Online    bool              `json:"online"` // the member's agent is connected, and answers
+	Silent    bool              `json:"silent"` // it did not answer when a client waited
 	Raw       bool              `json:"raw"`
 	Clients   int               `json:"clients"`
 	Waiting   int               `json:"waiting"` // new clients without a leg
@@ -31,6 +32,7 @@ func (p *publicPorts) status() []PublicPortStatus {
 			Port: port.number, Transport: "udp", Service: owner.service, Member: owner.member, Online: owner.conn != nil,
 		}
 		f := port.figures()
+		st.Online, st.Silent = st.Online && !f.silent, f.silent
 		st.Clients, st.Waiting, st.Ready, st.Spares = f.clients, f.waiting, f.ready, f.spares
 		st.Total, st.Evicted, st.Drops = f.started, f.evicted, f.drops
 		if port.tcp {

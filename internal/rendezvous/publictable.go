@@ -31,7 +31,9 @@ type publicTable struct {
 	rates   publicRates
 	news    []proto.Token // clients that the agent is to be told of
 	agent   bool          // it is connected
-	alone   bool          // somebody came while it was not
+	silent  bool          // it does not answer
+	alone   bool          // somebody came while it was not there
+	heard   time.Time     // when it bound a leg last
 }
 
 // publicSetup is what a table is made of.
@@ -40,6 +42,7 @@ type publicSetup struct {
 	rule   PublishRule
 	sealed bool   // datagrams are sealed between us and the agent
 	kick   func() // there is something to tell the agent; it must not wait
+	doubt  func() // a client waits; nor must this
 }
 
 // publicGrant is what an agent was granted for a port.
@@ -116,10 +119,14 @@ func (t *publicTable) receive(door *publicDoor, b dgram.Burst) {
 	now := time.Now()
 	t.mu.Lock()
 	c := door.clients[b.Addr]
-	if c == nil {
+	fresh := c == nil
+	if fresh {
 		c = t.newcomer(now, door, b)
 	}
 	t.mu.Unlock()
+	if fresh {
+		t.doubt()
+	}
 	if c != nil {
 		c.forward(now, b)
 	}
@@ -132,7 +139,7 @@ func (t *publicTable) newcomer(now time.Time, door *publicDoor, b dgram.Burst) *
 		t.count.drop(publicHeld, t.line.hold(w, b))
 		return nil
 	}
-	if !t.agent && len(t.ready) == 0 {
+	if t.silent || !t.agent && len(t.ready) == 0 {
 		t.count.drop(publicNoAgent, b.Len())
 		t.alone = true
 		return nil

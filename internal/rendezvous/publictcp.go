@@ -22,16 +22,21 @@ type publicListener struct {
 	ctx    context.Context // ends with the port
 	cancel context.CancelCauseFunc
 	tasks  *sync.WaitGroup
+	doubt  func() // a client waits; it must not
 
 	mu      sync.Mutex
 	service string
 	all     meter
 	open    int
 	agent   bool // it is connected
-	alone   bool // somebody came while it was not
+	silent  bool // it does not answer
+	alone   bool // somebody came while it was not there
 }
 
-var errPublicClosed = errors.New("the public port was closed")
+var (
+	errPublicClosed = errors.New("the public port was closed")
+	errPublicSilent = errors.New("the agent of the public port does not answer")
+)
 
 // accept takes connections until the port is closed.
 func (l *publicListener) accept(door net.Listener) {
@@ -59,11 +64,17 @@ func (l *publicListener) take(now time.Time, conn net.Conn) {
 	}
 	tunePublic(conn)
 	l.count.started.Add(1)
+	l.doubt()
 	l.tasks.Go(func() {
 		err := l.conns.Carry(l.ctx, conn, stream.Request{Service: service, Client: from, Listen: addrOf(conn.LocalAddr())})
-		if refused := (*stream.RefusedError)(nil); errors.As(err, &refused) {
+		refused := (*stream.RefusedError)(nil)
+		switch {
+		case err == nil:
+		case errors.As(err, &refused):
 			l.count.drop(publicRefused, 1)
-		} else if err != nil {
+		case errors.Is(err, errPublicSilent):
+			l.count.drop(publicNoAgent, 1)
+		default:
 			l.count.drop(publicBroken, 1)
 		}
 		l.mu.Lock()
@@ -77,7 +88,7 @@ func (l *publicListener) admit(now time.Time, from netip.Addr) (service string, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case !l.agent && !l.conns.Has(0):
+	case l.silent || !l.agent && !l.conns.Has(0):
 		l.alone = true
 		return "", publicNoAgent, false
 	case !l.source.take(now, from, perSecond(l.rule.NewClientsSource)):
@@ -115,14 +126,22 @@ func tunePublic(conn net.Conn) {
 func (l *publicListener) arrived(_ time.Time, service string, _ bool, _ publicGrant) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.service, l.agent, l.alone = service, true, false
+	l.service, l.agent, l.silent, l.alone = service, true, false, false
 }
 
-// left is that of clientele. What is open waits for the agent to come back.
-func (l *publicListener) left() {
+// stands is that of clientele. What is open waits for the agent to come back;
+// see vigil for what it has not taken.
+func (l *publicListener) stands(is publicStanding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.agent, l.alone = false, false
+	switch is {
+	case publicLeft:
+		l.agent, l.alone = false, l.silent && l.alone
+	case publicSilent:
+		l.silent, l.alone = true, l.open > 0
+	case publicSpeaks:
+		l.silent, l.alone = false, false
+	}
 }
 
 // shut is that of clientele.
@@ -142,5 +161,5 @@ func closeListeners(doors []net.Listener) (err error) {
 func (l *publicListener) figures() publicFigures {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return publicFigures{clients: l.open, alone: l.alone, started: l.count.started.Load(), drops: l.count.all()}
+	return publicFigures{clients: l.open, silent: l.silent, alone: l.alone, started: l.count.started.Load(), drops: l.count.all()}
 }

@@ -75,6 +75,9 @@ func (p *publicPorts) expire(now time.Time) {
 	for _, port := range p.all() {
 		if port.table != nil {
 			port.table.expire(now)
+			if port.table.waits(now) {
+				port.table.doubt()
+			}
 		}
 		p.logClients(port)
 		p.mu.Lock()
@@ -107,7 +110,7 @@ func (p *publicPorts) logClients(port *publicPort) {
 	p.mu.Unlock()
 	if f.alone && !was.alone {
 		p.server.log.Warn().Stringer("port", port.publicKey).Str("agent", owner.member).
-			Msg("public port: a client came and no agent is connected for it; dropping until one is, is it up?")
+			Msg(aloneMessage(f))
 	}
 	if f.clients == was.clients && f.started == was.started {
 		return
@@ -115,6 +118,13 @@ func (p *publicPorts) logClients(port *publicPort) {
 	p.server.log.Info().Stringer("port", port.publicKey).Str("service", owner.service).
 		Int("total", f.clients+f.spares).Int("active", f.clients).Int("spare", f.spares).
 		Uint64("new", f.started-was.started).Msg("public port: clients")
+}
+
+func aloneMessage(f publicFigures) string {
+	if f.silent {
+		return "public port: a client waits and its agent does not answer; dropping until it does, is it up?"
+	}
+	return "public port: a client came and no agent is connected for it; dropping until one is, is it up?"
 }
 
 // keepalive is how often the agent binds.

@@ -147,6 +147,7 @@ func (a *attachment) read(answer bool) {
 		at := len(from.buf)
 		n, err := a.stream.Read(from.buf[at:cap(from.buf)])
 		if n > 0 {
+			c.of.heard.Add(1)
 			full := n == cap(from.buf)-at
 			from.buf = from.buf[:at+n]
 			if !c.arrived(a, &d, from.buf[at:], from) {
@@ -187,6 +188,7 @@ func (a *attachment) readAnswer() bool {
 		c.lose(a, err)
 		return false
 	}
+	c.of.heard.Add(1)
 	_ = a.stream.SetReadDeadline(time.Time{})
 	if m.GetRefused() != "" {
 		only, _ := kindsOf(m.GetPaths())

@@ -72,6 +72,7 @@ type Conns struct {
 	retained atomic.Int64
 	dialing  chan struct{}
 	counts   counts
+	heard    atomic.Uint64 // reads that brought something of the other side
 
 	mu      sync.Mutex
 	conns   map[name]*conn
@@ -168,6 +169,29 @@ func (o *Conns) add(c *conn, mayBeNew bool) (known *conn, err error) {
 	o.conns[c.name] = c
 	o.windows.Add(int64(c.in.window))
 	return nil, nil
+}
+
+// Heard is another number whenever something has come from the other side.
+func (o *Conns) Heard() uint64 { return o.heard.Load() }
+
+// GiveUp breaks the connections that were opened here and that the other side
+// has not answered yet: nobody is there to do so. What was answered goes on
+// waiting for a carrier.
+func (o *Conns) GiveUp(why error) {
+	o.mu.Lock()
+	all := make([]*conn, 0, len(o.conns))
+	for _, c := range o.conns {
+		all = append(all, c)
+	}
+	o.mu.Unlock()
+	for _, c := range all {
+		c.mu.Lock()
+		vain := c.dialing != nil && !c.dialing.known
+		c.mu.Unlock()
+		if vain {
+			c.fail(why, true)
+		}
+	}
 }
 
 func (o *Conns) remove(c *conn) {
