@@ -21,6 +21,7 @@ var layers = map[string]int{
 	"proto":             0,
 	"internal/checksum": 0,
 	"internal/dgram":    0,
+	"internal/sources":  0,
 
 	"internal/path":    1,
 	"internal/seal":    1,

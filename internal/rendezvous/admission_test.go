@@ -201,7 +201,7 @@ func TestTooManyRequests(t *testing.T) {
 	_, g := localBy(t, "", "home")
 	home := g[0]
 	limited := 0
-	for range rateRequests.burst + 200 {
+	for range rateRequests.Burst + 200 {
 		_, err := home.ask(&proto.ToCoordinator{Body: &proto.ToCoordinator_Lookup{Lookup: &proto.Lookup{Name: "home"}}})
 		if errors.Is(err, &CodeError{Code: proto.Code_CODE_LIMITED}) {
 			limited++
@@ -213,7 +213,7 @@ func TestTooManyRequests(t *testing.T) {
 		t.Error("not limited")
 	}
 	// Who does not stop is cut off.
-	for range 2 * rateFlood.burst {
+	for range 2 * rateFlood.Burst {
 		if home.Send(&proto.ToCoordinator{}) != nil {
 			break
 		}

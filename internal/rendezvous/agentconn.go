@@ -12,6 +12,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"rendezvous/internal/sources"
 	"rendezvous/proto"
 )
 
@@ -43,8 +44,8 @@ type agentConn struct {
 
 // reader is what the goroutine alone uses that reads what the agent says.
 type reader struct {
-	requests meter
-	flood    meter
+	requests sources.Bucket
+	flood    sources.Bucket
 	known    bool               // enrolled or registered
 	behind   func()             // what is to leave behind the answer
 	refused  map[publicKey]bool // public ports, when it asked last
@@ -80,7 +81,7 @@ func (a *agentConn) converse(ctx context.Context) error {
 		}
 		a.said.Add(1)
 		now := time.Now()
-		if !a.reader.flood.take(now, rateFlood) {
+		if !a.reader.flood.Take(now, rateFlood) {
 			a.server.drops.flood.Add(1)
 			return a.close(closeProtocol, "far too many requests", errors.New("too many requests"))
 		}
@@ -98,7 +99,7 @@ func (a *agentConn) converse(ctx context.Context) error {
 func (a *agentConn) answer(now time.Time, m *proto.ToCoordinator) {
 	var out messages
 	var err error
-	if a.reader.requests.take(now, rateRequests) {
+	if a.reader.requests.Take(now, rateRequests) {
 		out, err = a.server.serve(now, a, m)
 	} else {
 		err = refusef(proto.Code_CODE_LIMITED, "too many requests of this agent; try again in some seconds")

@@ -369,13 +369,13 @@ func TestGate(t *testing.T) {
 			leave = append(leave, l)
 		}
 	}
-	if open, refused := g.counts(); open != 5 || refused != 2 {
-		t.Errorf("%d are open, %d were refused", open, refused)
+	if open, _ := g.open.Open(); open != 5 || g.refused.Load() != 2 {
+		t.Errorf("%d are open, %d were refused", open, g.refused.Load())
 	}
 	for _, l := range leave {
 		l()
 	}
-	if open, _ := g.counts(); open != 0 || len(g.sources) != 0 {
-		t.Errorf("%d stay open, of %v", open, g.sources)
+	if open, of := g.open.Open(); open != 0 || of != 0 {
+		t.Errorf("%d stay open, of %d", open, of)
 	}
 }

@@ -3,7 +3,6 @@ package rendezvous
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 	"net"
 	"net/netip"
 	"sync"
@@ -12,6 +11,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"rendezvous/internal/relay"
+	"rendezvous/internal/sources"
 )
 
 // Limits bound what agents may take. A zero field takes its default, so the
@@ -48,65 +48,26 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// rate is what a token bucket gives: a token every so often, and so many that
-// were saved up.
-type rate struct {
-	every time.Duration
-	burst int
-}
-
 // The rates. A raw flow takes an introduction, so a dial with 200 clients
 // takes 200 at once.
 var (
-	rateRequests = rate{100 * time.Millisecond, 600}  // of an agent, of any kind
-	rateFlood    = rate{10 * time.Millisecond, 6000}  // of an agent: beyond, it is cut off
-	rateAsks     = rate{200 * time.Millisecond, 400}  // introductions by an agent
-	rateOffers   = rate{100 * time.Millisecond, 1000} // introductions to an agent
-	rateStranger = rate{500 * time.Millisecond, 16}   // connections from a source whose address is not proven
-	rateAnybody  = rate{5 * time.Millisecond, 400}    // such connections from all sources
-	rateProven   = rate{50 * time.Millisecond, 256}   // connections from a source with a proven address; a carrier's NAT may hide many agents
+	rateRequests = sources.Rate{Every: 100 * time.Millisecond, Burst: 600}  // of an agent, of any kind
+	rateFlood    = sources.Rate{Every: 10 * time.Millisecond, Burst: 6000}  // of an agent: beyond, it is cut off
+	rateAsks     = sources.Rate{Every: 200 * time.Millisecond, Burst: 400}  // introductions by an agent
+	rateOffers   = sources.Rate{Every: 100 * time.Millisecond, Burst: 1000} // introductions to an agent
+	rateStranger = sources.Rate{Every: 500 * time.Millisecond, Burst: 16}   // connections from a source whose address is not proven
+	rateAnybody  = sources.Rate{Every: 5 * time.Millisecond, Burst: 400}    // such connections from all sources
+	rateProven   = sources.Rate{Every: 50 * time.Millisecond, Burst: 256}   // connections from a source with a proven address; a carrier's NAT may hide many agents
 )
-
-// meter is a token bucket as the time when it will be full again (the generic
-// cell rate algorithm). The zero meter is full.
-type meter struct{ full time.Time }
-
-func (m *meter) take(now time.Time, r rate) bool {
-	behind := m.full.Sub(now)
-	if behind < 0 || behind > time.Duration(r.burst)*r.every { // more than empty: the clock was set back
-		behind = 0
-	}
-	if behind > time.Duration(r.burst-1)*r.every {
-		return false
-	}
-	m.full = now.Add(behind + r.every)
-	return true
-}
-
-// meters are token buckets of sources in a table of fixed size that a keyed
-// hash spreads them over: a flood of forged sources can neither make it grow
-// nor push another's bucket out.
-type meters struct {
-	seed  maphash.Seed
-	table [4096]meter
-}
-
-func (m *meters) take(now time.Time, source netip.Addr, r rate) bool {
-	prefix := sourceOf(source)
-	if !prefix.IsValid() {
-		return false
-	}
-	return m.table[maphash.Comparable(m.seed, prefix)%uint64(len(m.table))].take(now, r)
-}
 
 // door decides who may open a control connection.
 type door struct {
 	connections int // allowed at once
 
 	mu               sync.Mutex
-	strangers        meters
-	proven           meters
-	anybody          meter
+	strangers        *sources.Buckets
+	proven           *sources.Buckets
+	anybody          sources.Bucket
 	open             int
 	refused, retried uint64
 }
@@ -114,8 +75,8 @@ type door struct {
 func newDoor(connections int) *door {
 	return &door{
 		connections: connections,
-		strangers:   meters{seed: maphash.MakeSeed()},
-		proven:      meters{seed: maphash.MakeSeed()},
+		strangers:   sources.NewBuckets(),
+		proven:      sources.NewBuckets(),
 	}
 }
 
@@ -129,7 +90,7 @@ func (d *door) unproven(addr net.Addr) bool {
 	source := addrOf(addr).Addr()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.strangers.take(now, source, rateStranger) && d.anybody.take(now, rateAnybody) {
+	if d.strangers.Take(now, source, rateStranger) && d.anybody.Take(now, rateAnybody) {
 		return false
 	}
 	d.retried++
@@ -142,7 +103,7 @@ func (d *door) enter(ctx context.Context, info *quic.ClientInfo) (context.Contex
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.open >= d.connections || info.AddrVerified && !d.proven.take(now, addrOf(info.RemoteAddr).Addr(), rateProven) {
+	if d.open >= d.connections || info.AddrVerified && !d.proven.Take(now, addrOf(info.RemoteAddr).Addr(), rateProven) {
 		d.refused++
 		return nil, errDoor
 	}

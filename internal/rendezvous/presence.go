@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/sources"
 	"rendezvous/proto"
 )
 
@@ -25,8 +26,8 @@ type attendance struct {
 	record   *proto.Signed
 	standing *proto.Standing
 	since    time.Time
-	asks     meter // introductions that it asked for
-	offers   meter // introductions that it was asked into
+	asks     sources.Bucket // introductions that it asked for
+	offers   sources.Bucket // introductions that it was asked into
 }
 
 // past remembers the instances of an agent that were replaced, to tell two
@@ -142,5 +143,5 @@ func (p *presence) mayIntroduce(now time.Time, from, to Key) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a, b := p.online[from], p.online[to]
-	return a != nil && b != nil && a.asks.take(now, rateAsks) && b.offers.take(now, rateOffers)
+	return a != nil && b != nil && a.asks.Take(now, rateAsks) && b.offers.Take(now, rateOffers)
 }

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
 
 	"rendezvous/internal/relay"
+	"rendezvous/internal/sources"
 	"rendezvous/internal/stream"
 	"rendezvous/proto"
 )
@@ -39,7 +39,7 @@ type publicPorts struct {
 
 	mu      sync.Mutex
 	ports   map[publicKey]*publicPort
-	sources []*meters // of each rule
+	sources []*sources.Buckets // of each rule
 }
 
 type publicKey struct {
@@ -108,7 +108,7 @@ func newPublicPorts(s *Server) *publicPorts {
 	p.vigils.begin()
 	p.streams.conns, p.streams.wide = map[Key]*stream.Conns{}, map[*quic.Conn]struct{}{}
 	for range s.config.Publish {
-		p.sources = append(p.sources, &meters{seed: maphash.MakeSeed()})
+		p.sources = append(p.sources, sources.NewBuckets())
 	}
 	p.restore(time.Now())
 	return p

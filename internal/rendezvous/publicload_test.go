@@ -11,6 +11,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/relay"
 	"rendezvous/internal/seal"
+	"rendezvous/internal/sources"
 	"rendezvous/proto"
 )
 
@@ -45,7 +46,7 @@ type crowd struct {
 func newCrowd(tb testing.TB, sealed bool) *crowd {
 	c := &crowd{tb: tb, relay: relay.NewServer(relay.Limits{}), agents: &countingConn{}, out: &countingConn{}}
 	rule := PublishRule{MaxClients: 1 << 20, NewClients: 1e9, NewClientsSource: 1e9}
-	c.table = newPublicTable(publicSetup{c.relay, rule, sealed, func() {}, func() {}}, &meters{})
+	c.table = newPublicTable(publicSetup{c.relay, rule, sealed, func() {}, func() {}}, sources.NewBuckets())
 	c.table.arrived(time.Now(), "wg", false, publicGrant{terms: &relay.Terms{Member: "home", Keepalive: publicKeepalive}, spares: legsAtOnce})
 	c.door = &publicDoor{table: c.table, conn: c.out, clients: map[netip.AddrPort]*publicClient{}}
 	return c

@@ -9,6 +9,7 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
+	"rendezvous/internal/sources"
 	"rendezvous/proto"
 )
 
@@ -28,7 +29,7 @@ func (p *publicPorts) listen(key publicKey, owner Key, rule *PublishRule, ask *p
 	return port, p.listenUDP(port, owner, rule.withDefaults(), source, !ask.GetRaw())
 }
 
-func (p *publicPorts) listenUDP(port *publicPort, owner Key, rule PublishRule, source *meters, sealed bool) error {
+func (p *publicPorts) listenUDP(port *publicPort, owner Key, rule PublishRule, source *sources.Buckets, sealed bool) error {
 	t := newPublicTable(publicSetup{p.server.relay, rule, sealed, p.kick, func() { p.doubt(owner) }}, source)
 	port.table, port.clientele = t, t
 	for _, place := range p.server.places {
@@ -51,7 +52,7 @@ func (p *publicPorts) listenUDP(port *publicPort, owner Key, rule PublishRule, s
 	return nil
 }
 
-func (p *publicPorts) listenTCP(port *publicPort, owner Key, rule PublishRule, source *meters) error {
+func (p *publicPorts) listenTCP(port *publicPort, owner Key, rule PublishRule, source *sources.Buckets) error {
 	s := p.server
 	if s.config.Streams == nil {
 		return fmt.Errorf("%v: this coordinator does without TCP (`tcp: false` in its configuration)", port.publicKey)

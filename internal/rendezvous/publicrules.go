@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"rendezvous/internal/sources"
 	"rendezvous/internal/stripe"
 )
 
@@ -46,8 +47,8 @@ func (r *PublishRule) withDefaults() PublishRule {
 }
 
 // perSecond is a rate of n a second, of which ten seconds' worth may be saved.
-func perSecond(n float64) rate {
-	return rate{every: time.Duration(float64(time.Second) / n), burst: max(16, int(10*n))}
+func perSecond(n float64) sources.Rate {
+	return sources.Rate{Every: time.Duration(float64(time.Second) / n), Burst: max(16, int(10*n))}
 }
 
 func (r *PublishRule) contains(port uint16) bool {

@@ -9,6 +9,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/relay"
 	"rendezvous/internal/seal"
+	"rendezvous/internal/sources"
 	"rendezvous/proto"
 )
 
@@ -78,8 +79,8 @@ type publicSpare struct {
 
 // publicRates bound new clients, of all and of a source.
 type publicRates struct {
-	all    meter
-	source *meters // shared by the ports of a rule
+	all    sources.Bucket
+	source *sources.Buckets // shared by the ports of a rule
 }
 
 // forward sends a client's burst to the agent.
@@ -104,7 +105,7 @@ type unsealed struct {
 // Write is that of dgram.Conn.
 func (u *unsealed) Write(b dgram.Burst) error { return u.codec.Open(time.Now(), b, u.Conn.Write) }
 
-func newPublicTable(setup publicSetup, source *meters) *publicTable {
+func newPublicTable(setup publicSetup, source *sources.Buckets) *publicTable {
 	return &publicTable{
 		publicSetup: setup,
 		byLeg:       map[proto.Token]*publicClient{},
@@ -163,10 +164,10 @@ func (t *publicTable) newcomer(now time.Time, door *publicDoor, b dgram.Burst) *
 
 // admit says whether one more client may come. publicTable.mu is held.
 func (t *publicTable) admit(now time.Time, from netip.Addr) (publicReason, bool) {
-	if !t.rates.source.take(now, from, perSecond(t.rule.NewClientsSource)) {
+	if !t.rates.source.Take(now, from, perSecond(t.rule.NewClientsSource)) {
 		return publicSourceRate, false
 	}
-	if !t.rates.all.take(now, perSecond(t.rule.NewClients)) {
+	if !t.rates.all.Take(now, perSecond(t.rule.NewClients)) {
 		return publicRate, false
 	}
 	for len(t.byLeg)+t.line.len() >= t.rule.MaxClients {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/sources"
 	"rendezvous/internal/stream"
 )
 
@@ -15,7 +16,7 @@ import (
 // agent's service over the carrier that the agent has opened to us.
 type publicListener struct {
 	rule   PublishRule
-	source *meters // of the rule
+	source *sources.Buckets // of the rule
 	conns  *stream.Conns
 	count  publicCounts
 	doors  []net.Listener
@@ -26,7 +27,7 @@ type publicListener struct {
 
 	mu      sync.Mutex
 	service string
-	all     meter
+	all     sources.Bucket
 	open    int
 	agent   bool // it is connected
 	silent  bool // it does not answer
@@ -91,9 +92,9 @@ func (l *publicListener) admit(now time.Time, from netip.Addr) (service string, 
 	case l.silent || !l.agent && !l.conns.Has(0):
 		l.alone = true
 		return "", publicNoAgent, false
-	case !l.source.take(now, from, perSecond(l.rule.NewClientsSource)):
+	case !l.source.Take(now, from, perSecond(l.rule.NewClientsSource)):
 		return "", publicSourceRate, false
-	case !l.all.take(now, perSecond(l.rule.NewClients)):
+	case !l.all.Take(now, perSecond(l.rule.NewClients)):
 		return "", publicRate, false
 	case l.open >= l.rule.MaxClients:
 		return "", publicFull, false

@@ -200,9 +200,9 @@ func (s *Server) counters() (connections int, r RelayStatus, stunCounts, dropCou
 	dropCounts["connection-refused"] = s.door.refused
 	dropCounts["connection-retried"] = s.door.retried
 	s.door.mu.Unlock()
-	streams, refused := s.front.gate.counts()
+	streams, _ := s.front.gate.open.Open()
 	connections += streams
-	dropCounts["connection-refused"] += refused
+	dropCounts["connection-refused"] += s.front.gate.refused.Load()
 	return connections, r, stunCounts, dropCounts
 }
 

@@ -65,30 +65,11 @@ func TestMicroseconds(t *testing.T) {
 	}
 }
 
-func TestMeter(t *testing.T) {
-	var m meter
-	r := rate{every: time.Second, burst: 3}
-	for i, c := range []struct {
-		at   time.Duration
-		want bool
-	}{
-		{0, true}, {0, true}, {0, true}, {0, false},
-		{999 * ms, false}, {time.Second, true}, {time.Second, false},
-		{2500 * ms, true}, {2500 * ms, false}, {3 * time.Second, true},
-		{time.Minute, true}, {time.Minute, true}, {time.Minute, true}, {time.Minute, false},
-		{-time.Hour, true}, // the clock was set back
-	} {
-		if got := m.take(noon.Add(c.at), r); got != c.want {
-			t.Errorf("row %d at %v: %v", i, c.at, got)
-		}
-	}
-}
-
 func TestDoor(t *testing.T) {
 	d := newDoor(2)
 	from := &net.UDPAddr{IP: net.IPv4(198, 51, 100, 1), Port: 4000}
-	for i := range rateStranger.burst + 5 {
-		if got := d.unproven(from); got != (i >= rateStranger.burst) {
+	for i := range rateStranger.Burst + 5 {
+		if got := d.unproven(from); got != (i >= rateStranger.Burst) {
 			t.Errorf("connection %d must prove its address: %v", i, got)
 		}
 	}
@@ -167,7 +148,7 @@ func TestPresenceLimitsIntroductions(t *testing.T) {
 		t.Error("who is not there may be introduced")
 	}
 	p.arrive(noon, b, attendance{conn: new(agentConn)})
-	for range rateAsks.burst {
+	for range rateAsks.Burst {
 		if !p.mayIntroduce(noon, a, b) {
 			t.Fatal("limited too early")
 		}
@@ -176,7 +157,7 @@ func TestPresenceLimitsIntroductions(t *testing.T) {
 	if p.mayIntroduce(noon, a, b) {
 		t.Error("not limited")
 	}
-	if !p.mayIntroduce(noon, b, a) || !p.mayIntroduce(noon.Add(rateAsks.every), a, b) {
+	if !p.mayIntroduce(noon, b, a) || !p.mayIntroduce(noon.Add(rateAsks.Every), a, b) {
 		t.Error("limited without a reason")
 	}
 }

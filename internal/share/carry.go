@@ -23,12 +23,12 @@ var errNoStreams = errors.New("this program opens no TCP connections here")
 // where there is nobody.
 func (s *Sharing) Carry(conn net.Conn, l Look) {
 	from := addrOf(conn.RemoteAddr())
-	if !s.conns.enter(from.Addr()) {
+	if !s.conns.Enter(from.Addr()) {
 		s.count.refusedTCP.Add(1)
 		reset(conn)
 		return
 	}
-	defer s.conns.leave(from.Addr())
+	defer s.conns.Leave(from.Addr())
 	far, err := s.connect(l.to)
 	if err != nil {
 		s.count.backendTCP.Add(1)

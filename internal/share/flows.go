@@ -11,6 +11,7 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
+	"rendezvous/internal/sources"
 )
 
 // flow is one client's conversation with a backend over UDP: a socket before
@@ -39,7 +40,7 @@ type flowKey struct {
 type table struct {
 	limits Limits
 	rate   *rate.Limiter
-	from   sources
+	from   *sources.Count
 
 	mu               sync.Mutex
 	flows            map[flowKey]*flow
@@ -49,7 +50,7 @@ type table struct {
 
 func newTable(l Limits) table {
 	return table{
-		limits: l, rate: limiter(l.FlowsSecond), from: newSources(l.Flows+1, l.FlowsPerSource),
+		limits: l, rate: limiter(l.FlowsSecond), from: sources.NewCount(l.Flows+1, l.FlowsPerSource),
 		flows: map[flowKey]*flow{}, asking: list.New(), answered: list.New(),
 	}
 }
@@ -166,20 +167,20 @@ func (t *table) close() (out []*flow) {
 // begin makes a flow of a client that has none, and sends its first datagrams.
 func (s *Sharing) begin(k flowKey, r *datagramRule, now time.Time, first ...[]byte) {
 	source := k.client.Addr()
-	if !s.flows.rate.AllowN(now, 1) || !s.flows.from.enter(source) {
+	if !s.flows.rate.AllowN(now, 1) || !s.flows.from.Enter(source) {
 		s.count.refusedUDP.Add(uint64(len(first)))
 		return
 	}
 	conn, err := s.network.ListenUDP(near(r.to.UDP.Addr()))
 	if err != nil {
-		s.flows.from.leave(source)
+		s.flows.from.Leave(source)
 		s.count.socket.Add(uint64(len(first)))
 		return
 	}
 	f := &flow{key: k, rule: r, conn: conn}
 	evicted, ok := s.flows.put(f, now)
 	if !ok {
-		s.flows.from.leave(source)
+		s.flows.from.Leave(source)
 		_ = conn.Close() // nothing was sent
 		return
 	}
@@ -249,7 +250,7 @@ func (s *Sharing) expire(now time.Time) {
 func (s *Sharing) endFlows(all []*flow) {
 	for _, f := range all {
 		f.rule.to.flows.Add(-1)
-		s.flows.from.leave(f.key.client.Addr())
+		s.flows.from.Leave(f.key.client.Addr())
 		_ = f.conn.Close() // its reader ends
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/sources"
 )
 
 // Config says what is shared with whom. Settings.Parse makes it.
@@ -131,7 +132,7 @@ type Sharing struct {
 	udp     datagramRules
 	all     []*backend
 	count   counters
-	conns   sources
+	conns   *sources.Count
 	flows   table
 	doors   []*Door        // guarded by flows.mu
 	tasks   sync.WaitGroup // readers of flows
@@ -142,7 +143,7 @@ func New(c Config, own Own, network dgram.Network, streams dgram.Streams, log ze
 	limits := c.Limits.withDefaults()
 	s := &Sharing{
 		inspect: c.Inspect, limits: limits, own: own, network: network,
-		conns: newSources(limits.Connections, limits.ConnectionsPerSource),
+		conns: sources.NewCount(limits.Connections, limits.ConnectionsPerSource),
 		flows: newTable(limits),
 	}
 	if streams != nil {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	pion "github.com/pion/stun/v3"
+
+	"rendezvous/internal/sources"
 )
 
 // Socket names one of a responder's sockets: its first or second address, and
@@ -46,15 +48,20 @@ type ResponderStats struct {
 	Other     uint64 // STUN, but no Binding request
 }
 
+// largerAnswers is what a source may be sent that is larger than what it asked
+// with. A bare request of 20 bytes is answered with at most 64, or 100 over
+// IPv6: at this pace a forged source is sent under 1 kB/s.
+var largerAnswers = sources.Rate{Every: 100 * time.Millisecond, Burst: 40}
+
 // Responder answers Binding requests (RFC 8489) and their additions of RFC
 // 5780. It is a table: it owns no socket and no goroutine. Safe for concurrent
 // use, as each of its sockets has a reader.
 type Responder struct {
 	sockets Sockets
 
-	mu      sync.Mutex
-	sources limiter
-	stats   ResponderStats
+	mu     sync.Mutex
+	larger *sources.Buckets // answers that are larger than what was asked with
+	stats  ResponderStats
 }
 
 // NewResponder makes a responder for the given sockets.
@@ -66,7 +73,7 @@ func NewResponder(sockets Sockets) *Responder {
 			}
 		}
 	}
-	return &Responder{sockets: sockets, sources: newLimiter()}
+	return &Responder{sockets: sockets, larger: sources.NewBuckets()}
 }
 
 // Stats are the counters so far.
@@ -96,7 +103,7 @@ func (r *Responder) Answer(now time.Time, in Socket, from netip.AddrPort, reques
 
 	answer, refused := r.respond(in, from, m)
 	if len(answer.Message) > len(request) || answer.To != from {
-		if !r.sources.allow(now, from.Addr()) {
+		if !r.larger.Take(now, from.Addr(), largerAnswers) {
 			r.stats.Limited++
 			return Answer{}, false
 		}
