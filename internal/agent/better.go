@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -83,7 +84,7 @@ func (l *link) askUDP(parent context.Context, rtt time.Duration, ports []uint16)
 
 // answers says whether a STUN server answers a new socket of ours.
 func (a *Agent) answers(ctx context.Context, server netip.AddrPort) bool {
-	conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(unspecified(server.Addr()), 0))
+	conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(dgram.Any(server.Addr()), 0))
 	if err != nil {
 		return false
 	}

@@ -89,14 +89,6 @@ func (r *relayRung) overTLS(ctx context.Context, at string) (*endpoint, error) {
 	return e, nil
 }
 
-// unspecified is the address that stands for all of a family.
-func unspecified(like netip.Addr) netip.Addr {
-	if like.Unmap().Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
-}
-
 // firstOpen tries doors one after the other, each a moment after the one
 // before or at once when that has failed, and returns the first that opens
 // (RFC 8305 section 5).

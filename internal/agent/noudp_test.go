@@ -43,7 +43,7 @@ func everything(host *natlab.Host) func(*Config) {
 			if err != nil {
 				return nil, err
 			}
-			return host.DialTCP(ctx, netip.AddrPortFrom(unspecified(to.Addr()), 0), to)
+			return host.DialTCP(ctx, netip.AddrPortFrom(dgram.Any(to.Addr()), 0), to)
 		},
 		Proxy: func(string) (*url.URL, error) { return nil, nil },
 	}

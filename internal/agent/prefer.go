@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -118,7 +119,7 @@ func (a *Agent) tryPorts(ctx context.Context, to netip.Addr, ports []uint16, wit
 
 func (a *Agent) tryPort(ctx context.Context, server netip.AddrPort, within time.Duration) trial {
 	t := trial{port: server.Port()}
-	conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(unspecified(server.Addr()), 0))
+	conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(dgram.Any(server.Addr()), 0))
 	if err != nil {
 		return t
 	}

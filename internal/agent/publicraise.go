@@ -151,7 +151,7 @@ func (a *Agent) overUDP(alloc *proto.Allocation) (dgram.Conn, netip.AddrPort, er
 		if !ok {
 			continue
 		}
-		conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(unspecified(far.Addr()), 0))
+		conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(dgram.Any(far.Addr()), 0))
 		if err != nil {
 			return nil, far, fmt.Errorf("open a socket for the relay: %w", err)
 		}
@@ -162,7 +162,7 @@ func (a *Agent) overUDP(alloc *proto.Allocation) (dgram.Conn, netip.AddrPort, er
 
 // overFakeTCP opens a socket whose datagrams look like TCP.
 func (a *Agent) overFakeTCP(far netip.AddrPort) (dgram.Opener, netip.AddrPort, error) {
-	conn, err := a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(unspecified(far.Addr()), 0), nil)
+	conn, err := a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(dgram.Any(far.Addr()), 0), nil)
 	return conn, far, err
 }
 

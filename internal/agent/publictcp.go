@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
@@ -240,7 +241,7 @@ func (a *Agent) ownSocket(over proto.Transport, addr netip.AddrPort) (*endpoint,
 		}
 		return newEndpoint(conn, path.DirectFakeTCP, a.board), nil
 	}
-	conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(unspecified(addr.Addr()), 0))
+	conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(dgram.Any(addr.Addr()), 0))
 	if err != nil {
 		return nil, fmt.Errorf("open a UDP socket: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	proxyproto "github.com/pires/go-proxyproto"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/natlab"
 	"rendezvous/internal/natlab/bubble"
@@ -110,7 +111,7 @@ func TestPublicTCPServiceIsToldItsClientsAddress(t *testing.T) {
 				t.Errorf("no header: %v", err)
 				return
 			}
-			saw <- seen{h.SourceAddr.String(), h.DestinationAddr.String(), addrPort(c.RemoteAddr()).Addr()}
+			saw <- seen{h.SourceAddr.String(), h.DestinationAddr.String(), dgram.AddrOf(c.RemoteAddr()).Addr()}
 			_, _ = io.Copy(struct{ io.Writer }{c}, in)
 		})
 		c := p.call(t)

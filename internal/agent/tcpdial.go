@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 	"rendezvous/internal/stream"
 )
@@ -87,11 +88,11 @@ func (d *tcpDial) serve(client net.Conn) {
 	c := d.of
 	c.mu.Lock()
 	d.clients++
-	r := stream.Request{Service: d.service, Only: d.rule(), Client: addrPort(client.RemoteAddr()), Listen: addrPort(client.LocalAddr())}
+	r := stream.Request{Service: d.service, Only: d.rule(), Client: dgram.AddrOf(client.RemoteAddr()), Listen: dgram.AddrOf(client.LocalAddr())}
 	c.mu.Unlock()
 	err := d.reach(r.Only)
 	if err != nil {
-		reset(client)
+		dgram.Reset(client)
 	} else {
 		err = c.out.Carry(d.ctx, client, r)
 	}
@@ -176,7 +177,7 @@ func (c *connections) status() (out []DialStatus) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, d := range c.dials {
-		at := addrPort(d.listener.Addr())
+		at := dgram.AddrOf(d.listener.Addr())
 		out = append(out, DialStatus{Peer: c.p.name, Service: d.service, Flows: d.clients, Error: d.refused, Paths: d.rule().Names(),
 			Listen: Dial{TCP: true, Host: at.Addr().String(), Port: at.Port(), Only: d.only}.URL()})
 	}
@@ -187,21 +188,4 @@ func (c *connections) dialed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.dials) > 0
-}
-
-// reset ends a client's connection so that it sees that it was refused.
-func reset(c net.Conn) {
-	if l, ok := c.(interface{ SetLinger(int) error }); ok {
-		_ = l.SetLinger(0)
-	}
-	_ = c.Close()
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	at := t.AddrPort()
-	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }

@@ -13,6 +13,7 @@ import (
 
 	proxyproto "github.com/pires/go-proxyproto"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/natlab"
 	"rendezvous/internal/path"
@@ -147,7 +148,7 @@ func TestServiceIsToldItsClientsAddress(t *testing.T) {
 func TestConnectionsComeFromTheirPeersAlias(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		from := make(chan netip.Addr, 2)
-		p := tcpPair(t, func(c net.Conn) { from <- addrPort(c.RemoteAddr()).Addr(); echoTCP(c) }, "?alias", "", nil, nil)
+		p := tcpPair(t, func(c net.Conn) { from <- dgram.AddrOf(c.RemoteAddr()).Addr(); echoTCP(c) }, "?alias", "", nil, nil)
 		var seen []netip.Addr
 		for range 2 {
 			c := p.call(t)

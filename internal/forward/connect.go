@@ -191,8 +191,7 @@ func (s *service) cut() {
 	}
 	s.conns.mu.Unlock()
 	for _, c := range all {
-		_ = c.SetLinger(0)
-		_ = c.Close()
+		dgram.Reset(c)
 	}
 }
 
@@ -204,7 +203,7 @@ func announceClient(to net.Conn, from Caller) error {
 	if from.From.IsValid() {
 		source, dest := netip.AddrPortFrom(from.From.Addr().Unmap(), from.From.Port()), netip.AddrPortFrom(from.To.Addr().Unmap(), from.To.Port())
 		if !dest.IsValid() || dest.Addr().Is4() != source.Addr().Is4() {
-			dest = netip.AddrPortFrom(unspecifiedLike(source.Addr()), dest.Port())
+			dest = netip.AddrPortFrom(dgram.Any(source.Addr()), dest.Port())
 		}
 		h.Command, h.TransportProtocol = proxyproto.PROXY, proxyproto.TCPv4
 		if source.Addr().Is6() {
@@ -214,11 +213,4 @@ func announceClient(to net.Conn, from Caller) error {
 	}
 	_, err := h.WriteTo(to)
 	return err
-}
-
-func unspecifiedLike(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
 }

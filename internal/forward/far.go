@@ -19,7 +19,7 @@ type Far struct {
 // it has the client's own loopback address, until it is closed.
 func Before(net dgram.Network, service netip.AddrPort, aliases *Aliases, c Client) (*Far, error) {
 	if aliases == nil {
-		conn, err := net.ListenUDP(near(service.Addr()))
+		conn, err := net.ListenUDP(dgram.Near(service.Addr()))
 		return &Far{Conn: conn}, err
 	}
 	if addr := service.Addr(); !addr.Is4() || !addr.IsLoopback() {
@@ -43,19 +43,4 @@ func (f *Far) Close() {
 	if f.aliases != nil {
 		f.aliases.Release(f.client)
 	}
-}
-
-// near is where a client's socket is bound: on loopback for a service there, so
-// that nobody outside can send to it.
-func near(service netip.Addr) netip.AddrPort {
-	addr := netip.IPv4Unspecified()
-	switch {
-	case service.IsLoopback() && service.Is4():
-		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case service.IsLoopback():
-		addr = netip.IPv6Loopback()
-	case service.Is6():
-		addr = netip.IPv6Unspecified()
-	}
-	return netip.AddrPortFrom(addr, 0)
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"rendezvous/internal/dgram"
 )
 
 // controlStream carries the messages of a control connection, both ways.
@@ -53,7 +55,7 @@ func (q overQUIC) end(code quic.ApplicationErrorCode, text string) error {
 
 func (q overQUIC) look() look {
 	stats := q.conn.ConnectionStats()
-	return look{addrOf(q.conn.RemoteAddr()), roundTrip(stats), q.word, stats.PacketsReceived}
+	return look{dgram.AddrOf(q.conn.RemoteAddr()), roundTrip(stats), q.word, stats.PacketsReceived}
 }
 
 // ask is that of carrier: QUIC acknowledges what a stream brings.

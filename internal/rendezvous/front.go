@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/proto"
 )
 
@@ -119,7 +120,7 @@ func (f *front) accept(ctx context.Context, in *streamDoor) {
 }
 
 func (f *front) take(ctx context.Context, in *streamDoor, conn net.Conn) {
-	from := addrOf(conn.RemoteAddr())
+	from := dgram.AddrOf(conn.RemoteAddr())
 	leave, ok := f.gate.enter(time.Now(), from.Addr())
 	if !ok || !f.hold(conn) {
 		_ = conn.Close()

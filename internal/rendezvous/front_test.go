@@ -164,7 +164,7 @@ func TestSTUNOverTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	if got.Mapped != addrOf(conn.LocalAddr()) {
+	if got.Mapped != dgram.AddrOf(conn.LocalAddr()) {
 		t.Errorf("mapped to %v, from %v", got.Mapped, conn.LocalAddr())
 	}
 	conn.SetDeadline(time.Now().Add(10 * time.Second))

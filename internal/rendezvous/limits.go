@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/relay"
 	"rendezvous/internal/sources"
 )
@@ -87,7 +87,7 @@ var errDoor = errors.New("too many control connections; try again later")
 // use up nobody's share.
 func (d *door) unproven(addr net.Addr) bool {
 	now := time.Now()
-	source := addrOf(addr).Addr()
+	source := dgram.AddrOf(addr).Addr()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.strangers.Take(now, source, rateStranger) && d.anybody.Take(now, rateAnybody) {
@@ -103,7 +103,7 @@ func (d *door) enter(ctx context.Context, info *quic.ClientInfo) (context.Contex
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.open >= d.connections || info.AddrVerified && !d.proven.Take(now, addrOf(info.RemoteAddr).Addr(), rateProven) {
+	if d.open >= d.connections || info.AddrVerified && !d.proven.Take(now, dgram.AddrOf(info.RemoteAddr).Addr(), rateProven) {
 		d.refused++
 		return nil, errDoor
 	}
@@ -114,14 +114,4 @@ func (d *door) enter(ctx context.Context, info *quic.ClientInfo) (context.Contex
 		d.open--
 	})
 	return ctx, nil
-}
-
-// addrOf is a net.Addr of UDP or TCP as a value, the zero one when it is no such.
-func addrOf(a net.Addr) netip.AddrPort {
-	with, ok := a.(interface{ AddrPort() netip.AddrPort })
-	if !ok {
-		return netip.AddrPort{}
-	}
-	p := with.AddrPort()
-	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 }

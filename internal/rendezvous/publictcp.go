@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/sources"
 	"rendezvous/internal/stream"
 )
@@ -56,18 +57,18 @@ func (l *publicListener) accept(door net.Listener) {
 
 // take carries a connection, or resets it.
 func (l *publicListener) take(now time.Time, conn net.Conn) {
-	from := addrOf(conn.RemoteAddr())
+	from := dgram.AddrOf(conn.RemoteAddr())
 	service, why, ok := l.admit(now, from.Addr())
 	if !ok {
 		l.count.drop(why, 1)
-		reset(conn)
+		dgram.Reset(conn)
 		return
 	}
 	tunePublic(conn)
 	l.count.started.Add(1)
 	l.doubt()
 	l.tasks.Go(func() {
-		err := l.conns.Carry(l.ctx, conn, stream.Request{Service: service, Client: from, Listen: addrOf(conn.LocalAddr())})
+		err := l.conns.Carry(l.ctx, conn, stream.Request{Service: service, Client: from, Listen: dgram.AddrOf(conn.LocalAddr())})
 		refused := (*stream.RefusedError)(nil)
 		switch {
 		case err == nil:
@@ -101,14 +102,6 @@ func (l *publicListener) admit(now time.Time, from netip.Addr) (service string, 
 	}
 	l.open++
 	return l.service, 0, true
-}
-
-// reset closes a connection so that its client sees that nobody took it.
-func reset(conn net.Conn) {
-	if c, ok := conn.(interface{ SetLinger(int) error }); ok {
-		_ = c.SetLinger(0)
-	}
-	_ = conn.Close()
 }
 
 // publicProbe finds out that a silent client is gone, in about 2 minutes.

@@ -171,7 +171,7 @@ func TestPublicTCP(t *testing.T) {
 				e.mu.Lock()
 				ask := e.asks[0]
 				e.mu.Unlock()
-				if ask.Service != "ssh" || ask.Client != addrOf(c.LocalAddr()) || ask.Listen != wgPort {
+				if ask.Service != "ssh" || ask.Client != dgram.AddrOf(c.LocalAddr()) || ask.Listen != wgPort {
 					t.Errorf("the service was asked for by %+v", ask)
 				}
 				if st := e.Status(); st.Resumed == 0 {

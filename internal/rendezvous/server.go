@@ -304,7 +304,7 @@ func (s *Server) accept(ctx context.Context, in *socket) {
 			continue
 		}
 		a := &agentConn{
-			server: s, carrier: overQUIC{conn, "quic"}, spot: &in.spot, key: key, remote: addrOf(conn.RemoteAddr()),
+			server: s, carrier: overQUIC{conn, "quic"}, spot: &in.spot, key: key, remote: dgram.AddrOf(conn.RemoteAddr()),
 			open: func(ctx context.Context) (controlStream, error) { return conn.AcceptStream(ctx) },
 		}
 		if in.transport != proto.Transport_TRANSPORT_UDP {

@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/yamux"
 	"github.com/rs/zerolog"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/stream"
 )
 
@@ -101,7 +102,7 @@ func (d *TLSDialer) dial(ctx context.Context, at string, pin [32]byte, cert tls.
 	if err != nil {
 		return nil, errors.Join(err, conn.Close()) // a fault of muxConfig
 	}
-	return &muxed{session: session, pulse: newPulse(session), far: addrOf(conn.RemoteAddr()), via: via}, nil
+	return &muxed{session: session, pulse: newPulse(session), far: dgram.AddrOf(conn.RemoteAddr()), via: via}, nil
 }
 
 // handshake connects and shakes hands; it gives the proxy too.

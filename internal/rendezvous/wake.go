@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"rendezvous/internal/dgram"
 )
 
 // A wake is what a coordinator sends to agents that were connected before it
@@ -38,7 +40,7 @@ func (w *wakeable) ReadFrom(b []byte) (int, net.Addr, error) {
 			return n, from, err
 		}
 		select {
-		case w.woken <- addrOf(from):
+		case w.woken <- dgram.AddrOf(from):
 		default: // one waits already
 		}
 	}

@@ -61,7 +61,7 @@ func BenchmarkNewConnection(b *testing.B) {
 						b.Fatal(err)
 					}
 					took[i] = append(took[i], time.Since(began))
-					reset(conn)
+					dgram.Reset(conn)
 				}
 			}
 			b.ReportMetric(median(took[0]), "plain-us")
@@ -93,7 +93,7 @@ func listenTCP(b *testing.B, serve func(net.Conn)) netip.AddrPort {
 		_ = l.Close()
 		serving.Wait()
 	})
-	return addrOf(l.Addr())
+	return dgram.AddrOf(l.Addr())
 }
 
 // BenchmarkNewFlow is the time from a new client's first datagram to the

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"rendezvous/internal/dgram"
 )
 
 // dialWithin is how long a backend may take to answer. It is on this host, or
@@ -22,10 +23,10 @@ var errNoStreams = errors.New("this program opens no TCP connections here")
 // both directions have ended, or the client's conn was closed. It closes conn
 // where there is nobody.
 func (s *Sharing) Carry(conn net.Conn, l Look) {
-	from := addrOf(conn.RemoteAddr())
+	from := dgram.AddrOf(conn.RemoteAddr())
 	if !s.conns.Enter(from.Addr()) {
 		s.count.refusedTCP.Add(1)
-		reset(conn)
+		dgram.Reset(conn)
 		return
 	}
 	defer s.conns.Leave(from.Addr())
@@ -33,7 +34,7 @@ func (s *Sharing) Carry(conn net.Conn, l Look) {
 	if err != nil {
 		s.count.backendTCP.Add(1)
 		l.to.failed("tcp", l.to.TCP.String(), err)
-		reset(conn)
+		dgram.Reset(conn)
 		return
 	}
 	defer func() { _ = far.Close() }()
@@ -49,7 +50,7 @@ func (s *Sharing) Carry(conn net.Conn, l Look) {
 		return
 	}
 	if _, err := far.Write(first); err != nil {
-		reset(conn)
+		dgram.Reset(conn)
 		return
 	}
 	both(conn, far)
@@ -90,24 +91,6 @@ func oneWay(to, from net.Conn) {
 			return
 		}
 	}
-	reset(to)
-	reset(from)
-}
-
-// reset closes a connection so that its other end takes it for no orderly end.
-func reset(conn net.Conn) {
-	if c, ok := conn.(interface{ SetLinger(int) error }); ok {
-		_ = c.SetLinger(0) // a wish
-	}
-	_ = conn.Close()
-}
-
-// addrOf is a net.Addr of TCP as a value, the zero one when it is no such.
-func addrOf(a net.Addr) netip.AddrPort {
-	with, ok := a.(interface{ AddrPort() netip.AddrPort })
-	if !ok {
-		return netip.AddrPort{}
-	}
-	p := with.AddrPort()
-	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	dgram.Reset(to)
+	dgram.Reset(from)
 }

@@ -171,7 +171,7 @@ func (s *Sharing) begin(k flowKey, r *datagramRule, now time.Time, first ...[]by
 		s.count.refusedUDP.Add(uint64(len(first)))
 		return
 	}
-	conn, err := s.network.ListenUDP(near(r.to.UDP.Addr()))
+	conn, err := s.network.ListenUDP(dgram.Near(r.to.UDP.Addr()))
 	if err != nil {
 		s.flows.from.Leave(source)
 		s.count.socket.Add(uint64(len(first)))
@@ -253,19 +253,4 @@ func (s *Sharing) endFlows(all []*flow) {
 		s.flows.from.Leave(f.key.client.Addr())
 		_ = f.conn.Close() // its reader ends
 	}
-}
-
-// near is where a flow's socket is bound: on loopback for a backend there, so
-// that nobody outside can send to it.
-func near(to netip.Addr) netip.AddrPort {
-	addr := netip.IPv4Unspecified()
-	switch {
-	case to.IsLoopback() && to.Is4():
-		addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case to.IsLoopback():
-		addr = netip.IPv6Loopback()
-	case to.Is6():
-		addr = netip.IPv6Unspecified()
-	}
-	return netip.AddrPortFrom(addr, 0)
 }

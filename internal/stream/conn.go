@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"rendezvous/internal/dgram"
 )
 
 // firstWindow is what either side may send before the first acknowledgement,
@@ -79,13 +81,9 @@ func (l local) closeWrite() {
 
 // reset closes it so that its other end sees that it broke.
 func (l local) reset() {
-	if l.Conn == nil {
-		return
+	if l.Conn != nil {
+		dgram.Reset(l.Conn)
 	}
-	if c, ok := l.Conn.(interface{ SetLinger(int) error }); ok {
-		_ = c.SetLinger(0)
-	}
-	_ = l.Conn.Close()
 }
 
 func (o *Conns) newConn(n name, r Request) *conn {
