@@ -31,6 +31,13 @@ func TestCommandsOnARunningAgent(t *testing.T) {
 	at("dial", "laptop/wg=udp://127.0.0.1:0").want(t, ops.ExitDone, "leads to laptop/wg")
 	at("hangup", "laptop/dns").want(t, ops.ExitFailed, "dns")
 	at("hangup", "laptop/wg").want(t, ops.ExitDone, "nothing leads to laptop/wg any more")
+	at("dial", "laptop/wg=udp://127.0.0.1:51821").want(t, ops.ExitDone)
+	at("dial", "laptop/wg=tcp://127.0.0.1:51821").want(t, ops.ExitDone)
+	at("hangup", "laptop/wg").want(t, ops.ExitFailed, "tcp://127.0.0.1:51821, udp://127.0.0.1:51821; say which")
+	at("hangup", "laptop/wg=udp://127.0.0.1:51820").want(t, ops.ExitFailed, "but at tcp://127.0.0.1:51821, udp")
+	at("hangup", "laptop/wg=51820").want(t, ops.ExitUsage, "is not udp://IP:PORT")
+	at("hangup", "laptop/wg=udp://127.0.0.1:51821").want(t, ops.ExitDone, "udp://127.0.0.1:51821 does not lead to laptop/wg any more")
+	at("hangup", "laptop/wg").want(t, ops.ExitDone, "nothing leads to laptop/wg any more")
 
 	at("pending").want(t, ops.ExitDone, "nobody waits to be admitted")
 	joined := runCommand(t, "join", "--state", laptop, "--name", "laptop", link)
@@ -72,6 +79,8 @@ func TestConfigReplacesWhatWasAdded(t *testing.T) {
 	other := agent.Service{Name: "dns", Target: forward.Target{Scheme: "udp", Host: "h", Port: 1}}
 	for _, err := range []error{
 		s.PutService(service), s.PutService(other),
+		s.PutDial(dial("a/same=udp://127.0.0.1:9?paths=relay-udp")),
+		s.PutDial(dial("x/y=tcp://127.0.0.1:2")),
 		s.PutDial(dial("a/same=udp://127.0.0.1:1")),
 		s.PutDial(dial("b/port=udp://127.0.0.1:2")),
 		s.PutDial(dial("c/free=udp://127.0.0.1:0")),
@@ -92,7 +101,7 @@ func TestConfigReplacesWhatWasAdded(t *testing.T) {
 		t.Errorf("services %v, %v", services, err)
 	}
 	dials, err := s.Dials()
-	if err != nil || len(dials) != 2 || dials[0].Peer != "c" || dials[1].Peer != "d" {
+	if err != nil || len(dials) != 4 || !dials[0].TCP || dials[1].Port != 1 || dials[2].Peer != "c" || dials[3].Peer != "d" {
 		t.Errorf("dials %v, %v", dials, err)
 	}
 }

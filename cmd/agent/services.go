@@ -156,12 +156,19 @@ path alone; 'agent expose --help' names them.`,
 
 func newHangup(t *terminal) *cobra.Command {
 	return &cobra.Command{
-		Use:     "hangup PEER/NAME",
-		Short:   "End a dial, on the running agent",
-		Example: "  agent hangup home/wg",
-		Args:    ops.Takes("PEER/NAME"),
+		Use:   "hangup PEER/NAME[=URL]",
+		Short: "End a dial, on the running agent",
+		Long: `End a dial, on the running agent and after it starts again. Where the service is
+dialed at several addresses, URL says which of them is to end.`,
+		Example: `  agent hangup home/wg
+  agent hangup home/ssh=tcp://127.0.0.1:2222`,
+		Args: ops.Takes("PEER/NAME[=URL]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			peer, service, err := agent.ParseTarget(args[0])
+			target, url, has := strings.Cut(args[0], "=")
+			peer, service, err := agent.ParseTarget(target)
+			if err == nil && has {
+				_, err = agent.ParseDial(peer, service, url)
+			}
 			if err != nil {
 				return usage(err)
 			}
@@ -169,10 +176,14 @@ func newHangup(t *terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := c.Hangup(cmd.Context(), peer, service); err != nil {
+			if err := c.Hangup(cmd.Context(), peer, service, url); err != nil {
 				return err
 			}
-			fmt.Fprintf(t.out, "nothing leads to %s any more\n", args[0])
+			if has {
+				fmt.Fprintf(t.out, "%s does not lead to %s any more\n", url, target)
+			} else {
+				fmt.Fprintf(t.out, "nothing leads to %s any more\n", target)
+			}
 			return nil
 		},
 	}

@@ -165,7 +165,7 @@ func (k *upkeep) call(d agent.Dial) {
 		})
 	}
 	k.begin = func(ctx context.Context) error { return k.client.Dial(ctx, d) }
-	k.end = func(ctx context.Context) error { return k.client.Hangup(ctx, d.Peer, d.Service) }
+	k.end = func(ctx context.Context) error { return k.client.Hangup(ctx, d.Peer, d.Service, d.URL()) }
 }
 
 // offer has the agent expose a service.

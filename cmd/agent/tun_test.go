@@ -127,7 +127,9 @@ func (d *tunDaemon) Unexpose(name string) error    { return d.remove(d.services,
 func (d *tunDaemon) Dial(peer, service, url string) error {
 	return d.put(d.dials, peer+"/"+service, url)
 }
-func (d *tunDaemon) Hangup(peer, service string) error { return d.remove(d.dials, peer+"/"+service) }
+func (d *tunDaemon) Hangup(peer, service, _ string) error {
+	return d.remove(d.dials, peer+"/"+service)
+}
 
 // The agent is asked again when it has forgotten, and in the end our part is
 // taken back.

@@ -112,7 +112,8 @@ func up(ctx context.Context, dir string, cfg agent.Config) error {
 }
 
 // forgetReplaced drops services and dials that were added while an earlier
-// agent ran, where the config now has one of that name or on that address.
+// agent ran, where the config now has a service of that name, or a dial at that
+// address.
 func forgetReplaced(cfg agent.Config, log zerolog.Logger) error {
 	for _, s := range cfg.Expose {
 		if err := cfg.State.RemoveService(s.Name); err != nil {
@@ -125,13 +126,13 @@ func forgetReplaced(cfg agent.Config, log zerolog.Logger) error {
 	}
 	for _, old := range kept {
 		for _, d := range cfg.Dial {
-			if old.Target() != d.Target() && (old.Port == 0 || old.Addr() != d.Addr()) {
-				continue
+			if old.TCP != d.TCP || old.Addr() != d.Addr() || old.Port == 0 && old.Target() != d.Target() {
+				continue // two dials of one service at different addresses are two
 			}
 			if old != d {
 				log.Warn().Stringer("kept", old).Stringer("config", d).Msg("a dial that was added on the running agent gives way to the config's")
 			}
-			if err := cfg.State.RemoveDial(old.Peer, old.Service); err != nil {
+			if err := cfg.State.RemoveDial(old); err != nil {
 				return err
 			}
 			break

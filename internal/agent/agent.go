@@ -181,17 +181,15 @@ func (l *lateDials) put(d Dial, err error) {
 	l.list[d] = err
 }
 
-// forget drops what was hung up.
-func (l *lateDials) forget(target string) (found bool) {
+// forget drops what was hung up, or listens now.
+func (l *lateDials) forget(gone Dial) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for d := range l.list {
-		if d.Target() == target {
+		if d.Target() == gone.Target() && d.at() == gone.at() {
 			delete(l.list, d)
-			found = true
 		}
 	}
-	return found
 }
 
 func (l *lateDials) all() map[Dial]error {
@@ -204,7 +202,7 @@ func (l *lateDials) all() map[Dial]error {
 func (a *Agent) retryDials() {
 	for d := range a.late.all() {
 		if a.dial(d) == nil {
-			a.late.forget(d.Target())
+			a.late.forget(d)
 		}
 	}
 }

@@ -118,7 +118,7 @@ func handleControl(mux *http.ServeMux, d Control) {
 		}
 		return d.Dial(in.Peer, in.Service, in.URL)
 	})
-	do(apiHangup, func(in serviceRequest) error { return d.Hangup(in.Peer, in.Service) })
+	do(apiHangup, func(in serviceRequest) error { return d.Hangup(in.Peer, in.Service, in.URL) })
 }
 
 func handleMembership(mux *http.ServeMux, d Membership) {

@@ -47,9 +47,9 @@ func (c *Client) Dial(ctx context.Context, d Dial) error {
 	return c.ops.Call(ctx, apiDial, serviceRequest{Peer: d.Peer, Service: d.Service, URL: d.URL()}, nil)
 }
 
-// Hangup ends a dial.
-func (c *Client) Hangup(ctx context.Context, peer, service string) error {
-	return c.ops.Call(ctx, apiHangup, serviceRequest{Peer: peer, Service: service}, nil)
+// Hangup ends a dial: the one at the URL, or the only one where that is empty.
+func (c *Client) Hangup(ctx context.Context, peer, service, url string) error {
+	return c.ops.Call(ctx, apiHangup, serviceRequest{Peer: peer, Service: service, URL: url}, nil)
 }
 
 // Invite makes a join link.

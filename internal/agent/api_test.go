@@ -50,7 +50,9 @@ func (f *fakeDaemon) Explain(_ context.Context, peer string) (Explain, error) {
 func (f *fakeDaemon) Expose(name, url string) error        { return f.did("expose", name, url) }
 func (f *fakeDaemon) Unexpose(name string) error           { return f.did("unexpose", name) }
 func (f *fakeDaemon) Dial(peer, service, url string) error { return f.did("dial", peer, service, url) }
-func (f *fakeDaemon) Hangup(peer, service string) error    { return f.did("hangup", peer, service) }
+func (f *fakeDaemon) Hangup(peer, service, url string) error {
+	return f.did("hangup", peer, service, url)
+}
 func (f *fakeDaemon) Invite(_ context.Context, expires time.Duration) (string, error) {
 	return "rdv://vps:443/#x.y", f.did("invite", expires.String())
 }
@@ -92,7 +94,7 @@ func TestAPICrossesTheSocket(t *testing.T) {
 		c.Expose(ctx, service),
 		c.Unexpose(ctx, "wg"),
 		c.Dial(ctx, dial),
-		c.Hangup(ctx, "home", "wg"),
+		c.Hangup(ctx, "home", "wg", dial.URL()),
 		c.Approve(ctx, "laptop", "k7qy"),
 		c.Revoke(ctx, "laptop"),
 	} {
@@ -113,7 +115,7 @@ func TestAPICrossesTheSocket(t *testing.T) {
 		t.Error(err)
 	}
 	want := []string{
-		"expose wg udp://127.0.0.1:51820?raw", "unexpose wg", "dial home wg udp://127.0.0.1:51821", "hangup home wg",
+		"expose wg udp://127.0.0.1:51820?raw", "unexpose wg", "dial home wg udp://127.0.0.1:51821", "hangup home wg udp://127.0.0.1:51821",
 		"approve laptop k7qy", "revoke laptop", "invite 1h0m0s", "pending", "ping home", "explain home",
 	}
 	if !reflect.DeepEqual(d.calls, want) {
@@ -125,7 +127,7 @@ func TestAPIErrors(t *testing.T) {
 	d := &fakeDaemon{err: errors.New("home is offline; is its agent up?")}
 	c := serveFake(t, d)
 	ctx := t.Context()
-	if err := c.Hangup(ctx, "home", "wg"); err == nil || err.Error() != d.err.Error() || ops.ExitCode(err) != ops.ExitFailed {
+	if err := c.Hangup(ctx, "home", "wg", ""); err == nil || err.Error() != d.err.Error() || ops.ExitCode(err) != ops.ExitFailed {
 		t.Errorf("hangup: %v", err)
 	}
 	// A ping that fails is a line of its own, so that -c goes on.

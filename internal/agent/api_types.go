@@ -199,7 +199,7 @@ type Control interface {
 	Expose(name, url string) error
 	Unexpose(name string) error
 	Dial(peer, service, url string) error
-	Hangup(peer, service string) error
+	Hangup(peer, service, url string) error
 }
 
 // Membership admits and removes members.

@@ -210,14 +210,16 @@ func (c Config) checkServices() (faults []error) {
 	for _, d := range c.Dial {
 		faults = append(faults, c.checkRule("dial", d.String(), d.Only)...)
 	}
-	targets, addrs := make(map[string]Dial), make(map[string]Dial)
+	addrs := make(map[string]Dial)
 	for _, d := range c.Dial {
-		if other, twice := targets[d.Target()]; twice {
+		other, twice := addrs[d.at()]
+		switch {
+		case twice && other.Target() == d.Target():
 			faults = append(faults, settingFault("dial", "%s is given twice, on %s and on %s", d.Target(), other.URL(), d.URL()))
-		} else if other, twice := addrs[d.at()]; twice && d.Port != 0 {
+		case twice && d.Port != 0:
 			faults = append(faults, settingFault("dial", "%s and %s both listen on %s; give one another port", other.Target(), d.Target(), d.URL()))
 		}
-		targets[d.Target()], addrs[d.at()] = d, d
+		addrs[d.at()] = d
 	}
 	return faults
 }

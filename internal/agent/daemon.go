@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -312,62 +311,6 @@ func (p *peer) ask(ctx context.Context, as *association) []*proto.Attempt {
 func forgedAttempt(err error) ladder.Attempt {
 	return ladder.Attempt{Kind: path.DirectUDP, Result: ladder.Failed, Reason: "forged", Evidence: err.Error(),
 		Advice: "the coordinator, or somebody in its place, changed what the peer sent; look after the VPS", Started: time.Now()}
-}
-
-// Dial makes a local address that leads to a peer's service (Control).
-func (a *Agent) Dial(peerName, service, url string) error {
-	d, err := ParseDial(peerName, service, url)
-	if err != nil {
-		return err
-	}
-	if err := a.cfg.State.PutDial(d); err != nil {
-		return err
-	}
-	if err := a.dial(d); err != nil {
-		return errors.Join(err, a.cfg.State.RemoveDial(d.Peer, d.Service))
-	}
-	return nil
-}
-
-func (a *Agent) dial(d Dial) error {
-	if d.Peer == a.cfg.State.Name() {
-		return fmt.Errorf("dial %s: that is this agent itself; name another member", d)
-	}
-	listen, err := netip.ParseAddrPort(d.Addr())
-	if err != nil {
-		return fmt.Errorf("dial %s: %q is not IP:PORT: %w", d, d.Addr(), err)
-	}
-	p := a.peer(d.Peer)
-	if d.TCP {
-		err = p.tcp.listen(d.Service, listen, d.Only)
-	} else {
-		_, err = p.flows.Listen(d.Service, listen, d.Only)
-	}
-	if err != nil {
-		return err
-	}
-	if a.link.current() != nil {
-		p.meet()
-	}
-	return nil
-}
-
-// Hangup closes it (Control).
-func (a *Agent) Hangup(peerName, service string) error {
-	a.peers.mu.Lock()
-	p := a.peers.byName[peerName]
-	a.peers.mu.Unlock()
-	if a.late.forget(peerName + "/" + service) {
-		return a.cfg.State.RemoveDial(peerName, service)
-	}
-	if p == nil {
-		return fmt.Errorf("nothing dials %s/%s; `agent status` lists what does", peerName, service)
-	}
-	found := p.tcp.hangup(service)
-	if err := p.flows.Hangup(service); err != nil && !found {
-		return err
-	}
-	return a.cfg.State.RemoveDial(peerName, service)
 }
 
 var errNoSecret = errors.New("this agent has no secret of the network to pass on; it waits to be admitted itself")

@@ -297,7 +297,7 @@ func TestServicesComeAndGoWhileRunning(t *testing.T) {
 		if len(service.arrivals()) != n || len(other.arrivals()) != 1 {
 			t.Errorf("%d datagrams at the old address, %d at the new", len(service.arrivals())-n, len(other.arrivals()))
 		}
-		if err := laptop.Hangup("home", "echo"); err != nil {
+		if err := laptop.Hangup("home", "echo", ""); err != nil {
 			t.Fatal(err)
 		}
 		answered(false, "after hanging up")
@@ -305,7 +305,7 @@ func TestServicesComeAndGoWhileRunning(t *testing.T) {
 		if n := far.peer("laptop").flows.Len(); n > 0 {
 			t.Errorf("home has %d flows of a dial that was hung up", n)
 		}
-		if err := laptop.Hangup("home", "echo"); err == nil {
+		if err := laptop.Hangup("home", "echo", ""); err == nil {
 			t.Error("hung up twice")
 		}
 	})

@@ -122,14 +122,23 @@ func (s *State) Dials() ([]Dial, error) {
 }
 
 // PutDial keeps a dial that was added while the agent ran; one of the same
-// target goes.
+// target at the same address goes.
 func (s *State) PutDial(d Dial) error {
-	return s.update(func(k *kept) { k.Dials = append(without(k.Dials, d.Target()+"="), d.String()) })
+	return s.update(func(k *kept) { k.Dials = append(withoutDial(k.Dials, d), d.String()) })
 }
 
 // RemoveDial forgets a dial; one that isn't kept is no error.
-func (s *State) RemoveDial(peer, service string) error {
-	return s.update(func(k *kept) { k.Dials = without(k.Dials, peer+"/"+service+"=") })
+func (s *State) RemoveDial(d Dial) error {
+	return s.update(func(k *kept) { k.Dials = withoutDial(k.Dials, d) })
+}
+
+// withoutDial is a copy of list without the dials of the target that listen where
+// d does, whatever their rule.
+func withoutDial(list []string, d Dial) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(line string) bool {
+		have, err := ParseDialFlag(line)
+		return err == nil && have.Target() == d.Target() && have.at() == d.at()
+	})
 }
 
 // without is a copy of list without the lines that begin with prefix.

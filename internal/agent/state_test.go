@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,12 +56,17 @@ func TestStateSurvives(t *testing.T) {
 	peer := Peer{Name: "laptop", Key: testKey(1), Static: []byte{2}, Record: []byte{3}}
 	service := Service{Name: "wg", Target: forward.Target{Scheme: "udp", Host: "127.0.0.1", Port: 51820, Raw: true}}
 	dial := Dial{Peer: "laptop", Service: "ssh", Host: "::1", Port: 22}
+	elsewhere, gone := dial, dial
+	elsewhere.Port, gone.TCP = 23, true
 	for _, err := range []error{
 		s.SawCoordinator(at, stun),
 		s.PutPeer(peer),
 		s.PutRevocation(Revocation{Name: "thief", Key: testKey(9), Signed: []byte{4}}),
 		s.PutService(service),
 		s.PutDial(dial),
+		s.PutDial(elsewhere),
+		s.PutDial(gone),
+		s.RemoveDial(gone),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -100,7 +106,7 @@ func TestStateSurvives(t *testing.T) {
 	if list, err := got.Services(); err != nil || len(list) != 1 || list[0] != service {
 		t.Errorf("services %v, %v", list, err)
 	}
-	if list, err := got.Dials(); err != nil || len(list) != 1 || list[0] != dial {
+	if list, err := got.Dials(); err != nil || !slices.Equal(list, []Dial{dial, elsewhere}) {
 		t.Errorf("dials %v, %v", list, err)
 	}
 }

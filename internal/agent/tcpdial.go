@@ -155,21 +155,33 @@ func (d *tcpDial) close() {
 	d.tasks.Wait()
 }
 
-// hangup closes the dials of a service, if there are any.
-func (c *connections) hangup(service string) (found bool) {
+// hangup closes the dial of a service that listens there, if there is one.
+func (c *connections) hangup(service string, at netip.AddrPort) {
 	c.mu.Lock()
 	var of []*tcpDial
 	c.dials = slices.DeleteFunc(c.dials, func(d *tcpDial) bool {
-		if d.service == service {
+		gone := d.service == service && dgram.AddrOf(d.listener.Addr()) == at
+		if gone {
 			of = append(of, d)
 		}
-		return d.service == service
+		return gone
 	})
 	c.mu.Unlock()
 	for _, d := range of {
 		d.close()
 	}
-	return len(of) > 0
+}
+
+// of are the dials of a service.
+func (c *connections) of(service string) (out []living) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, d := range c.dials {
+		if d.service == service {
+			out = append(out, living{asked: Dial{Peer: c.p.name, Service: service, TCP: true, Host: d.asked.Addr().String(), Port: d.asked.Port()}, at: dgram.AddrOf(d.listener.Addr())})
+		}
+	}
+	return out
 }
 
 // status tells of the dials.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -200,7 +201,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 func TestUnexposeAndHangupEndConnections(t *testing.T) {
 	for name, end := range map[string]func(p *pair) error{
 		"unexpose": func(p *pair) error { return p.far.Unexpose(webName) },
-		"hangup":   func(p *pair) error { return p.laptop.Hangup("home", webName) },
+		"hangup":   func(p *pair) error { return p.laptop.Hangup("home", webName, "") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			virtual(t, func(t *testing.T) {
@@ -248,6 +249,41 @@ func TestIdleCarriersEnd(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if best(p.laptop, "home") != "" {
 			t.Error("the session does not end")
+		}
+	})
+}
+
+// Two dials of one service at different addresses are separate: to end one leaves
+// the other's connections alone.
+func TestHangupEndsOneDial(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		p := tcpPair(t, echoTCP, "", "", nil, nil)
+		const other = "tcp://127.0.0.1:8082"
+		if err := p.laptop.Dial("home", webName, other); err != nil {
+			t.Fatal(err)
+		}
+		c := p.call(t)
+		echo := func() error {
+			_, err := io.WriteString(c, "x")
+			_ = c.SetReadDeadline(time.Now().Add(time.Second))
+			_, readErr := io.ReadFull(c, make([]byte, 1))
+			return errors.Join(err, readErr)
+		}
+		if err := echo(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.laptop.Hangup("home", webName, ""); err == nil || !strings.Contains(err.Error(), "say which") {
+			t.Errorf("without an address: %v", err)
+		}
+		if err := p.laptop.Hangup("home", webName, other); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+		if err := echo(); err != nil {
+			t.Errorf("the other dial's connection: %v", err)
+		}
+		if d := p.laptop.Status().Dials; len(d) == 0 || slices.ContainsFunc(d, func(s DialStatus) bool { return s.Listen == other }) {
+			t.Errorf("left are %+v", d)
 		}
 	})
 }

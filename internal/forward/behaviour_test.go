@@ -238,10 +238,10 @@ func TestHangup(t *testing.T) {
 		}
 		listen(t, p.laptopNet, "127.0.0.1:0", false).send(addr(dialAddr), "x")
 		settle()
-		if err := p.laptop.Hangup("nas"); err == nil || !strings.Contains(err.Error(), "wg") {
+		if err := p.laptop.Hangup("nas", addr(dialAddr)); err == nil || !strings.Contains(err.Error(), "wg") {
 			t.Errorf("hang up what is not dialed: %v", err)
 		}
-		if err := p.laptop.Hangup("wg"); err != nil {
+		if err := p.laptop.Hangup("wg", addr(dialAddr)); err != nil {
 			t.Error(err)
 		}
 		settle()
@@ -323,7 +323,7 @@ func TestServiceThatAnswersAFlowLongGone(t *testing.T) {
 		settle()
 		_, from := service.take()
 		p.toHome.losing(func(f *proto.Frame) bool { return true }) // so is the Close of the hung up dial
-		if err := p.laptop.Hangup("wg"); err != nil {
+		if err := p.laptop.Hangup("wg", addr(dialAddr)); err != nil {
 			t.Fatal(err)
 		}
 		settle()

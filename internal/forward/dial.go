@@ -28,8 +28,9 @@ type Dial struct {
 type DialStatus struct {
 	Service string
 	Listen  netip.AddrPort
-	Only    path.Kinds // that the dial allows; empty: all
-	Rule    path.Kinds // what that and the service's own rule leave
+	Asked   netip.AddrPort // what was to be listened on; its port may be 0
+	Only    path.Kinds     // that the dial allows; empty: all
+	Rule    path.Kinds     // what that and the service's own rule leave
 	Flows   int
 	Error   string // why the peer refused the last flow; empty when it did not
 }
@@ -97,20 +98,20 @@ func (d *Dial) Close() {
 	t.finish(ended, "hung up")
 }
 
-// Hangup closes every Dial of a service.
-func (t *Flows) Hangup(service string) error {
+// Hangup closes the Dial of a service that listens there.
+func (t *Flows) Hangup(service string, at netip.AddrPort) error {
 	var of []*Dial
 	var names []string
 	t.mu.RLock()
 	for _, d := range t.dials {
-		if d.service == service {
+		if d.service == service && d.conn.LocalAddr() == at {
 			of = append(of, d)
 		}
 		names = append(names, d.service)
 	}
 	t.mu.RUnlock()
 	if len(of) == 0 {
-		return fmt.Errorf("no service %q of the peer is dialed; there are %s", service, quoted(names))
+		return fmt.Errorf("no service %q of the peer is dialed at %v; there are %s", service, at, quoted(names))
 	}
 	for _, d := range of {
 		d.Close()
@@ -124,7 +125,7 @@ func (t *Flows) Dials() []DialStatus {
 	defer t.mu.RUnlock()
 	out := make([]DialStatus, 0, len(t.dials))
 	for _, d := range t.dials {
-		out = append(out, DialStatus{Service: d.service, Listen: d.conn.LocalAddr(), Only: d.only, Rule: d.rule(), Flows: len(d.clients), Error: d.refused})
+		out = append(out, DialStatus{Service: d.service, Listen: d.conn.LocalAddr(), Asked: d.asked, Only: d.only, Rule: d.rule(), Flows: len(d.clients), Error: d.refused})
 	}
 	return out
 }
