@@ -180,8 +180,8 @@ func (d *Door) gather(key flowKey, frames, b []byte, now time.Time) (held [][]by
 	if g == nil {
 		g = &gathering{since: now}
 	}
-	good := g.add(frames)
-	if hello := g.whole(); good && hello == nil && len(g.held)+1 < gatherEach {
+	hello, err := g.add(frames)
+	if err == nil && hello == nil && len(g.held)+1 < gatherEach {
 		if d.gathering[key] == nil && len(d.gathering) >= gatherMost {
 			d.sharing.count.incomplete.Add(1)
 			return nil, h, errPart
@@ -192,10 +192,10 @@ func (d *Door) gather(key flowKey, frames, b []byte, now time.Time) (held [][]by
 	}
 	delete(d.gathering, key)
 	held = append(g.held, b)
-	if !good {
+	if hello == nil { // it can't become whole, or takes too many datagrams
 		return held, h, errNoHello
 	}
-	h, err = helloOf(g.whole())
+	h, err = parseHello(hello)
 	return held, h, err
 }
 

@@ -2,8 +2,6 @@ package share
 
 import (
 	"bytes"
-	"encoding/binary"
-	"io"
 	"slices"
 	"time"
 
@@ -30,9 +28,25 @@ type gathering struct {
 // piece is a part that has arrived.
 type piece struct{ from, to int }
 
-// add takes the frames of one Initial packet; false when they can't be of a
-// client's first flight.
-func (g *gathering) add(frames []byte) bool {
+// add takes the frames of one Initial packet and gives the ClientHello once all
+// of it is there; nil before. Its error says that none can come of this.
+func (g *gathering) add(frames []byte) ([]byte, error) {
+	if !g.take(frames) {
+		return nil, errNoHello
+	}
+	have := 0
+	for _, p := range g.pieces {
+		if p.from > have {
+			break
+		}
+		have = max(have, p.to)
+	}
+	return wholeHello(g.hello[:have])
+}
+
+// take puts each frame in its place; false when they can't be of a client's
+// first flight.
+func (g *gathering) take(frames []byte) bool {
 	s := cryptobyte.String(frames)
 	for !s.Empty() {
 		var kind uint8
@@ -97,29 +111,4 @@ func (g *gathering) put(at int, data []byte) bool {
 	i, _ := slices.BinarySearchFunc(g.pieces, at, func(p piece, at int) int { return p.from - at })
 	g.pieces = slices.Insert(g.pieces, i, piece{at, end})
 	return true
-}
-
-// whole is the ClientHello once all of it is there; nil before.
-func (g *gathering) whole() []byte {
-	have := 0
-	for _, p := range g.pieces {
-		if p.from > have {
-			break
-		}
-		have = max(have, p.to)
-	}
-	if have < 4 {
-		return nil
-	}
-	size := 4 + int(binary.BigEndian.Uint32(g.hello)&0xffffff)
-	if size > have {
-		return nil
-	}
-	return g.hello[:size]
-}
-
-// helloOf reads a ClientHello that has no record around it.
-func helloOf(b []byte) (Hello, error) {
-	head := []byte{22, 3, 1, byte(len(b) >> 8), byte(len(b))}
-	return readHello(io.MultiReader(bytes.NewReader(head), bytes.NewReader(b)))
 }

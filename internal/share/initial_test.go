@@ -25,10 +25,11 @@ func TestInitialVectors(t *testing.T) {
 			t.Fatalf("%d bytes, %v", len(frames), err)
 		}
 		var g gathering
-		if !g.add(frames) {
-			t.Fatal("the frames are not taken")
+		hello, err := g.add(frames)
+		if err != nil || hello == nil {
+			t.Fatalf("no ClientHello: %v", err)
 		}
-		h, err := helloOf(g.whole())
+		h, err := parseHello(hello)
 		if err != nil || h.ServerName != "example.com" || !slices.Equal(h.Protocols, []string{"alpn"}) {
 			t.Errorf("%+v, %v", h, err)
 		}
@@ -79,20 +80,27 @@ func TestQUICFlights(t *testing.T) {
 	for _, version := range []quic.Version{quic.Version1, quic.Version2} {
 		flight := clientFlight(t, version, "www.Example.org", "h3", "other")
 		var g gathering
+		var hello []byte
 		for i, d := range flight {
 			p, err := parseInitial(d)
 			if err != nil {
 				t.Fatalf("%v: datagram %d of %d: %v", version, i, len(flight), err)
 			}
 			frames, err := p.open()
-			if err != nil || !g.add(frames) {
+			if err == nil {
+				hello, err = g.add(frames)
+			}
+			if err != nil {
 				t.Fatalf("%v: datagram %d: %v", version, i, err)
 			}
-			if g.whole() != nil {
+			if hello != nil {
 				break
 			}
 		}
-		h, err := helloOf(g.whole())
+		if hello == nil {
+			t.Fatalf("%v: no whole ClientHello in %d datagrams", version, len(flight))
+		}
+		h, err := parseHello(hello)
 		if err != nil || h.ServerName != "www.example.org" || !slices.Equal(h.Protocols, []string{"h3", "other"}) {
 			t.Errorf("%v: %+v, %v of %d datagrams", version, h, err, len(flight))
 		}
@@ -122,12 +130,12 @@ func FuzzFrames(f *testing.F) {
 	f.Add([]byte{2, 0, 0, 0, 0, 6, 0, 1, 1})
 	f.Fuzz(func(t *testing.T, frames []byte) {
 		var g gathering
-		g.add(frames)
+		hello, _ := g.add(frames)
 		if len(g.hello) > mostHello || len(g.pieces) > gatherPieces {
 			t.Errorf("%d bytes in %d pieces are held", len(g.hello), len(g.pieces))
 		}
-		if h := g.whole(); h != nil {
-			_, _ = helloOf(h)
+		if hello != nil {
+			_, _ = parseHello(hello)
 		}
 	})
 }
@@ -142,10 +150,11 @@ func BenchmarkInitial(b *testing.B) {
 		}
 		frames, err := p.open()
 		var g gathering
-		if err != nil || !g.add(frames) {
-			b.Fatal(err)
+		hello, err2 := g.add(frames)
+		if err != nil || err2 != nil {
+			b.Fatal(err, err2)
 		}
-		if _, err := helloOf(g.whole()); err != nil {
+		if _, err := parseHello(hello); err != nil {
 			b.Fatal(err)
 		}
 	}

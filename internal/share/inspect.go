@@ -56,8 +56,8 @@ func (s *Sharing) Inspect(conn net.Conn, deadline time.Time) (Look, error) {
 		return Look{Kept: o.kept}, nil
 	case err == nil:
 		return Look{o.kept, s.tcp.forHello(h)}, nil
-	case o.err != nil && !errors.Is(o.err, errLong):
-		return o.undecided(s.tcp.otherwise, o.err)
+	case !errors.Is(err, errNoHello):
+		return o.undecided(s.tcp.otherwise, err)
 	}
 	s.count.hello.Add(1)
 	return Look{o.kept, s.tcp.otherwise}, nil
@@ -91,14 +91,11 @@ func earlier(a, b time.Time) time.Time {
 type opening struct {
 	conn io.Reader
 	kept []byte
-	at   int   // what was read again, of kept
-	err  error // of the last read
+	at   int // what of kept was taken by next
 }
 
 // firstRead has room for most ClientHellos.
 const firstRead = 2 << 10
-
-var errLong = errors.New("a ClientHello of more than 16 KiB")
 
 // fill reads some more.
 func (o *opening) fill() error {
@@ -112,24 +109,24 @@ func (o *opening) fill() error {
 	if n > 0 {
 		err = nil // it comes again with the next read
 	}
-	o.err = err
 	return err
 }
 
-// Read gives what was kept, then what comes.
-func (o *opening) Read(b []byte) (int, error) {
-	if o.at == len(o.kept) {
-		if len(o.kept) >= mostHello {
-			o.err = errLong
-			return 0, errLong
-		}
+// next gives that many bytes more, of what was kept and what comes. It does not
+// wait for what a ClientHello can't have.
+func (o *opening) next(size int) ([]byte, error) {
+	end := o.at + size
+	if end > mostHello {
+		return nil, errNoHello
+	}
+	for len(o.kept) < end {
 		if err := o.fill(); err != nil {
-			return 0, err
+			return nil, err
 		}
 	}
-	n := copy(b, o.kept[o.at:])
-	o.at += n
-	return n, nil
+	b := o.kept[o.at:end]
+	o.at = end
+	return b, nil
 }
 
 // undecided is for a connection that has ended, or whose time is up, before it
