@@ -24,8 +24,7 @@ type PacketConn struct {
 	arrived  sync.Cond // something was delivered, or a reason to stop waiting
 	queue    inbox
 	from     *net.UDPAddr // the last source, so that a busy one costs no allocation
-	deadline time.Time
-	timer    *time.Timer
+	deadline Deadline
 	closed   bool
 }
 
@@ -68,7 +67,7 @@ func (p *PacketConn) ReadFrom(b []byte) (int, net.Addr, error) {
 		switch {
 		case p.closed:
 			return 0, nil, net.ErrClosed
-		case !p.deadline.IsZero() && !time.Now().Before(p.deadline):
+		case p.deadline.Passed():
 			return 0, nil, os.ErrDeadlineExceeded
 		}
 		if n, from, ok := p.queue.pop(b); ok {
@@ -115,22 +114,8 @@ func (p *PacketConn) SetReadDeadline(t time.Time) error {
 	if p.closed {
 		return net.ErrClosed
 	}
-	p.deadline = t
-	if p.timer != nil {
-		p.timer.Stop()
-		p.timer = nil
-	}
-	if !t.IsZero() {
-		p.timer = time.AfterFunc(time.Until(t), p.wake)
-	}
-	p.arrived.Broadcast()
+	p.deadline.Set(&p.arrived, t)
 	return nil
-}
-
-func (p *PacketConn) wake() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.arrived.Broadcast()
 }
 
 // SetWriteDeadline does nothing: a write doesn't wait.
@@ -151,10 +136,6 @@ func (p *PacketConn) Close() error {
 	defer p.mu.Unlock()
 	p.closed = true
 	p.queue = inbox{}
-	if p.timer != nil {
-		p.timer.Stop()
-		p.timer = nil
-	}
-	p.arrived.Broadcast()
+	p.deadline.Set(&p.arrived, time.Time{})
 	return nil
 }

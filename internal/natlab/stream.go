@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"rendezvous/internal/dgram"
 )
 
 // tcpConn is a TCP connection: a net.Conn over segments that the lab's links
@@ -24,32 +26,8 @@ type tcpConn struct {
 	why           error         // that it ended
 	closed        bool          // by Close
 	linger        bool          // Close ends by RST
-	readBy        deadline
-	writeBy       deadline
-}
-
-// deadline of a Read or Write.
-type deadline struct {
-	at    time.Time
-	alarm *time.Timer
-}
-
-func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
-
-func (d *deadline) set(s *tcpConn, at time.Time) {
-	d.at = at
-	if d.alarm != nil {
-		d.alarm.Stop()
-		d.alarm = nil
-	}
-	if !at.IsZero() {
-		d.alarm = time.AfterFunc(time.Until(at), func() {
-			s.host.lab.mu.Lock()
-			defer s.host.lab.mu.Unlock()
-			s.change.Broadcast()
-		})
-	}
-	s.change.Broadcast()
+	readBy        dgram.Deadline
+	writeBy       dgram.Deadline
 }
 
 func newTCPConn(h *Host, local, remote netip.AddrPort) *tcpConn {
@@ -76,7 +54,7 @@ func (s *tcpConn) Read(b []byte) (int, error) {
 		switch {
 		case s.closed:
 			return 0, tcpError("read", s.local, s.remote, net.ErrClosed)
-		case s.readBy.passed():
+		case s.readBy.Passed():
 			return 0, tcpError("read", s.local, s.remote, os.ErrDeadlineExceeded)
 		case len(b) == 0:
 			return 0, nil
@@ -108,7 +86,7 @@ func (s *tcpConn) Write(b []byte) (int, error) {
 			why = net.ErrClosed
 		case s.why != nil:
 			why = s.why
-		case s.writeBy.passed():
+		case s.writeBy.Passed():
 			why = os.ErrDeadlineExceeded
 		}
 		if why != nil {
@@ -160,8 +138,8 @@ func (s *tcpConn) Close() error {
 		return tcpError("close", s.local, s.remote, net.ErrClosed)
 	}
 	s.closed = true
-	s.readBy.set(s, time.Time{})
-	s.writeBy.set(s, time.Time{})
+	s.readBy.Set(&s.change, time.Time{})
+	s.writeBy.Set(&s.change, time.Time{})
 	switch {
 	case s.why != nil:
 	case s.linger || len(s.in.ready) > 0:
@@ -182,14 +160,14 @@ func (s *tcpConn) SetReadDeadline(t time.Time) error { return s.setDeadlines(t, 
 // SetWriteDeadline is net.Conn's.
 func (s *tcpConn) SetWriteDeadline(t time.Time) error { return s.setDeadlines(t, &s.writeBy) }
 
-func (s *tcpConn) setDeadlines(t time.Time, which ...*deadline) error {
+func (s *tcpConn) setDeadlines(t time.Time, which ...*dgram.Deadline) error {
 	s.host.lab.mu.Lock()
 	defer s.host.lab.mu.Unlock()
 	if s.closed {
 		return tcpError("set", s.local, s.remote, net.ErrClosed)
 	}
 	for _, d := range which {
-		d.set(s, t)
+		d.Set(&s.change, t)
 	}
 	return nil
 }

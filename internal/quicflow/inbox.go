@@ -27,8 +27,7 @@ type inbox struct {
 	first    int
 	bytes    int
 	spare    [][]byte
-	deadline time.Time
-	timer    *time.Timer
+	deadline dgram.Deadline
 	closed   bool
 }
 
@@ -85,7 +84,7 @@ func (q *inbox) wait() error {
 		switch {
 		case q.closed:
 			return net.ErrClosed
-		case !q.deadline.IsZero() && !time.Now().Before(q.deadline):
+		case q.deadline.Passed():
 			return os.ErrDeadlineExceeded
 		case q.first < len(q.bursts):
 			return nil
@@ -126,19 +125,7 @@ func (q *inbox) setDeadline(t time.Time) error {
 	if q.closed {
 		return net.ErrClosed
 	}
-	q.deadline = t
-	if q.timer != nil {
-		q.timer.Stop()
-		q.timer = nil
-	}
-	if !t.IsZero() {
-		q.timer = time.AfterFunc(time.Until(t), func() {
-			q.mu.Lock()
-			defer q.mu.Unlock()
-			q.arrived.Broadcast()
-		})
-	}
-	q.arrived.Broadcast()
+	q.deadline.Set(&q.arrived, t)
 	return nil
 }
 
@@ -147,9 +134,5 @@ func (q *inbox) close() {
 	defer q.mu.Unlock()
 	q.closed = true
 	q.bursts, q.first, q.spare, q.bytes = nil, 0, nil, 0
-	if q.timer != nil {
-		q.timer.Stop()
-		q.timer = nil
-	}
-	q.arrived.Broadcast()
+	q.deadline.Set(&q.arrived, time.Time{})
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 )
 
@@ -106,8 +107,7 @@ type Line struct {
 	in      []byte // came, from read on
 	read    int
 	came    uint64
-	timeout time.Time // for reads
-	timer   *time.Timer
+	timeout dgram.Deadline // for reads
 	err     error
 }
 
@@ -217,7 +217,7 @@ func (l *Line) Read(b []byte) (int, error) {
 		switch {
 		case l.err != nil:
 			return 0, l.err
-		case !l.timeout.IsZero() && !time.Now().Before(l.timeout):
+		case l.timeout.Passed():
 			return 0, os.ErrDeadlineExceeded
 		}
 		l.changed.Wait()
@@ -239,10 +239,7 @@ func (l *Line) end(why error) {
 	}
 	l.err = why
 	close(l.done)
-	l.changed.Broadcast()
-	if l.timer != nil {
-		l.timer.Stop()
-	}
+	l.timeout.Set(&l.changed, time.Time{})
 	if l.cfg.Ended != nil {
 		go l.cfg.Ended(why)
 	}
@@ -263,22 +260,10 @@ func (l *Line) Done() <-chan struct{} { return l.done }
 func (l *Line) SetReadDeadline(t time.Time) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.timeout = t
-	if l.timer != nil {
-		l.timer.Stop()
-		l.timer = nil
+	if l.err == nil {
+		l.timeout.Set(&l.changed, t)
 	}
-	if !t.IsZero() && l.err == nil {
-		l.timer = time.AfterFunc(time.Until(t), l.wake)
-	}
-	l.changed.Broadcast()
 	return nil
-}
-
-func (l *Line) wake() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.changed.Broadcast()
 }
 
 // SetWriteDeadline does nothing: the end of the line ends a write.
