@@ -1,6 +1,7 @@
 package faketcp
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -41,15 +42,9 @@ const (
 func DefaultOptions() Options { return Options{}.withDefaults() }
 
 func (o Options) withDefaults() Options {
-	if o.MSS == 0 {
-		o.MSS = 1360
-	}
-	if o.MaxRemotes == 0 {
-		o.MaxRemotes = 4096
-	}
-	if o.PerPeer == 0 {
-		o.PerPeer = 256
-	}
+	o.MSS = cmp.Or(o.MSS, 1360)
+	o.MaxRemotes = cmp.Or(o.MaxRemotes, 4096)
+	o.PerPeer = cmp.Or(o.PerPeer, 256)
 	return o
 }
 

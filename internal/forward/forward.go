@@ -9,6 +9,7 @@
 package forward
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"sync"
@@ -36,7 +37,7 @@ type Carrier interface {
 	Raw(flow uint16, instance uint64)
 }
 
-// Limits bound a peer's flows. A zero field takes its default.
+// Limits bound a peer's flows. A field that is not over 0 takes its default.
 type Limits struct {
 	// Max is how many flows live at once with one peer, in both directions.
 	// One more ends the one that was used least recently.
@@ -55,17 +56,11 @@ const (
 )
 
 func (l Limits) withDefaults() Limits {
-	if l.Max <= 0 {
-		l.Max = defaultMax
+	return Limits{
+		Max:        min(cmp.Or(max(l.Max, 0), defaultMax), proto.MaxFlow),
+		Unanswered: cmp.Or(max(l.Unanswered, 0), defaultUnanswered),
+		Answered:   cmp.Or(max(l.Answered, 0), defaultAnswered),
 	}
-	l.Max = min(l.Max, proto.MaxFlow)
-	if l.Unanswered <= 0 {
-		l.Unanswered = defaultUnanswered
-	}
-	if l.Answered <= 0 {
-		l.Answered = defaultAnswered
-	}
-	return l
 }
 
 // Config is what Flows need. Carrier, Instance, Services and Network are

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -37,20 +38,14 @@ const (
 )
 
 func (l Limits) withDefaults() Limits {
-	fill(&l.Bytes, defaultBytes)
-	fill(&l.Datagrams, defaultDatagrams)
-	fill(&l.Allocations, defaultAllocations)
-	fill(&l.PerMember, defaultPerMember)
-	fill(&l.Public, defaultPublic)
-	fill(&l.Idle, defaultIdle)
-	fill(&l.Unbound, defaultUnbound)
-	return l
-}
-
-func fill[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
+	return Limits{
+		Bytes:       cmp.Or(l.Bytes, defaultBytes),
+		Datagrams:   cmp.Or(l.Datagrams, defaultDatagrams),
+		Allocations: cmp.Or(l.Allocations, defaultAllocations),
+		PerMember:   cmp.Or(l.PerMember, defaultPerMember),
+		Public:      cmp.Or(l.Public, defaultPublic),
+		Idle:        cmp.Or(l.Idle, defaultIdle),
+		Unbound:     cmp.Or(l.Unbound, defaultUnbound),
 	}
 }
 

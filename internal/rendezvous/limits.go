@@ -1,6 +1,7 @@
 package rendezvous
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -36,16 +37,12 @@ const (
 )
 
 func (l Limits) withDefaults() Limits {
-	if l.Connections <= 0 {
-		l.Connections = defaultConnections
+	return Limits{
+		Connections:          cmp.Or(l.Connections, defaultConnections),
+		ConnectionsPerSource: cmp.Or(l.ConnectionsPerSource, defaultPerSource),
+		Introductions:        cmp.Or(l.Introductions, defaultIntroductions),
+		Relay:                l.Relay,
 	}
-	if l.ConnectionsPerSource <= 0 {
-		l.ConnectionsPerSource = defaultPerSource
-	}
-	if l.Introductions <= 0 {
-		l.Introductions = defaultIntroductions
-	}
-	return l
 }
 
 // The rates. A raw flow takes an introduction, so a dial with 200 clients

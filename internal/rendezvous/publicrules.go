@@ -34,15 +34,9 @@ const (
 
 func (r *PublishRule) withDefaults() PublishRule {
 	out := *r
-	if out.NewClients <= 0 {
-		out.NewClients = defaultNewClients
-	}
-	if out.NewClientsSource <= 0 {
-		out.NewClientsSource = defaultNewClientsSource
-	}
-	if out.MaxClients <= 0 {
-		out.MaxClients = defaultMaxClients
-	}
+	out.NewClients = cmp.Or(r.NewClients, defaultNewClients)
+	out.NewClientsSource = cmp.Or(r.NewClientsSource, defaultNewClientsSource)
+	out.MaxClients = cmp.Or(r.MaxClients, defaultMaxClients)
 	return out
 }
 

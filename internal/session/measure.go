@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -25,13 +26,7 @@ func DefaultThresholds() Thresholds {
 
 func (t Thresholds) withDefaults() Thresholds {
 	d := DefaultThresholds()
-	if t.Loss <= 0 {
-		t.Loss = d.Loss
-	}
-	if t.RTT <= 0 {
-		t.RTT = d.RTT
-	}
-	return t
+	return Thresholds{Loss: cmp.Or(t.Loss, d.Loss), RTT: cmp.Or(t.RTT, d.RTT)}
 }
 
 // A trial is a train of probes, which measures a path that carries no data.

@@ -1,6 +1,9 @@
 package session
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Timers are all the waits of a session.
 type Timers struct {
@@ -39,13 +42,13 @@ func DefaultTimers() Timers {
 
 func (t Timers) withDefaults() Timers {
 	d := DefaultTimers()
-	for _, f := range []struct{ set, def *time.Duration }{
-		{&t.Keepalive, &d.Keepalive}, {&t.Check, &d.Check}, {&t.Doubt, &d.Doubt}, {&t.Dead, &d.Dead},
-		{&t.Consent, &d.Consent}, {&t.Active, &d.Active}, {&t.Rekey, &d.Rekey},
-	} {
-		if *f.set <= 0 {
-			*f.set = *f.def
-		}
+	return Timers{
+		Keepalive: cmp.Or(t.Keepalive, d.Keepalive),
+		Check:     cmp.Or(t.Check, d.Check),
+		Doubt:     cmp.Or(t.Doubt, d.Doubt),
+		Dead:      cmp.Or(t.Dead, d.Dead),
+		Consent:   cmp.Or(t.Consent, d.Consent),
+		Active:    cmp.Or(t.Active, d.Active),
+		Rekey:     cmp.Or(t.Rekey, d.Rekey),
 	}
-	return t
 }

@@ -5,6 +5,7 @@
 package share
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -88,27 +89,15 @@ const (
 )
 
 func (l Limits) withDefaults() Limits {
-	for _, n := range []struct {
-		of   *int
-		want int
-	}{
-		{&l.Connections, defaultConnections}, {&l.ConnectionsPerSource, defaultPerSource},
-		{&l.Flows, defaultFlows}, {&l.FlowsPerSource, defaultPerSource},
-	} {
-		if *n.of <= 0 {
-			*n.of = n.want
-		}
+	return Limits{
+		Connections:          cmp.Or(l.Connections, defaultConnections),
+		ConnectionsPerSource: cmp.Or(l.ConnectionsPerSource, defaultPerSource),
+		Flows:                cmp.Or(l.Flows, defaultFlows),
+		FlowsPerSource:       cmp.Or(l.FlowsPerSource, defaultPerSource),
+		FlowsSecond:          cmp.Or(l.FlowsSecond, defaultFlowsSecond),
+		Idle:                 cmp.Or(l.Idle, defaultIdle),
+		Unanswered:           cmp.Or(l.Unanswered, defaultUnanswered),
 	}
-	if l.FlowsSecond <= 0 {
-		l.FlowsSecond = defaultFlowsSecond
-	}
-	if l.Idle <= 0 {
-		l.Idle = defaultIdle
-	}
-	if l.Unanswered <= 0 {
-		l.Unanswered = defaultUnanswered
-	}
-	return l
 }
 
 // Own tells what belongs to whoever shares its ports: it comes before all
