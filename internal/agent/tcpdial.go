@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
@@ -63,24 +62,8 @@ func (c *connections) listen(service string, at netip.AddrPort, only path.Kinds)
 	return nil
 }
 
-// acceptPause is how long to wait when no connection can be accepted, as there
-// are too many open files.
-const acceptPause = 100 * time.Millisecond
-
 func (d *tcpDial) accept() {
-	for d.ctx.Err() == nil {
-		client, err := d.listener.Accept()
-		switch {
-		case errors.Is(err, net.ErrClosed):
-			return
-		case err != nil:
-			if !path.Wait(d.ctx, acceptPause) {
-				return
-			}
-			continue
-		}
-		d.tasks.Go(func() { d.serve(client) })
-	}
+	path.Accept(d.ctx, d.listener, func(error) {}, func(client net.Conn) { d.tasks.Go(func() { d.serve(client) }) })
 }
 
 // serve carries one client's connection.

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -41,6 +42,24 @@ func Read(conn dgram.Conn, handle func(b dgram.Burst)) error {
 			arena.Release()
 			time.Sleep(rest)
 			rest = min(2*rest, mostRest)
+		}
+	}
+}
+
+// Accept hands every connection that l takes to take, until l is closed or ctx
+// has ended. Other errors, such as too many open files, are told to failed, and
+// waited out.
+func Accept(ctx context.Context, l net.Listener, failed func(error), take func(net.Conn)) {
+	for ctx.Err() == nil {
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			take(conn)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			failed(err)
+			Wait(ctx, mostRest)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -83,5 +84,41 @@ func TestReadReturnsTheOwnersDeadline(t *testing.T) {
 	conn := &script{reads: []func(*dgram.Arena) ([]dgram.Burst, error){breaks(os.ErrDeadlineExceeded)}}
 	if err := Read(conn, func(dgram.Burst) {}); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("got %v", err)
+	}
+}
+
+// doors is a listener whose answers are given, before it is closed.
+type doors struct {
+	net.Listener
+	errs []error
+}
+
+func (d *doors) Accept() (net.Conn, error) {
+	if len(d.errs) == 0 {
+		return nil, &net.OpError{Op: "accept", Err: net.ErrClosed}
+	}
+	err := d.errs[0]
+	d.errs = d.errs[1:]
+	return nil, err
+}
+
+func TestAcceptWaitsErrorsOut(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		full := errors.New("too many open files")
+		taken, failed := 0, 0
+		began := time.Now()
+		Accept(t.Context(), &doors{errs: []error{nil, full, full, nil}}, func(error) { failed++ }, func(net.Conn) { taken++ })
+		if taken != 2 || failed != 2 || time.Since(began) != 2*mostRest {
+			t.Errorf("%d were taken and %d failed, in %v", taken, failed, time.Since(began))
+		}
+	})
+}
+
+func TestAcceptEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	taken := 0
+	Accept(ctx, &doors{errs: []error{nil, nil}}, func(error) {}, func(net.Conn) { taken++; cancel() })
+	if taken != 1 {
+		t.Errorf("%d were taken", taken)
 	}
 }

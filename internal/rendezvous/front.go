@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -24,7 +25,6 @@ const ALPNStreams = "rendezvous/1"
 const (
 	greetWithin = 10 * time.Second // for the first byte, and for the TLS handshake
 	stunIdle    = 30 * time.Second // between two requests; the peer's NAT keeps its mapping meanwhile
-	acceptRest  = 50 * time.Millisecond
 )
 
 // front serves what comes in over TCP: it tells apart agents, clients of STUN,
@@ -105,18 +105,7 @@ func streamTLS(key ed25519.PrivateKey) (*tls.Config, error) {
 
 // accept takes connections until the listener is closed.
 func (f *front) accept(ctx context.Context, in *streamDoor) {
-	for {
-		conn, err := in.listener.Accept()
-		switch {
-		case err == nil:
-			f.take(ctx, in, conn)
-		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
-			return
-		default: // such as too many open files
-			f.drops.accept.Add(1)
-			rest(ctx, acceptRest)
-		}
-	}
+	path.Accept(ctx, in.listener, func(error) { f.drops.accept.Add(1) }, func(conn net.Conn) { f.take(ctx, in, conn) })
 }
 
 func (f *front) take(ctx context.Context, in *streamDoor, conn net.Conn) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/internal/sources"
 	"rendezvous/internal/stream"
 )
@@ -42,17 +43,7 @@ var (
 
 // accept takes connections until the port is closed.
 func (l *publicListener) accept(door net.Listener) {
-	for {
-		conn, err := door.Accept()
-		switch {
-		case err == nil:
-			l.take(time.Now(), conn)
-		case l.ctx.Err() != nil || errors.Is(err, net.ErrClosed):
-			return
-		default: // such as too many open files
-			rest(l.ctx, acceptRest)
-		}
-	}
+	path.Accept(l.ctx, door, func(error) {}, func(conn net.Conn) { l.take(time.Now(), conn) })
 }
 
 // take carries a connection, or resets it.

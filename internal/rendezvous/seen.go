@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
 
@@ -141,7 +142,7 @@ func (s *Server) callBack(ctx context.Context) {
 	pace := time.NewTicker(wakePace)
 	defer pace.Stop()
 	for round := range wakeRounds {
-		if round > 0 && !rest(ctx, wakeRest) {
+		if round > 0 && !path.Wait(ctx, wakeRest) {
 			return
 		}
 		for _, w := range ways {
@@ -157,21 +158,9 @@ func (s *Server) callBack(ctx context.Context) {
 	}
 }
 
-// rest waits, and says whether ctx is still alive.
-func rest(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
 // keepSeen writes now and then where the agents are, until ctx ends.
 func (s *Server) keepSeen(ctx context.Context) {
-	for rest(ctx, seenEvery) {
+	for path.Wait(ctx, seenEvery) {
 		if err := s.registry.keepSeen(time.Now(), s.seen.take()); err != nil {
 			s.log.Error().Err(err).Msg("keep where agents are; after a kill they will need longer to come back")
 		}
