@@ -38,7 +38,7 @@ func (r *relayRung) overUDP() (*endpoint, error) {
 // overFakeTCP opens a socket for the leg whose datagrams look like TCP, and
 // sees whether they cross whole.
 func (r *relayRung) overFakeTCP(ctx context.Context, far netip.AddrPort) (*endpoint, error) {
-	conn, _, err := r.as.a.overFakeTCP(far)
+	conn, err := r.as.a.overFakeTCP(far)
 	if err != nil {
 		return nil, err
 	}

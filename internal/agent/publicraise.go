@@ -75,7 +75,10 @@ func (l *publicLeg) ways(alloc *proto.Allocation) (out []publicWay) {
 			out = append(out, publicWay{kind: k, open: func(context.Context) (dgram.Conn, netip.AddrPort, error) { return a.overUDP(alloc) }})
 		case path.RelayFakeTCP:
 			for _, far := range w.fakeTCP[:min(len(w.fakeTCP), maxDoorsTried)] {
-				out = append(out, publicWay{kind: k, ready: openFakeTCP, open: func(context.Context) (dgram.Conn, netip.AddrPort, error) { return openerOf(a.overFakeTCP(far)) }})
+				out = append(out, publicWay{kind: k, ready: openFakeTCP, open: func(context.Context) (dgram.Conn, netip.AddrPort, error) {
+					conn, err := a.overFakeTCP(far)
+					return conn, far, err
+				}})
 			}
 		case path.RelayTLS:
 			for _, at := range w.tls[:min(len(w.tls), maxDoorsTried)] {
@@ -161,17 +164,8 @@ func (a *Agent) overUDP(alloc *proto.Allocation) (dgram.Conn, netip.AddrPort, er
 }
 
 // overFakeTCP opens a socket whose datagrams look like TCP.
-func (a *Agent) overFakeTCP(far netip.AddrPort) (dgram.Opener, netip.AddrPort, error) {
-	conn, err := a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(dgram.Any(far.Addr()), 0), nil)
-	return conn, far, err
-}
-
-// openerOf is a conn, if there is one.
-func openerOf(conn dgram.Opener, far netip.AddrPort, err error) (dgram.Conn, netip.AddrPort, error) {
-	if err != nil {
-		return nil, far, err
-	}
-	return conn, far, nil
+func (a *Agent) overFakeTCP(far netip.AddrPort) (dgram.Opener, error) {
+	return a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(dgram.Any(far.Addr()), 0), nil)
 }
 
 // openFakeTCP shakes hands with the far side, and sees whether datagrams cross

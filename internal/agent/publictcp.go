@@ -28,7 +28,7 @@ type publicStreams struct {
 
 func newPublicStreams(p *publisher) *publicStreams {
 	s := &publicStreams{p: p, wake: make(chan struct{}, 1)}
-	s.conns = stream.New(stream.Config{Instance: p.a.instance, Accept: s.connect, Log: p.a.cfg.Log,
+	s.conns = stream.New(stream.Config{Instance: p.a.instance, Accept: s.connect,
 		Limits: stream.Limits{Connections: p.a.cfg.Public.MaxClients}})
 	return s
 }
@@ -235,7 +235,7 @@ func (s *publicStreams) overQUIC(ctx context.Context, over proto.Transport, addr
 // else uses.
 func (a *Agent) ownSocket(over proto.Transport, addr netip.AddrPort) (*endpoint, error) {
 	if over == proto.Transport_TRANSPORT_FAKE_TCP {
-		conn, _, err := a.overFakeTCP(addr)
+		conn, err := a.overFakeTCP(addr)
 		if err != nil {
 			return nil, err
 		}

@@ -39,7 +39,6 @@ type connections struct {
 	closed bool
 	used   time.Time                  // when connections of our clients were last seen
 	links  map[path.Kinds]carrierLink // the carriers of out, as they were made
-	steady steadyKind
 	making map[path.Kinds]*making
 	dials  []*tcpDial
 }
@@ -54,8 +53,8 @@ func newConnections(p *peer) *connections {
 	c := &connections{p: p, links: make(map[path.Kinds]carrierLink), making: make(map[path.Kinds]*making)}
 	c.lines.of, c.splices.of = c, c
 	limits := stream.Limits{Connections: p.a.cfg.Flows.Max}
-	c.out = stream.New(stream.Config{Instance: p.a.instance, Need: c.need, Narrowed: c.narrowed, Limits: limits, Log: p.a.cfg.Log})
-	c.in = stream.New(stream.Config{Instance: p.a.instance, Accept: c.connect, Limits: limits, Log: p.a.cfg.Log})
+	c.out = stream.New(stream.Config{Instance: p.a.instance, Need: c.need, Narrowed: c.narrowed, Limits: limits})
+	c.in = stream.New(stream.Config{Instance: p.a.instance, Accept: c.connect, Limits: limits})
 	return c
 }
 
@@ -293,7 +292,7 @@ func (l quicLink) close()      { _ = l.CloseWithError(0, "idle") }
 // or a splice would do.
 func (l quicLink) fits(now time.Time) bool {
 	as := l.of.p.association()
-	return l.end.Fits(l.Link) && !l.of.steady.onTCP(now, as, l.Only()) && !l.of.splices.wanted(now, as, l.Only())
+	return l.end.Fits(l.Link) && !l.of.lines.wanted(now, as, l.Only()) && !l.of.splices.wanted(now, as, l.Only())
 }
 
 func (c *connections) whyNoCarrier(only path.Kinds, err error) error {

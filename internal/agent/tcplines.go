@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +23,7 @@ import (
 type lines struct {
 	of        *connections
 	malformed atomic.Uint64
+	steady    steadyPath
 
 	mu     sync.Mutex
 	ours   map[uint32]*stream.Line
@@ -161,13 +164,7 @@ func (s *lines) accept(h, answer stream.LineHeader) *stream.Line {
 func (s *lines) close() {
 	s.mu.Lock()
 	s.closed = true
-	var all []*stream.Line
-	for _, l := range s.ours {
-		all = append(all, l)
-	}
-	for _, l := range s.theirs {
-		all = append(all, l)
-	}
+	all := slices.AppendSeq(slices.Collect(maps.Values(s.ours)), maps.Values(s.theirs))
 	s.mu.Unlock()
 	for _, l := range all {
 		_ = l.Close()
@@ -214,30 +211,41 @@ func (c *connections) doubt(ctx context.Context) {
 	}
 }
 
-// steadyKind remembers since when data takes a TCP connection: connections move
-// to a line only when it has for a while.
-type steadyKind struct {
+// wanted says whether data has taken a TCP connection for a while.
+func (s *lines) wanted(now time.Time, as *association, only path.Kinds) bool {
+	if as == nil {
+		return false
+	}
+	at, ok := as.Kept(only, true)
+	return s.steady.on(now, only, at, ok)
+}
+
+// steadyPath is since when data under each rule takes one and the same path that
+// is fit for a stream of bytes: connections move to one only when it has for a
+// while.
+type steadyPath struct {
 	mu    sync.Mutex
-	since map[path.Kinds]time.Time
-	at    map[path.Kinds]path.Path
+	rules map[path.Kinds]steadyAt
+}
+
+type steadyAt struct {
+	path  path.Path
+	since time.Time
 }
 
 // steadyFor is how long.
 const steadyFor = 3 * time.Second
 
-func (k *steadyKind) onTCP(now time.Time, as *association, only path.Kinds) bool {
-	if as == nil {
-		return false
-	}
-	at, ok := as.Kept(only, true)
+// on notes which path data takes now, and whether it is a fit one.
+func (k *steadyPath) on(now time.Time, only path.Kinds, at path.Path, fit bool) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.since == nil {
-		k.since, k.at = make(map[path.Kinds]time.Time), make(map[path.Kinds]path.Path)
-	}
-	if !ok || k.at[only] != at {
-		k.since[only], k.at[only] = now, at
+	if was := k.rules[only]; !fit || was.path != at {
+		if k.rules == nil {
+			k.rules = make(map[path.Kinds]steadyAt)
+		}
+		k.rules[only] = steadyAt{at, now}
 		return false
 	}
-	return now.Sub(k.since[only]) >= steadyFor
+	return now.Sub(k.rules[only].since) >= steadyFor
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,22 +28,14 @@ import (
 type splices struct {
 	of      *connections
 	refused atomic.Uint64 // that the peer asked for, and which can't be
+	steady  steadyPath
 
 	mu     sync.Mutex
-	steady steadyPath
 	rest   time.Time // after a failure, until which none is tried
 	busy   map[path.Kinds]bool
 	asking map[uint64]bool // that the peer asked for and are being made
 	open   map[*yamux.Session]struct{}
 	closed bool
-}
-
-// steadyPath is since when data under each rule takes one and the same leg.
-type steadyPath map[path.Kinds]steadyAt
-
-type steadyAt struct {
-	at    path.Path
-	since time.Time
 }
 
 const (
@@ -83,16 +77,12 @@ func (s *splices) wanted(now time.Time, as *association, only path.Kinds) bool {
 		return false
 	}
 	at, kind := as.Leads(only)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.steady == nil {
-		s.steady = steadyPath{}
-	}
-	if was := s.steady[only]; kind != path.RelayTLS || was.at != at {
-		s.steady[only] = steadyAt{at, now}
+	if !s.steady.on(now, only, at, kind == path.RelayTLS) {
 		return false
 	}
-	return now.Sub(s.steady[only].since) >= steadyFor && !s.busy[only] && !now.Before(s.rest)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.busy[only] && !now.Before(s.rest)
 }
 
 // begin makes a carrier through the relay.
@@ -256,10 +246,7 @@ func (s *splices) asked(as *association, m *proto.Splice) {
 func (s *splices) close() {
 	s.mu.Lock()
 	s.closed = true
-	var all []*yamux.Session
-	for session := range s.open {
-		all = append(all, session)
-	}
+	all := slices.Collect(maps.Keys(s.open))
 	s.mu.Unlock()
 	for _, session := range all {
 		_ = session.Close()

@@ -57,7 +57,7 @@ func (p *publicPorts) listenTCP(port *publicPort, owner Key, rule PublishRule, s
 	if s.config.Streams == nil {
 		return fmt.Errorf("%v: this coordinator does without TCP (`tcp: false` in its configuration)", port.publicKey)
 	}
-	l := &publicListener{rule: rule, source: source, conns: p.streams.of(owner, s), tasks: &p.readers, doubt: func() { p.doubt(owner) }}
+	l := &publicListener{rule: rule, source: source, conns: p.streams.of(owner), tasks: &p.readers, doubt: func() { p.doubt(owner) }}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())
 	port.clientele = l
 	for _, place := range s.places {

@@ -32,7 +32,7 @@ type publicStreams struct {
 const maxPublicConns = 32768
 
 // of are a member's.
-func (p *publicStreams) of(key Key, s *Server) *stream.Conns {
+func (p *publicStreams) of(key Key) *stream.Conns {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c := p.conns[key]; c != nil {
@@ -43,7 +43,6 @@ func (p *publicStreams) of(key Key, s *Server) *stream.Conns {
 	c := stream.New(stream.Config{
 		Instance: binary.BigEndian.Uint64(instance[:]) | 1,
 		Limits:   stream.Limits{Connections: maxPublicConns},
-		Log:      s.log,
 	})
 	p.conns[key] = c
 	return c
@@ -105,7 +104,7 @@ func (s *Server) carry(conn *quic.Conn, key Key) {
 	p.mu.Lock()
 	p.wide[conn] = struct{}{}
 	p.mu.Unlock()
-	p.of(key, s).Use(stream.OverQUIC(conn))
+	p.of(key).Use(stream.OverQUIC(conn))
 	<-conn.Context().Done()
 	p.mu.Lock()
 	delete(p.wide, conn)
@@ -142,7 +141,7 @@ func (s *Server) serveCarrier(conn *tls.Conn, key Key) {
 		s.log.Error().Err(err).Msg("yamux") // a fault of YamuxConfig
 		return
 	}
-	s.public.streams.of(key, s).Use(stream.OverYamux(session))
+	s.public.streams.of(key).Use(stream.OverYamux(session))
 	<-session.CloseChan()
 }
 

@@ -13,8 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/rs/zerolog"
-
 	"rendezvous/internal/path"
 )
 
@@ -39,7 +37,6 @@ type Config struct {
 	// the ends of TCP connections look after themselves.
 	Idle   time.Duration
 	Limits Limits
-	Log    zerolog.Logger
 }
 
 // Limits bound a Conns. Zero values are the defaults.
