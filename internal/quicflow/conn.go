@@ -16,8 +16,9 @@ import (
 // too. See proto/SPEC.md.
 const prefix = 1
 
-// conn is a net.PacketConn for QUIC whose datagrams are the session's. What is
-// written is gathered into bursts while the burst before is sealed and sent.
+// conn is a net.PacketConn for QUIC whose datagrams are the session's. Where
+// QUIC writes one packet at a time they are gathered into bursts while the burst
+// before is sealed and sent.
 type conn struct {
 	send func(only path.Kinds, b dgram.Burst)
 	in   inbox
@@ -25,12 +26,15 @@ type conn struct {
 	// asks whether the path takes it.
 	most [path.AllKinds + 1]atomic.Int32
 
-	mu      sync.Mutex
-	change  sync.Cond // there is something to send, or room, or the end
-	pending []parcel
-	bytes   int
-	spare   [][]byte
-	closed  bool
+	flushed sync.WaitGroup
+
+	mu       sync.Mutex
+	change   sync.Cond // there is something to send, or room, or the end
+	pending  []parcel
+	bytes    int
+	spare    [][]byte
+	flushing bool // since the first packet that was written alone
+	closed   bool
 }
 
 // parcel is datagrams of one size under one rule.
@@ -67,6 +71,10 @@ func (c *conn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	}
 	if c.closed {
 		return 0, net.ErrClosed
+	}
+	if !c.flushing {
+		c.flushing = true
+		c.flushed.Go(c.flush)
 	}
 	if !c.join(only, b) {
 		p := parcel{only: only, buf: c.blank(), size: prefix + len(b)}
@@ -158,13 +166,14 @@ func (c *conn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, addr, nil
 }
 
-// shut ends flush, when what was written is sent, and ReadFrom.
+// shut ends ReadFrom, and waits until what was written is sent.
 func (c *conn) shut() {
 	c.mu.Lock()
 	c.closed = true
 	c.change.Broadcast()
 	c.mu.Unlock()
 	c.in.close()
+	c.flushed.Wait()
 }
 
 // Close is net.PacketConn's. The End ends the rest.

@@ -83,7 +83,6 @@ func New(cfg Config) (*End, error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	e.cancel = cancel
-	e.tasks.Go(e.conn.flush)
 	e.tasks.Go(func() { e.accept(ctx) })
 	return e, nil
 }

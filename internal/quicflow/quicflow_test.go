@@ -6,8 +6,12 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"io"
 	"math/big"
+	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -324,4 +328,38 @@ func BenchmarkThroughput(b *testing.B) {
 	}
 	_ = out.Close()
 	<-done
+}
+
+// Where QUIC writes packets one by one they leave in bursts, each under its own
+// rule, and what was written is sent before the end.
+func TestPacketsWrittenOneByOneAreGathered(t *testing.T) {
+	var sent []string
+	started, goOn := make(chan struct{}, 1), make(chan struct{})
+	c := newConn(func(only path.Kinds, b dgram.Burst) {
+		if len(sent) == 0 {
+			started <- struct{}{}
+			<-goOn
+		}
+		sent = append(sent, fmt.Sprint(only, b.Len(), len(b.Buf)))
+	})
+	write := func(only path.Kinds, size int) {
+		if n, err := c.WriteTo(make([]byte, size), addrOf(only)); n != size || err != nil {
+			t.Errorf("wrote %d of %d bytes: %v", n, size, err)
+		}
+	}
+	udp := path.KindsOf(path.DirectUDP)
+	write(0, 99)
+	<-started // the others wait for it
+	write(0, 99)
+	write(0, 99)
+	write(0, 9)
+	write(udp, 99)
+	close(goOn)
+	c.shut()
+	if want := []string{fmt.Sprint(path.Kinds(0), 1, 100), fmt.Sprint(path.Kinds(0), 3, 210), fmt.Sprint(udp, 1, 100)}; !slices.Equal(sent, want) {
+		t.Errorf("sent %q, want %q", sent, want)
+	}
+	if _, err := c.WriteTo(make([]byte, 9), addrOf(0)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
 }
