@@ -45,14 +45,7 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 	if err != nil {
 		return nil, err
 	}
-	if network := l.look(); network != l.hunt.in {
-		l.hunt.in, l.hunt.sweeps = network, sweeps{}
-		clear(l.hunt.troubles)
-	}
-	var wide []uint16
-	if l.hunt.sweeps.due(time.Now()) {
-		wide = slices.Concat(wellKnown[:], unusual(l.hunt.sweeps.count))
-	}
+	wide := l.sweep()
 	race := race{
 		cert: cert, began: time.Now(), results: make(chan outcome),
 		try: l.try,
@@ -92,13 +85,33 @@ func (l *link) dial(ctx context.Context) (*reached, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	switch {
-	case err == nil:
-		return nil, l.hunt.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP)
-	case len(l.hunt.troubles) == 0:
-		return nil, err
+	return nil, l.whyLost(c, err)
+}
+
+// sweep gives the ports that are tried besides the likely ones, if that is due in
+// this network.
+func (l *link) sweep() (wide []uint16) {
+	if network := l.look(); network != l.hunt.in {
+		l.hunt.in, l.hunt.sweeps = network, sweeps{}
+		clear(l.hunt.troubles)
 	}
-	return nil, fmt.Errorf("%w; %w", err, l.hunt.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP))
+	if l.hunt.sweeps.due(time.Now()) {
+		wide = slices.Concat(wellKnown[:], unusual(l.hunt.sweeps.count))
+	}
+	return wide
+}
+
+// whyLost sums up why nothing reached the coordinator; err is what there was with
+// its name.
+func (l *link) whyLost(c Coordinator, err error) error {
+	if err != nil && len(l.hunt.troubles) == 0 {
+		return err
+	}
+	sum := l.hunt.troubles.sum(c.Addr, l.a.cfg.Host.NoFakeTCP)
+	if err != nil {
+		return fmt.Errorf("%w; %w", err, sum)
+	}
+	return sum
 }
 
 // newPlan is an empty one, for what this agent is able to do.
