@@ -31,12 +31,8 @@ type publicLeg struct {
 	known chan struct{} // closed once client is set
 	done  chan struct{} // closed by close
 
-	far      atomic.Pointer[publicFar] // nil before the first datagram, and while the service can't be reached
-	used     atomic.Int64              // when the client sent last; 0: it never did. Unix nanoseconds
-	answered atomic.Int64              // when the service did, or when it was last looked for
-	served   atomic.Bool               // the service has answered the client
-
-	failed time.Time // when connect did last; of the wire's reader
+	far atomic.Pointer[publicFar] // nil before the first datagram, and while the service can't be reached
+	publicUse
 
 	// guarded by publisher.mu
 	client netip.AddrPort
@@ -44,6 +40,14 @@ type publicLeg struct {
 	wire   *publicWire
 	pulse  *time.Timer
 	ended  bool
+}
+
+// publicUse is what client and service have had of a leg.
+type publicUse struct {
+	used     atomic.Int64 // when the client sent last; 0: it never did. Unix nanoseconds
+	answered atomic.Int64 // when the service did, or when it was last looked for
+	served   atomic.Bool  // the service has answered the client
+	failed   time.Time    // when connect did last; of the wire's reader
 }
 
 // publicWire is what a leg is carried over. Its functions are made once, for
@@ -82,9 +86,9 @@ func stamp(at *atomic.Int64) {
 }
 
 // begun says whether a client has the leg.
-func (l *publicLeg) begun() bool { return l.used.Load() != 0 }
+func (u *publicUse) begun() bool { return u.used.Load() != 0 }
 
-func (l *publicLeg) lastUse() time.Time { return time.Unix(0, l.used.Load()) }
+func (u *publicUse) lastUse() time.Time { return time.Unix(0, u.used.Load()) }
 
 // keep makes w the leg's wire; false where the leg has ended meanwhile.
 func (l *publicLeg) keep(w *publicWire) bool {
