@@ -84,14 +84,7 @@ func ParseURL(raw string) (Target, error) {
 	if !reachable(t.Host) {
 		return Target{}, fmt.Errorf("%q has no host that a service can be reached at; write udp://127.0.0.1:%d", raw, t.Port)
 	}
-	given, err := url.ParseQuery(u.RawQuery)
-	if err == nil {
-		err = t.take(given)
-	}
-	if err == nil {
-		err = t.fit()
-	}
-	if err != nil {
+	if err := t.take(u.RawQuery); err != nil {
 		return Target{}, fmt.Errorf("%q has options that can't be read: %w", raw, err)
 	}
 	return t, nil
@@ -103,38 +96,69 @@ func reachable(host string) bool {
 	return host != "" && (err != nil || !ip.IsUnspecified() && !ip.IsMulticast())
 }
 
-// take reads the options of a URL.
-func (t *Target) take(given url.Values) (err error) {
-	flags := map[string]*bool{"raw": &t.Raw, "proxy": &t.Proxy, "alias": &t.Alias}
-	for key, values := range given {
-		switch {
-		case flags[key] != nil && len(values) == 1 && values[0] == "":
-			*flags[key] = true
-		case key == "paths" && len(values) == 1:
-			if t.Only, err = path.ParseKinds(values[0]); err != nil {
-				return fmt.Errorf("paths: %w", err)
-			}
-		case key == "public" && len(values) == 1:
-			if t.Public, err = port(values[0]); err != nil {
-				return fmt.Errorf("public: %w", err)
-			}
-		default:
-			return fmt.Errorf("%q does not exist or is given wrongly; there are %s", key, options)
+// take reads the options of a URL. Its error names all that are wrong, in their
+// order.
+func (t *Target) take(query string) error {
+	var faults []string
+	given, unknown := map[string]bool{}, false
+	for option := range strings.SplitSeq(query, "&") {
+		if option == "" {
+			continue
 		}
+		key, value, _ := strings.Cut(option, "=")
+		value, err := url.QueryUnescape(value)
+		if err == nil {
+			err = t.set(key, value)
+		}
+		switch {
+		case given[key]:
+			faults = append(faults, fmt.Sprintf("%q is given twice", key))
+		case errors.Is(err, errOption):
+			faults, unknown = append(faults, fmt.Sprintf("%q does not exist or is given wrongly", option)), true
+		case err != nil:
+			faults = append(faults, err.Error())
+		}
+		given[key] = true
+	}
+	if unknown {
+		faults = append(faults, "there are "+options)
+	}
+	if len(faults) > 0 {
+		return errors.New(strings.Join(faults, "; "))
 	}
 	return nil
 }
 
-// fit finds options that do not go with the rest of the URL.
-func (t *Target) fit() error {
-	ip, err := netip.ParseAddr(t.Host)
+var errOption = errors.New("no such option")
+
+// set takes one option, if it goes with the rest of the URL.
+func (t *Target) set(key, value string) (err error) {
 	switch {
-	case t.Scheme == "tcp" && t.Raw:
-		return errors.New("raw is for udp:// services; what a tcp:// one carries is always sealed")
-	case t.Scheme == "udp" && t.Proxy:
-		return errors.New("proxy is for tcp:// services; alias gives the clients of a udp:// one addresses of their own")
-	case t.Alias && t.Host != "localhost" && (err != nil || !ip.Is4() || !ip.IsLoopback()):
-		return errors.New("alias needs a service on 127.0.0.1: only there every client can have an address of its own")
+	case key == "raw" && value == "":
+		t.Raw = true
+		if t.Scheme == "tcp" {
+			return errors.New("raw is for udp:// services; what a tcp:// one carries is always sealed")
+		}
+	case key == "proxy" && value == "":
+		t.Proxy = true
+		if t.Scheme == "udp" {
+			return errors.New("proxy is for tcp:// services; alias gives the clients of a udp:// one addresses of their own")
+		}
+	case key == "alias" && value == "":
+		t.Alias = true
+		if ip, err := netip.ParseAddr(t.Host); t.Host != "localhost" && (err != nil || !ip.Is4() || !ip.IsLoopback()) {
+			return errors.New("alias needs a service on 127.0.0.1: only there every client can have an address of its own")
+		}
+	case key == "paths":
+		if t.Only, err = path.ParseKinds(value); err != nil {
+			return fmt.Errorf("paths: %w", err)
+		}
+	case key == "public":
+		if t.Public, err = port(value); err != nil {
+			return fmt.Errorf("public: %w", err)
+		}
+	default:
+		return errOption
 	}
 	return nil
 }

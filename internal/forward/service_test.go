@@ -99,6 +99,21 @@ func TestExpose(t *testing.T) {
 	}
 }
 
+// All options that are wrong are named, in the order in which they stand.
+func TestFaultsOfOptions(t *testing.T) {
+	for in, want := range map[string]string{
+		"udp://h:1?rwa&public=0&pahts=x&raw": `"rwa" does not exist or is given wrongly; public: "0" is no port from 1 to 65535; "pahts=x" does not exist or is given wrongly; there are ?raw`,
+		"udp://h:1?raw=1&proxy&raw&raw":      `"raw=1" does not exist or is given wrongly; proxy is for tcp:// services; alias gives the clients of a udp:// one addresses of their own; "raw" is given twice`,
+		"tcp://h:1?alias&raw":                `alias needs a service on 127.0.0.1: only there every client can have an address of its own; raw is for udp:// services`,
+	} {
+		for range 20 {
+			if _, err := ParseURL(in); err == nil || !strings.Contains(err.Error(), want) {
+				t.Fatalf("%s: got %v, want %s", in, err, want)
+			}
+		}
+	}
+}
+
 // FuzzParseURL: what is accepted is whole.
 func FuzzParseURL(f *testing.F) {
 	for _, s := range []string{"udp://127.0.0.1:51820?raw&public=51820", "tcp://[::1]:22", "udp://[fe80::1%25eth0]:53", "://", "udp://%zz"} {
