@@ -60,11 +60,8 @@ type ownPort struct {
 	key    string
 }
 
-// CheckPublish finds all faults of the rules at once: what is no port or no
-// name, ports that two rules or ranges name, and those that are the
-// coordinator's own.
-func (c *Config) CheckPublish() error {
-	var faults []error
+// ownPorts are those that are known before they are open.
+func (c *Config) ownPorts() []ownPort {
 	own := []ownPort{{c.Listen.Port(), "listen"}}
 	if c.Alternate > 0 {
 		own = append(own, ownPort{uint16(c.Alternate), "alternate_port"})
@@ -72,13 +69,22 @@ func (c *Config) CheckPublish() error {
 	for _, n := range c.Ports {
 		own = append(own, ownPort{n, "ports"})
 	}
+	return slices.DeleteFunc(own, func(o ownPort) bool { return o.number == 0 })
+}
+
+// CheckPublish finds all faults of the rules at once: what is no port or no
+// name, ports that two rules or ranges name, and those that are the
+// coordinator's own.
+func (c *Config) CheckPublish() error {
+	var faults []error
+	own := c.ownPorts()
 	var all []stripe.Range
 	for i := range c.Publish {
 		rule := &c.Publish[i]
 		faults = append(faults, rule.check()...)
 		for _, r := range rule.Ports {
 			for _, o := range own {
-				if o.number != 0 && r.Has(o.number) {
+				if r.Has(o.number) {
 					faults = append(faults, fmt.Errorf("publish: %v holds %d, which the coordinator itself listens on (`%s`); leave it out", r, o.number, o.key))
 				}
 			}
@@ -142,8 +148,26 @@ func (c *Config) mayPublish(member string, port uint16) (*PublishRule, error) {
 			return rule, nil
 		}
 	}
+	own := c.ownPorts()
+	if i := slices.IndexFunc(own, func(o ownPort) bool { return o.number == port }); i >= 0 {
+		return nil, fmt.Errorf("port %d is the coordinator's own (`%s`) and can't be a service's; %s", port, own[i].key, c.otherPorts(member))
+	}
 	if len(c.Publish) == 0 {
 		return nil, fmt.Errorf("this coordinator opens no ports; its operator can allow it with `--publish %d` or `publish:` in the configuration", port)
 	}
 	return nil, fmt.Errorf("this coordinator opens no port %d; its operator can add it to --publish, or to `publish:` in the configuration", port)
+}
+
+// otherPorts says what to do where a port can't be had.
+func (c *Config) otherPorts(member string) string {
+	var open []stripe.Range
+	for i := range c.Publish {
+		if rule := &c.Publish[i]; rule.allows(member) {
+			open = append(open, rule.Ports...)
+		}
+	}
+	if len(open) == 0 {
+		return "ask for another with ?public=PORT, which its operator can allow with --publish PORT or `publish:` in the configuration"
+	}
+	return fmt.Sprintf("ask for another with ?public=PORT; open to %q are %v", member, stripe.Of(open...))
 }
