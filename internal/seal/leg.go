@@ -60,10 +60,14 @@ func NewLeg(key [KeySize]byte, coordinator bool) *Leg {
 // Dropped is how many datagrams did not open, came twice, or were of no form.
 func (l *Leg) Dropped() uint64 { return l.drops.Load() }
 
-// legBuffers hold a burst sealed or opened.
-var legBuffers = sync.Pool{New: func() any { return new([dgram.MaxBytes + dgram.MaxSegments*proto.Overhead]byte) }}
+// legBuffer holds a burst sealed or opened, and a part that is about to be
+// sealed.
+type legBuffer struct {
+	burst [dgram.MaxBytes + dgram.MaxSegments*proto.Overhead]byte
+	part  [legRoom]byte
+}
 
-type legBuffer = [dgram.MaxBytes + dgram.MaxSegments*proto.Overhead]byte
+var legBuffers = sync.Pool{New: func() any { return new(legBuffer) }}
 
 // Seal seals the burst's datagrams and gives them to write, in as few bursts as
 // fit the kernel's bounds; those that are too large for the leg in parts. What
@@ -75,33 +79,18 @@ func (l *Leg) Seal(b dgram.Burst, write func(dgram.Burst) error) error {
 		b.Size = len(b.Buf)
 	}
 	if b.Size+proto.Overhead <= legRoom {
-		return l.sealRun(buffer[:0], legFlow, b, write)
+		return l.sealRun(buffer.burst[:0], legFlow, b, write)
 	}
-	var first error
-	for d := range b.All() {
-		if err := l.sealOne(buffer[:0], dgram.One(b.Addr, d), write); err != nil && first == nil {
-			first = err
+	whole := len(b.Buf) / b.Size * b.Size
+	rest := dgram.One(b.Addr, b.Buf[whole:]) // the last, if it is shorter
+	b.Buf = b.Buf[:whole]
+	err := l.sealParts(buffer, b, write)
+	if len(rest.Buf) > 0 {
+		if e := l.Seal(rest, write); err == nil {
+			err = e
 		}
 	}
-	return first
-}
-
-// sealOne is for a burst of which some are too large.
-func (l *Leg) sealOne(buffer []byte, b dgram.Burst, write func(dgram.Burst) error) error {
-	if b.Size+proto.Overhead <= legRoom {
-		return l.sealRun(buffer, legFlow, b, write)
-	}
-	const most = legRoom - proto.Overhead - proto.PartSize
-	count := (len(b.Buf) + most - 1) / most
-	room := (len(b.Buf) + count - 1) / count // parts of one size leave as one burst
-	id := l.parts.Add(1)
-	parts := make([]byte, 0, len(b.Buf)+count*proto.PartSize)
-	for i := range count {
-		parts = proto.AppendPart(parts, proto.Part{
-			Flow: legFlow, ID: id, Index: uint8(i), Count: uint8(count), Payload: b.Buf[i*room : min((i+1)*room, len(b.Buf))],
-		})
-	}
-	return l.sealRun(buffer, proto.ControlFlow, dgram.Burst{Addr: b.Addr, Buf: parts, Size: room + proto.PartSize}, write)
+	return err
 }
 
 // sealRun seals datagrams that fit.
@@ -127,22 +116,24 @@ func (l *Leg) sealRun(buffer []byte, flow uint16, b dgram.Burst, write func(dgra
 func (l *Leg) Open(now time.Time, b dgram.Burst, write func(dgram.Burst) error) error {
 	buffer := legBuffers.Get().(*legBuffer)
 	defer legBuffers.Put(buffer)
-	r := run{Burst: dgram.Burst{Addr: b.Addr, Buf: buffer[:0]}, write: write}
+	r := run{Burst: dgram.Burst{Addr: b.Addr, Buf: buffer.burst[:0]}, write: write}
+	j := joining{leg: l, now: now, out: &r}
 	for d := range b.All() {
-		start := len(r.Buf)
-		opened, flow, ok := l.open(r.Buf, d)
-		switch {
-		case !ok:
+		opened, flow, ok := l.open(r.Buf[:len(r.Buf)+j.size], d)
+		if !ok {
 			l.drops.Add(1)
-		case flow != proto.ControlFlow:
-			r.add(opened, start)
-		default:
-			if whole, complete := l.joined(now, opened[start:]); complete {
-				r.flush()
-				r.note(write(dgram.One(b.Addr, whole)))
-			}
+			continue
 		}
+		start := len(r.Buf) + j.size
+		r.Buf = opened[:len(r.Buf)] // it may have been moved
+		if flow == proto.ControlFlow {
+			j.take(opened, start)
+			continue
+		}
+		j.spill()
+		r.join(opened[start:])
 	}
+	j.spill()
 	r.flush()
 	return r.err
 }
@@ -173,6 +164,14 @@ func (r *run) add(opened []byte, start int) {
 	}
 }
 
+// join takes a datagram that lies elsewhere, or somewhere behind Buf.
+func (r *run) join(whole []byte) {
+	if len(r.Buf)+len(whole) > dgram.MaxBytes {
+		r.flush()
+	}
+	r.add(append(r.Buf, whole...), len(r.Buf))
+}
+
 func (r *run) flush() {
 	if r.count > 0 {
 		r.note(r.write(r.Burst))
@@ -184,25 +183,6 @@ func (r *run) note(err error) {
 	if r.err == nil {
 		r.err = err
 	}
-}
-
-// joined takes a part; complete says that whole is a datagram.
-func (l *Leg) joined(now time.Time, plain []byte) (whole []byte, complete bool) {
-	p, err := proto.ParsePart(plain)
-	if err != nil || p.Flow != legFlow {
-		l.drops.Add(1)
-		return nil, false
-	}
-	j := l.join.Load()
-	if j == nil {
-		l.join.CompareAndSwap(nil, new(proto.Joiner))
-		j = l.join.Load()
-	}
-	whole, ok := j.Accept(now, p)
-	if !ok {
-		l.drops.Add(1)
-	}
-	return whole, ok && whole != nil
 }
 
 // open appends the plaintext of one datagram to dst. The low bits of the

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -186,24 +187,38 @@ func FuzzLegOpen(f *testing.F) {
 
 // A part that is sealed rightly may still be nonsense.
 func FuzzLegPart(f *testing.F) {
-	f.Add(proto.AppendPart(nil, proto.Part{Flow: legFlow, ID: 1, Count: 1, Payload: []byte("x")}))
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, plain []byte) {
+	part := func(index, count uint8) []byte {
+		return proto.AppendPart(nil, proto.Part{Flow: legFlow, ID: 1, Index: index, Count: count, Payload: []byte("x")})
+	}
+	f.Add(part(0, 1), 0)
+	f.Add(slices.Concat(part(0, 2), part(1, 2)), proto.PartSize+1)
+	f.Add(slices.Concat(part(0, 3), part(2, 3), part(1, 3)), proto.PartSize+1)
+	f.Add([]byte{}, 0)
+	f.Fuzz(func(t *testing.T, plain []byte, size int) {
 		agent, coordinator := legPair()
-		if len(plain) > legRoom-proto.Overhead {
+		if size <= 0 || size > len(plain) {
+			size = len(plain)
+		}
+		in := dgram.Burst{Addr: legAt, Buf: plain, Size: size}
+		if size > legRoom-proto.Overhead || in.Len() > dgram.MaxSegments {
 			return
 		}
 		var out []dgram.Burst
-		if err := agent.sealRun(make([]byte, 0, legRoom), proto.ControlFlow, dgram.One(legAt, plain), collect(&out)); err != nil {
+		if err := agent.sealRun(make([]byte, 0, dgram.MaxBytes), proto.ControlFlow, in, collect(&out)); err != nil {
 			t.Fatal(err)
 		}
-		opened(t, coordinator, out...)
+		if n := len(datagrams(opened(t, coordinator, out...))); n+int(coordinator.Dropped()) > in.Len() {
+			t.Fatalf("%d datagrams came of %d parts", n, in.Len())
+		}
 	})
 }
 
-func BenchmarkLeg(b *testing.B) {
+func BenchmarkLeg(b *testing.B)      { benchmarkLeg(b, 1300) }
+func BenchmarkLegParts(b *testing.B) { benchmarkLeg(b, 1400) }
+
+func benchmarkLeg(b *testing.B, size int) {
 	agent, coordinator := legPair()
-	burst := dgram.Burst{Addr: legAt, Buf: make([]byte, 16*1300), Size: 1300}
+	burst := dgram.Burst{Addr: legAt, Buf: make([]byte, 16*size), Size: size}
 	deliver := func(dgram.Burst) error { return nil }
 	cross := func(s dgram.Burst) error { return coordinator.Open(time.Time{}, s, deliver) }
 	b.SetBytes(int64(len(burst.Buf)))
