@@ -96,7 +96,7 @@ func (l *link) readable(fd uintptr) bool {
 	in := intakes.Get().(*intake)
 	for {
 		want := l.expect(in)
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.msgs[0])), uintptr(want), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&in.msgs[0])), uintptr(want), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			l.rx.in, l.rx.n = in, int(n)

@@ -44,7 +44,7 @@ var senders = sync.Pool{New: func() any {
 // sendmsg is the system call, which tests replace to see the errors that only
 // some devices give.
 func sendmsg(fd uintptr, msg *unix.Msghdr) syscall.Errno {
-	_, _, errno := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(msg)), unix.MSG_DONTWAIT)
+	_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(msg)), unix.MSG_DONTWAIT)
 	return errno
 }
 
