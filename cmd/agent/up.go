@@ -101,6 +101,7 @@ func up(ctx context.Context, dir string, cfg agent.Config) error {
 	}
 	cfg.Log, cfg.Version = log, ops.Version()
 	equip(&cfg)
+	ops.HalfTheProcessors()
 	if why := cfg.Host.NoFakeTCP; why != nil {
 		log.Info().Str("reason", why.Reason).Str("advice", why.Advice).Msg("no fake TCP on this host; all other paths work")
 	}
