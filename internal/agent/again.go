@@ -194,11 +194,20 @@ func (as *association) fresh(ctx context.Context, m *proto.Again, f freshening) 
 	}
 	f.target.setTheirs(theirs)
 	f.target.climb(climbing{
-		mine: f.mine, theirs: theirs, allocation: in.GetAllocation(), another: f.another, fresh: f.ports,
+		mine: f.mine, theirs: theirs, allocation: in.GetAllocation(), another: f.another, fresh: f.ports, near: near(m),
 		fireAt: fireAt(arrived, answer.GetAnswer().GetFireAfterUs()),
 		rtt:    as.a.link.peerRTT(in.GetPeerRttUs()),
 	})
 	return nil
+}
+
+// near says whether both sides prime for neighbouring NATs in this punch from new
+// ports: every second time, for nobody knows how far apart they are.
+func near(m *proto.Again) bool {
+	if raw := m.GetRaw(); raw != nil {
+		return len(raw.GetSeed()) > 0 && raw.GetSeed()[0]%2 == 1
+	}
+	return m.GetAttempt()%2 == 0
 }
 
 // kindsOf reads the kinds of direct path of an Again; none means direct-udp.
@@ -352,7 +361,7 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 	at := fireAt(time.Now(), fire.GetGo().GetFireAfterUs())
 	target.setTheirs(theirs)
 	target.climb(climbing{
-		mine: f.mine, theirs: theirs, allocation: o.GetAllocation(), another: f.another, fresh: f.ports,
+		mine: f.mine, theirs: theirs, allocation: o.GetAllocation(), another: f.another, fresh: f.ports, near: near(m),
 		fireAt: at, rtt: as.a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	return nil

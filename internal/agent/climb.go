@@ -20,6 +20,7 @@ type climbing struct {
 	another    bool        // the allocation is for another kind of leg than those we have
 	mains      []*endpoint // to punch from, without new ports
 	fresh      *freshPorts // nil: there are none
+	near       bool        // the peer's NAT may be the next router behind ours
 	more       <-chan []netip.AddrPort
 	punched    *signal // given when the punch is over; may be nil
 	fireAt     time.Time
@@ -67,10 +68,14 @@ func (r signalling) Climb(ctx context.Context, try path.Try) error {
 }
 
 func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
+	plan := punch.DefaultPlan()
+	if c.near {
+		plan = punch.NearPlan()
+	}
 	return &punch.Rung{
 		Conns: connsOf(from), Candidates: c.theirs.addrs, More: c.more,
 		SharedOutside: sharesOutside(c.mine.outside, c.theirs.outside),
-		FireAt:        c.fireAt, RTT: c.rtt, Plan: punch.DefaultPlan(),
+		FireAt:        c.fireAt, RTT: c.rtt, Plan: plan,
 		Context: func() *path.Failure {
 			if as.a.link.ways().udpDead {
 				return udpBlocked()

@@ -248,3 +248,23 @@ func TestDirectThroughLoss(t *testing.T) {
 		}
 	})
 }
+
+// Two NATs with no router between take each other's primes for their own; from new
+// ports a router on the way drops them, and the probes find both NATs open.
+func TestNeighbouringNATs(t *testing.T) {
+	t.Parallel()
+	bubble.Test(t, func(t *testing.T) {
+		w := newWorldOn(t, natlab.Options{Seed: 7, Hops: -1})
+		near := w.lab.NAT("near", "198.51.100.1", natlab.Poisonable())
+		far := w.lab.NAT("far", "198.51.100.129", natlab.Poisonable(), natlab.Delay(30*time.Millisecond))
+		w.lab.Delay(near, far, time.Millisecond)
+		w.agent(near.Host("home", "192.168.1.2"), "home", nil)
+		laptop := w.agent(far.Host("laptop", "192.168.2.2"), "laptop", nil)
+		w.settle()
+		t.Logf("direct after %v", reach(t, laptop, "home", "direct-udp", 3*time.Second))
+		if w.lab.Dropped(natlab.DropAccepted) == 0 || w.lab.Dropped(natlab.DropOption) == 0 {
+			t.Errorf("the NATs took %d datagrams for their own, and dropped %d: the test tests nothing",
+				w.lab.Dropped(natlab.DropAccepted), w.lab.Dropped(natlab.DropOption))
+		}
+	})
+}

@@ -41,7 +41,13 @@ type world struct {
 // newWorld starts a coordinator at vpsAddr. Call it inside a synctest bubble.
 func newWorld(t *testing.T, options ...natlab.Option) *world {
 	t.Helper()
-	w := &world{t: t, lab: natlab.New(t, natlab.Options{Seed: 7}), secret: seal.NewSecret(), at: vpsAddr + ":443"}
+	return newWorldOn(t, natlab.Options{Seed: 7}, options...)
+}
+
+// newWorldOn is newWorld on an internet of another kind.
+func newWorldOn(t *testing.T, internet natlab.Options, options ...natlab.Option) *world {
+	t.Helper()
+	w := &world{t: t, lab: natlab.New(t, internet), secret: seal.NewSecret(), at: vpsAddr + ":443"}
 	w.log = zerolog.New(zerolog.NewTestWriter(t)).With().Timestamp().Logger().Level(zerolog.DebugLevel)
 	w.vps = w.lab.Host("vps", vpsAddr, append([]natlab.Option{natlab.Also(vpsOther, vpsSix)}, options...)...)
 	registry, err := rendezvous.OpenRegistry(t.TempDir())

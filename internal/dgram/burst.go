@@ -73,6 +73,18 @@ type TTLWriter interface {
 	WriteTTL(b Burst, ttl int) error
 }
 
+// RoutersWriter is a Conn that can send datagrams which so many routers let pass,
+// and the next one drops even if it is where they go: unlike one whose TTL runs
+// out, such a datagram is nobody's before a router has looked at it. That is
+// IPv4's timestamp option without room, whose count of routers that found none
+// overflows (RFC 791 section 3.1). A router that knows no options may drop it at
+// once, or let it pass for ever.
+type RoutersWriter interface {
+	// WriteRouters sends to an IPv4 address; routers is 1 to 15. Its error is
+	// the system's.
+	WriteRouters(b Burst, routers int) error
+}
+
 // Network makes sockets; agents in tests live on an internet in memory.
 type Network interface {
 	// ListenUDP binds addr; port 0 picks a free one. An address of the

@@ -1,6 +1,7 @@
 package dgram
 
 import (
+	"bytes"
 	"net/netip"
 	"runtime"
 	"testing"
@@ -252,4 +253,55 @@ func TestReadAndWriteAllocateNothing(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A datagram that so many routers let pass is for a neighbour what others are,
+// and is the only one of its kind.
+func TestWriteRouters(t *testing.T) {
+	in, out := listen(t, System(Options{}), netip.MustParseAddr("127.0.0.1")), listen(t, System(Options{}), netip.MustParseAddr("127.0.0.1"))
+	raw, err := sockOf(in).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fault error
+	if err := raw.Control(func(fd uintptr) { fault = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVOPTS, 1) }); err != nil || fault != nil {
+		t.Fatal(err, fault)
+	}
+	for _, routers := range []int{1, 2, 15, 0} {
+		write := func() error { return out.(RoutersWriter).WriteRouters(One(in.LocalAddr(), []byte("x")), routers) }
+		if routers == 0 {
+			write = func() error { return out.Write(One(in.LocalAddr(), []byte("x"))) }
+		}
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+		b, oob := make([]byte, 10), make([]byte, 100)
+		n, m, _, _, err := sockOf(in).ReadMsgUDP(b, oob)
+		if err != nil || n != 1 {
+			t.Fatal(n, err)
+		}
+		// This host counted as one: RFC 791's pointer behind the room, and the overflow.
+		want := []byte{68, 4, 5, byte(15-routers+1) << 4}
+		got := optionOf(t, oob[:m])
+		if routers == 0 {
+			want = nil
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("for %d routers the option is % x, want % x", routers, got, want)
+		}
+	}
+}
+
+func optionOf(t *testing.T, oob []byte) []byte {
+	t.Helper()
+	list, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range list {
+		if m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_RECVOPTS {
+			return m.Data
+		}
+	}
+	return nil
 }

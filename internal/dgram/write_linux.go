@@ -1,6 +1,7 @@
 package dgram
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"sync"
@@ -17,6 +18,7 @@ type sender struct {
 	s     *socket
 	six   bool
 	ttl   int // 0: the socket's own
+	past  int // routers that let it pass; 0: all
 	errno syscall.Errno
 	hdr   unix.Msghdr
 	iov   unix.Iovec
@@ -40,14 +42,17 @@ var senders = sync.Pool{New: func() any {
 }}
 
 // Write is Conn's.
-func (s *socket) Write(b Burst) error { return s.write(b, 0) }
+func (s *socket) Write(b Burst) error { return s.write(b, 0, 0) }
 
 // WriteTTL is TTLWriter's: IP_TTL or IPV6_HOPLIMIT for these datagrams alone.
-func (s *socket) WriteTTL(b Burst, ttl int) error { return s.write(b, ttl) }
+func (s *socket) WriteTTL(b Burst, ttl int) error { return s.write(b, ttl, 0) }
 
-func (s *socket) write(b Burst, ttl int) error {
+// WriteRouters is RoutersWriter's: IP_RETOPTS for these datagrams alone.
+func (s *socket) WriteRouters(b Burst, routers int) error { return s.write(b, 0, routers) }
+
+func (s *socket) write(b Burst, ttl, past int) error {
 	w := senders.Get().(*sender)
-	w.s, w.six, w.ttl = s, s.local.Addr().Is6(), ttl
+	w.s, w.six, w.ttl, w.past = s, s.local.Addr().Is6(), ttl, past
 	err := w.burst(b)
 	w.s = nil
 	w.iov.Base = nil // the caller's bytes, which the pool must not keep alive
@@ -219,10 +224,20 @@ func (w *sender) control(segment int) int {
 		}
 		n = w.ctrl.put(n, level, kind, w.ttl, 4)
 	}
+	if w.past > 0 {
+		n = w.ctrl.put(n, unix.IPPROTO_IP, unix.IP_RETOPTS, fullTimestamps(w.past), 4)
+	}
 	w.hdr.Control = nil
 	if n > 0 {
 		w.hdr.Control = (*byte)(unsafe.Pointer(&w.ctrl))
 	}
 	w.hdr.SetControllen(n)
 	return n
+}
+
+// fullTimestamps is a timestamp option without room (RFC 791 section 3.1) that so
+// many routers count up without an overflow, as it stands in memory.
+func fullTimestamps(routers int) int {
+	const kind, length, full, most = 68, 4, 5, 15
+	return int(int32(binary.NativeEndian.Uint32([]byte{kind, length, full, byte(most-routers) << 4})))
 }

@@ -167,6 +167,10 @@ func (n *NAT) PublishTCP(port uint16, inside netip.AddrPort) {
 
 // fromInside is what a host inside sent to somewhere else.
 func (n *NAT) fromInside(p *parcel) {
+	if !p.passes(1) {
+		n.lab.dropped(p, n.name, DropOption)
+		return
+	}
 	if p = n.forward(p, p); p == nil {
 		return
 	}
@@ -200,6 +204,10 @@ func (n *NAT) fromInside(p *parcel) {
 
 // arrive is what came from outside.
 func (n *NAT) arrive(p *parcel) {
+	if !p.passes(1) {
+		n.lab.dropped(p, n.name, DropOption)
+		return
+	}
 	now := time.Now()
 	if p.to.Addr().Is6() && n.udp.firewall.behaviour.Open6 {
 		if p = n.forward(p, p); p != nil {

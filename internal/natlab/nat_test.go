@@ -362,3 +362,23 @@ func TestIPv6FirewallFiltersWithoutTranslation(t *testing.T) {
 		})
 	}
 }
+
+// What routers count is dropped by a NAT before that looks whose it is, and
+// opens those on its way.
+func TestWriteRouters(t *testing.T) {
+	for routers, want := range map[int]string{1: "", 2: "x"} {
+		inBubble(t, Options{Hops: -1}, func(t *testing.T, l *Lab) {
+			ours, theirs := l.NAT("ours", "198.51.100.1", Poisonable()), l.NAT("theirs", "198.51.100.2", Poisonable())
+			theirs.Publish(1000, netip.MustParseAddrPort("192.168.2.2:1000"))
+			c, peer := listen(t, ours.Host("host", "192.168.1.2"), "0.0.0.0:4000"), listen(t, theirs.Host("peer", "192.168.2.2"), "0.0.0.0:1000")
+			if err := c.(dgram.RoutersWriter).WriteRouters(dgram.One(netip.MustParseAddrPort("198.51.100.2:1000"), []byte("x")), routers); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := receive(t, peer); got != want {
+				t.Errorf("past %d routers came %q, want %q", routers, got, want)
+			}
+			send(t, peer, "198.51.100.1:4000", "y")
+			expect(t, c, "y", "198.51.100.2:1000")
+		})
+	}
+}

@@ -17,6 +17,7 @@ type parcel struct {
 	buf      []byte // never written to: copies of the parcel share it
 	size     int
 	ttl      int
+	past     int     // routers that it may come to until one drops it; 0: any number
 	last     string  // the host or NAT that it left last, for the diagram
 	tcp      *header // nil: UDP
 	mss      int     // what the links so far leave to a segment, in bytes; of SYN and SYN/ACK
@@ -108,4 +109,16 @@ func (p *parcel) split(test func(datagram []byte) bool) (rest, taken *parcel) {
 		buf = append(buf, d...)
 	}
 	return p.with(out), p.with(buf)
+}
+
+// passes says whether so many routers let it pass, and counts them.
+func (p *parcel) passes(routers int) bool {
+	switch {
+	case p.past == 0:
+		return true
+	case p.past <= routers:
+		return false
+	}
+	p.past -= routers
+	return true
 }

@@ -14,6 +14,7 @@ type Reason string
 const (
 	DropLoss       Reason = "lost"                       // the link's loss
 	DropTTL        Reason = "ttl expired"                // died on the way
+	DropOption     Reason = "timestamp option overflow"  // likewise, though a router was its end
 	DropMTU        Reason = "larger than the MTU"        // of a link, with "don't fragment" set
 	DropQueue      Reason = "queue full"                 // the link's bandwidth
 	DropLinkDown   Reason = "link down"                  // the cable is pulled

@@ -151,6 +151,10 @@ func (s *segment) cross(p *parcel, from, to *attachment) {
 			return
 		}
 		p.ttl -= s.lab.options.Hops
+		if !p.passes(s.lab.options.Hops) {
+			s.lab.dropped(p, s.name, DropOption)
+			return
+		}
 	}
 	delay := to.link.delay
 	if from != nil {

@@ -25,8 +25,9 @@ type socket struct {
 }
 
 var (
-	_ dgram.Conn      = (*socket)(nil)
-	_ dgram.TTLWriter = (*socket)(nil)
+	_ dgram.Conn          = (*socket)(nil)
+	_ dgram.TTLWriter     = (*socket)(nil)
+	_ dgram.RoutersWriter = (*socket)(nil)
 )
 
 func newSocket(h *Host, addr netip.AddrPort) *socket {
@@ -137,30 +138,39 @@ func (s *socket) enqueue(p *parcel) {
 func (s *socket) Write(b dgram.Burst) error { return s.WriteTTL(b, DefaultTTL) }
 
 // WriteTTL sends b with a TTL of its own.
-func (s *socket) WriteTTL(b dgram.Burst, ttl int) error {
+func (s *socket) WriteTTL(b dgram.Burst, ttl int) error { return s.writeAs(b, parcel{ttl: ttl}) }
+
+// WriteRouters sends b with a timestamp option that overflows behind so many
+// routers.
+func (s *socket) WriteRouters(b dgram.Burst, routers int) error {
+	return s.writeAs(b, parcel{ttl: DefaultTTL, past: routers + 1})
+}
+
+func (s *socket) writeAs(b dgram.Burst, as parcel) error {
 	lab := s.host.lab
 	lab.mu.Lock()
 	defer lab.mu.Unlock()
-	if err := s.send(b, ttl); err != nil {
+	if err := s.send(b, as); err != nil {
 		return &net.OpError{Op: "write", Net: "udp", Source: net.UDPAddrFromAddrPort(s.addr), Addr: net.UDPAddrFromAddrPort(b.Addr), Err: err}
 	}
 	return nil
 }
 
-func (s *socket) send(b dgram.Burst, ttl int) error {
+func (s *socket) send(b dgram.Burst, as parcel) error {
 	h := s.host
 	to := netip.AddrPortFrom(b.Addr.Addr().Unmap(), b.Addr.Port())
 	if s.closed {
 		return net.ErrClosed
 	}
-	if !to.IsValid() || to.Port() == 0 || ttl < 1 || ttl > 255 {
+	if !to.IsValid() || to.Port() == 0 || as.ttl < 1 || as.ttl > 255 {
 		return os.NewSyscallError("sendmsg", syscall.EINVAL)
 	}
 	from, err := h.source(s.addr.Addr(), to.Addr())
 	if err != nil {
 		return os.NewSyscallError("sendmsg", err)
 	}
-	return h.launch(&parcel{from: netip.AddrPortFrom(from, s.addr.Port()), to: to, ttl: ttl}, b)
+	as.from, as.to = netip.AddrPortFrom(from, s.addr.Port()), to
+	return h.launch(&as, b)
 }
 
 // launch sends b's datagrams with p's addresses.

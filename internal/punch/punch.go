@@ -22,6 +22,10 @@ type Plan struct {
 	// the instant to fire: past a home NAT and a carrier's, short of the
 	// peer's. 4 worked with three hops between the networks.
 	PrimeTTL int
+	// PrimeRouters makes the prime pass so many routers, and no other, in place
+	// of PrimeTTL: a peer's NAT that is nearer than the TTL reaches would take it
+	// as addressed to itself. 0 leaves it at the TTL.
+	PrimeRouters int
 	// Pace is the wait between the first probes of two candidates (Ta of RFC
 	// 8445 section 14.2, which allows 5 ms).
 	Pace time.Duration
@@ -31,6 +35,14 @@ type Plan struct {
 	RoundTrips int
 	// Least bounds that wait from below, for the jitter of short paths.
 	Least time.Duration
+}
+
+// NearPlan is DefaultPlan for a peer whose NAT may be the next router behind
+// ours, with none between.
+func NearPlan() Plan {
+	p := DefaultPlan()
+	p.PrimeRouters = 1
+	return p
 }
 
 // DefaultPlan suits every pair whose mappings do not depend on the
@@ -91,8 +103,19 @@ func (r *Rung) prime(to netip.AddrPort) {
 		return // no NAT lies between, and few hops
 	}
 	for _, conn := range r.Conns {
-		if w, ok := conn.(dgram.TTLWriter); ok && sameFamily(conn, to) {
-			_ = w.WriteTTL(dgram.One(to, proto.Prime()), r.Plan.PrimeTTL)
+		if !sameFamily(conn, to) {
+			continue
+		}
+		ttl := r.Plan.PrimeTTL
+		if n := r.Plan.PrimeRouters; n > 0 {
+			if w, ok := conn.(dgram.RoutersWriter); ok && to.Addr().Unmap().Is4() {
+				_ = w.WriteRouters(dgram.One(to, proto.Prime()), n)
+				continue
+			}
+			ttl = n + 1 // the next best: where it ends at a router on the way it is as good
+		}
+		if w, ok := conn.(dgram.TTLWriter); ok {
+			_ = w.WriteTTL(dgram.One(to, proto.Prime()), ttl)
 		}
 	}
 }
@@ -210,7 +233,8 @@ func (r *Rung) explain(c *climb, refused []string, patience time.Duration) error
 	f := &path.Failure{
 		Reason:   "no-answer",
 		Evidence: fmt.Sprintf("probed %s for %v from the instant that both sides fired; nothing came back", strings.Join(tried, ", "), patience),
-		Advice:   "if a firewall of yours drops incoming UDP that answers outgoing UDP, allow it; otherwise what looks like TCP, TCP or the relay has to do",
+		Advice: "let firewalls pass incoming UDP that answers outgoing UDP, and routers drop incoming UDP to themselves that nobody asked for " +
+			"(one that accepts it takes an early probe for its own, and then sends ours from another port); otherwise what looks like TCP, TCP or the relay has to do",
 	}
 	if len(tried) == 0 {
 		f.Reason, f.Evidence = "no-candidates", noCandidates(refused)

@@ -204,3 +204,31 @@ func TestEndsWithItsContext(t *testing.T) {
 		}
 	})
 }
+
+// counted is a socket that can have routers count as well.
+type counted struct {
+	*socket
+	routers map[netip.AddrPort]int
+}
+
+func (c *counted) WriteRouters(b dgram.Burst, routers int) error {
+	c.routers[b.Addr] = routers
+	return nil
+}
+
+// For a NAT that may be the next router behind ours the prime is one that this
+// router drops; where that can't be had, of a TTL that ends there.
+func TestPrimeForANeighbour(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		four, six, plain := &counted{newSocket("0.0.0.0:5000"), map[netip.AddrPort]int{}}, &counted{newSocket("[::]:5000"), nil}, newSocket("0.0.0.0:5001")
+		to4, to6 := ap("198.51.100.1:4000"), ap("[2001:db8::1]:4000")
+		r := &Rung{Conns: []dgram.Conn{four, six, plain}, Candidates: []netip.AddrPort{to4, to6}, Plan: NearPlan(), FireAt: time.Now()}
+		_ = r.Climb(t.Context(), newTried().try)
+		if four.routers[to4] != 1 || len(four.primes) != 0 {
+			t.Errorf("IPv4: %v, %v", four.routers, four.primes)
+		}
+		if len(six.primes) != 1 || six.ttl != 2 || len(plain.primes) != 1 || plain.ttl != 2 {
+			t.Errorf("IPv6 with TTL %d, elsewhere with %d", six.ttl, plain.ttl)
+		}
+	})
+}

@@ -40,6 +40,7 @@ type Options struct {
 	Wire                           bool
 	Loss                           float64 // on each way, 0 to 1
 	Hops                           int     // routers on each way; 0 is 6
+	OneLink                        bool    // the public side is one link: no router is on any way
 	IPv6                           bool    // everybody has it, without NAT; see HomeIPv6
 }
 
@@ -59,7 +60,10 @@ func (o *Options) fill() {
 	if o.LaptopNAT.post == nil {
 		o.LaptopNAT = Masquerade()
 	}
-	if o.Hops == 0 {
+	switch {
+	case o.OneLink:
+		o.Hops = 0
+	case o.Hops == 0:
 		o.Hops = 6
 	}
 }
