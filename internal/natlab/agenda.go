@@ -7,13 +7,16 @@ import (
 
 // agenda runs what is due in the order in which it was planned. One timer
 // serves all: a timer for each datagram would run those of one instant in any
-// order.
+// order. So does one goroutine, from the first plan to the lab's end: to each of
+// time.AfterFunc's the deep calls of a datagram's arrival cost a larger stack,
+// and the race detector much more.
 type agenda struct {
 	lab   *Lab
 	queue events
 	count uint64
 	timer *time.Timer
 	armed time.Time
+	over  chan struct{}
 }
 
 type event struct {
@@ -22,7 +25,10 @@ type event struct {
 	do  func()
 }
 
-func (g *agenda) init(l *Lab) { g.lab = l }
+func (g *agenda) init(l *Lab) {
+	g.lab = l
+	g.over = make(chan struct{})
+}
 
 // plan runs do at the given time with the lab's lock held.
 func (g *agenda) plan(at time.Time, do func()) {
@@ -44,10 +50,22 @@ func (g *agenda) arm() {
 	}
 	g.armed = next
 	if g.timer == nil {
-		g.timer = time.AfterFunc(time.Until(next), g.run)
+		g.timer = time.NewTimer(time.Until(next))
+		go g.keep()
 		return
 	}
 	g.timer.Reset(time.Until(next))
+}
+
+func (g *agenda) keep() {
+	for {
+		select {
+		case <-g.timer.C:
+			g.run()
+		case <-g.over:
+			return
+		}
+	}
 }
 
 func (g *agenda) run() {
@@ -65,6 +83,11 @@ func (g *agenda) clear() {
 	g.queue = nil
 	if g.timer != nil {
 		g.timer.Stop()
+	}
+	select {
+	case <-g.over:
+	default:
+		close(g.over)
 	}
 }
 

@@ -185,16 +185,7 @@ func (l *link) admit(d direction, p *parcel) *parcel {
 		return nil
 	}
 	p = l.clamp(p)
-	loss := l.lossOf(p)
-	checks := []struct {
-		why  Reason
-		test func([]byte) bool
-	}{
-		{DropMTU, func(b []byte) bool { return len(b)+p.headers() > l.mtu }},
-		{DropBlocked, func(b []byte) bool { return l.drop != nil && l.drop(p.from, p.to, b) }},
-		{DropLoss, func([]byte) bool { return loss > 0 && l.rand.Float64() < loss }},
-	}
-	for _, c := range checks {
+	for _, c := range l.checks(p) {
 		rest, gone := p.split(c.test)
 		if gone != nil {
 			l.lab.dropped(gone, l.name, c.why)
@@ -205,6 +196,26 @@ func (l *link) admit(d direction, p *parcel) *parcel {
 		p = rest
 	}
 	return p
+}
+
+// check finds the datagrams that a link does not take.
+type check struct {
+	why  Reason
+	test func(datagram []byte) bool
+}
+
+// checks are those that may find something of p.
+func (l *link) checks(p *parcel) (all []check) {
+	if headers := p.headers(); p.largest()+headers > l.mtu {
+		all = append(all, check{DropMTU, func(b []byte) bool { return len(b)+headers > l.mtu }})
+	}
+	if l.drop != nil {
+		all = append(all, check{DropBlocked, func(b []byte) bool { return l.drop(p.from, p.to, b) }})
+	}
+	if loss := l.lossOf(p); loss > 0 {
+		all = append(all, check{DropLoss, func([]byte) bool { return l.rand.Float64() < loss }})
+	}
+	return all
 }
 
 func (l *link) queueUp(d direction, p *parcel, other *attachment, delay time.Duration, arrive func(*parcel)) {
@@ -237,20 +248,22 @@ func passes(at time.Time, free *time.Time, bits, limit float64, queue time.Durat
 }
 
 func (l *link) fly(d direction, p *parcel, other *attachment, at time.Time, arrive func(*parcel)) {
-	late := func([]byte) bool { return l.reorder > 0 && l.rand.Float64() < l.reorder }
-	twice := func([]byte) bool { return l.duplicate > 0 && l.rand.Float64() < l.duplicate }
 	if l.jitter > 0 {
 		at = at.Add(time.Duration(l.rand.Int64N(int64(l.jitter))))
 	}
-	if _, copies := p.split(twice); copies != nil {
-		l.land(copies.with(copies.buf), at, arrive)
+	if l.duplicate > 0 {
+		if _, copies := p.split(func([]byte) bool { return l.rand.Float64() < l.duplicate }); copies != nil {
+			l.land(copies.with(copies.buf), at, arrive)
+		}
 	}
-	onTime, behind := p.split(late)
-	if behind != nil {
-		l.land(behind, at.Add(l.behind), arrive)
-	}
-	if onTime == nil {
-		return
+	if l.reorder > 0 {
+		onTime, behind := p.split(func([]byte) bool { return l.rand.Float64() < l.reorder })
+		if behind != nil {
+			l.land(behind, at.Add(l.behind), arrive)
+		}
+		if p = onTime; p == nil {
+			return
+		}
 	}
 	lane := &l.lanes[d]
 	if last := lane.last[other]; at.Before(last) {
@@ -260,7 +273,7 @@ func (l *link) fly(d direction, p *parcel, other *attachment, at time.Time, arri
 		lane.last = make(map[*attachment]time.Time)
 	}
 	lane.last[other] = at
-	l.land(onTime, at, arrive)
+	l.land(p, at, arrive)
 }
 
 func (l *link) land(p *parcel, at time.Time, arrive func(*parcel)) {
