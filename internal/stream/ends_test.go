@@ -179,6 +179,7 @@ func TestNoCarrier(t *testing.T) {
 				t.Errorf("the %s sees %v", who, err)
 			}
 		}
+		synctest.Wait() // the readers of both local connections have seen their ends
 		p.empty(t)
 	})
 }
