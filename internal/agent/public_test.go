@@ -327,7 +327,7 @@ func TestPublicSteadyFlow(t *testing.T) {
 	t.Parallel()
 	bubble.Test(t, func(t *testing.T) {
 		r := newPublicTrip(t, rawPublic, spares(1))
-		s := startStream(r.phone(1), publicAt, 20*time.Millisecond)
+		s := startStream(r.phone(1), publicAt, 100*time.Millisecond)
 		time.Sleep(5 * time.Minute)
 		s.end()
 		time.Sleep(time.Second)

@@ -80,10 +80,10 @@ func (p *publicTCP) call(t *testing.T) net.Conn {
 func TestPublicTCPPortReachesService(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		p := newPublicTCP(t, "", echoTCP)
-		b := noise(4 << 20)
+		b := noise(1 << 20)
 		var all []*pumped
 		for range 5 {
-			all = append(all, pump(p.call(t), b, 1<<20))
+			all = append(all, pump(p.call(t), b, 256<<10))
 		}
 		time.Sleep(time.Second)
 		if st := p.home.Status().Services[0]; st.Flows != 5 || st.Public == nil || st.Public.Clients != 5 {
@@ -165,8 +165,8 @@ func TestPublicTCPRefusals(t *testing.T) {
 func TestPublicTCPTransferSurvivesANewAddress(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		p := newPublicTCP(t, "", echoTCP)
-		b := noise(8 << 20)
-		u := pump(p.call(t), b, 256<<10)
+		b := noise(32 * pace)
+		u := pump(p.call(t), b, pace)
 		time.Sleep(5 * time.Second)
 		p.homeHost.Readdress("192.168.1.77")
 		u.check(t, b, 20*time.Second)

@@ -88,11 +88,16 @@ type pumped struct {
 	done      chan struct{}
 }
 
-// pump sends b at a pace of at most rate bytes a second and reads the echo.
+// pace is that of transfers under which something changes, in bytes a second:
+// always something is on its way, and little else costs the test time.
+const pace = 128 << 10
+
+// pump sends b at a pace of at most rate bytes a second, in pieces of 1 to 16
+// KiB, and reads the echo.
 func pump(c net.Conn, b []byte, rate int) *pumped {
 	p := &pumped{done: make(chan struct{})}
 	go func() {
-		const piece = 16 << 10
+		piece := max(1<<10, min(16<<10, rate/16))
 		for rest := b; len(rest) > 0; {
 			n, err := c.Write(rest[:min(piece, len(rest))])
 			if err != nil {
@@ -175,8 +180,8 @@ func TestTransferSurvivesMoves(t *testing.T) {
 	virtual(t, func(t *testing.T) {
 		p := tcpPair(t, echoTCP, "", "", nil, nil)
 		c := p.call(t)
-		b := noise(12 << 20)
-		u := pump(c, b, 512<<10)
+		b := noise(24 * pace)
+		u := pump(c, b, pace)
 		p.direct(t)
 		time.Sleep(2 * time.Second)
 		p.cafe.Block(func(_, to netip.AddrPort, _ []byte) bool { return to.Addr() == netip.MustParseAddr("198.51.100.1") })
@@ -199,8 +204,8 @@ func TestTransferSurvivesTheLossOfTwoPathsAtOnce(t *testing.T) {
 		s := startStream(other, ruledTo, 50*time.Millisecond)
 		defer s.end()
 		c := p.call(t)
-		b := noise(8 << 20)
-		u := pump(c, b, 512<<10)
+		b := noise(16 * pace)
+		u := pump(c, b, pace)
 		p.direct(t)
 		fake := path.KindsOf(path.DirectFakeTCP)
 		waitFor(t, "fake TCP beside", 20*time.Second, func() bool {
@@ -272,7 +277,7 @@ func TestSlowReaderIsBackpressure(t *testing.T) {
 			_, _ = io.Copy(&got, c)
 		}, "", "", nil, nil)
 		c := p.call(t)
-		b := noise(64 << 20)
+		b := noise(25 << 20)
 		_ = c.SetWriteDeadline(time.Now().Add(30 * time.Second))
 		n, err := c.Write(b)
 		if err == nil || n > 24<<20 {
@@ -315,8 +320,8 @@ func TestRestartEndsConnections(t *testing.T) {
 			t.Errorf("reset after %v", d)
 		}
 		c = p.call(t)
-		u := pump(c, noise(1<<20), 1<<20)
-		u.check(t, noise(1<<20), 10*time.Second)
+		b := noise(pace)
+		pump(c, b, pace).check(t, b, 10*time.Second)
 	})
 }
 
@@ -342,8 +347,8 @@ func TestKilledPeerEndsConnections(t *testing.T) {
 		if d := time.Since(began); d > 10*time.Second {
 			t.Errorf("the client is told after %v: %v", d, err)
 		}
-		b := noise(1 << 20)
-		pump(p.call(t), b, 1<<20).check(t, b, 5*time.Second)
+		b := noise(pace)
+		pump(p.call(t), b, pace).check(t, b, 5*time.Second)
 	})
 }
 
@@ -356,14 +361,14 @@ func TestBothSidesDialAtOnce(t *testing.T) {
 			serveTCP(t, p.road, webAt, echoTCP)
 		}, all(exposing(t, webName, "tcp://"+webAt), dialing(t, "laptop", webName, "tcp://"+webTo)),
 			all(exposing(t, webName, "tcp://"+webAt), dialing(t, "home", webName, "tcp://"+webTo)))
-		b := noise(2 << 20)
+		b := noise(256 << 10)
 		there, err := p.home.DialTCP(t.Context(), netip.AddrPort{}, netip.MustParseAddrPort(webTo))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = there.Close() }()
 		here := p.call(t)
-		u, v := pump(here, b, 1<<20), pump(there, b, 1<<20)
+		u, v := pump(here, b, pace), pump(there, b, pace)
 		u.check(t, b, 2*time.Second)
 		v.check(t, b, 2*time.Second)
 	})

@@ -27,8 +27,8 @@ func TestConnectionsOverTCPBetweenPeers(t *testing.T) {
 		}, all(unprivileged, exposing(t, webName, "tcp://"+webAt)), all(unprivileged, dialing(t, "home", webName, "tcp://"+webTo)))
 		p.goes(t, path.DirectTCP.String())
 
-		b := noise(20 << 20)
-		transfer := pump(p.call(t), b, 500<<10)
+		b := noise(40 * pace)
+		transfer := pump(p.call(t), b, pace)
 		time.Sleep(time.Second)
 		if !p.onLine() {
 			t.Error("a connection does not use the byte stream")

@@ -31,41 +31,38 @@ func onTLSAlone(t *testing.T, udp bool, home, road func(*Config)) *pair {
 }
 
 // Where both legs are over TLS, connections go over a stream through the relay,
-// and leave it for UDP when that passes, without losing a byte. It takes real
-// time: see virtual.
+// and leave it for UDP when that passes, without losing a byte.
 func TestConnectionsOverTheRelaysTLS(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes real time")
-	}
-	emptyPools()
-	p := onTLSAlone(t, false, nil, nil)
-	b := noise(16 << 20)
-	transfer := pump(p.call(t), b, 512<<10)
-	began := time.Now()
-	waitFor(t, "the relay", 20*time.Second, func() bool { return best(p.laptop, "home") == "relay-tls" })
-	waitFor(t, "a stream through the relay", 20*time.Second, p.onSplice)
-	t.Logf("on a stream through the relay after %v", time.Since(began))
-	time.Sleep(5 * time.Second)
-	if !p.onSplice() {
-		t.Error("it did not last")
-	}
-	p.cafe.Set(natlab.NoUDP(false))
-	p.carrier.Set(natlab.NoUDP(false))
-	for a, peer := range map[*running]string{p.laptop: "home", p.far: "laptop"} {
-		a.link.check()
-		a.peer(peer).networkChanged()
-	}
-	waitFor(t, "direct-udp", 20*time.Second, func() bool { return best(p.laptop, "home") == "direct-udp" })
-	waitFor(t, "QUIC in the session", 20*time.Second, func() bool { return !p.onSplice() })
-	select {
-	case <-transfer.done:
-		t.Error("the transfer had ended before it moved")
-	default:
-	}
-	transfer.check(t, b, 3*time.Second)
-	if st := p.laptop.peer("home").tcp.out.Status(); st.Broken != 0 || st.Resumed < 2 {
-		t.Errorf("%+v", st)
-	}
+	virtual(t, func(t *testing.T) {
+		p := onTLSAlone(t, false, nil, nil)
+		b := noise(32 * pace)
+		transfer := pump(p.call(t), b, pace)
+		began := time.Now()
+		waitFor(t, "the relay", 20*time.Second, func() bool { return best(p.laptop, "home") == "relay-tls" })
+		waitFor(t, "a stream through the relay", 20*time.Second, p.onSplice)
+		t.Logf("on a stream through the relay after %v", time.Since(began))
+		time.Sleep(5 * time.Second)
+		if !p.onSplice() {
+			t.Error("it did not last")
+		}
+		p.cafe.Set(natlab.NoUDP(false))
+		p.carrier.Set(natlab.NoUDP(false))
+		for a, peer := range map[*running]string{p.laptop: "home", p.far: "laptop"} {
+			a.link.check()
+			a.peer(peer).networkChanged()
+		}
+		waitFor(t, "direct-udp", 20*time.Second, func() bool { return best(p.laptop, "home") == "direct-udp" })
+		waitFor(t, "QUIC in the session", 20*time.Second, func() bool { return !p.onSplice() })
+		select {
+		case <-transfer.done:
+			t.Error("the transfer had ended before it moved")
+		default:
+		}
+		transfer.check(t, b, 3*time.Second)
+		if st := p.laptop.peer("home").tcp.out.Status(); st.Broken != 0 || st.Resumed < 2 {
+			t.Errorf("%+v", st)
+		}
+	})
 }
 
 // Where there is no such stream, because one of both knows none or the peer's leg
@@ -92,7 +89,7 @@ func TestConnectionsStayOnQUICWithoutSplice(t *testing.T) {
 				if now := best(p.laptop, "home"); now != "relay-tls" {
 					t.Errorf("data takes %s", now)
 				}
-				transfer.check(t, b, 9*time.Second) // a piece is sent every 8 s
+				transfer.check(t, b, time.Second)
 				far := p.far.peer("laptop").tcp.splices.refused.Load()
 				if asked := c.road == nil || c.udp; asked != (far > 0) {
 					t.Errorf("the peer has refused %d", far)

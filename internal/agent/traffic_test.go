@@ -165,7 +165,8 @@ func dialing(t *testing.T, peer, name, url string) func(*Config) {
 	}
 }
 
-// waitFor waits until ok, d at most, looking each millisecond.
+// waitFor waits until ok, d at most, looking each millisecond at first and each
+// five later.
 func waitFor(t *testing.T, what string, d time.Duration, ok func() bool) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -173,16 +174,21 @@ func waitFor(t *testing.T, what string, d time.Duration, ok func() bool) time.Du
 		if time.Since(began) > d {
 			t.Fatalf("not within %v: %s", d, what)
 		}
-		time.Sleep(time.Millisecond)
+		step := time.Millisecond
+		if time.Since(began) > 250*time.Millisecond {
+			step *= 5
+		}
+		time.Sleep(step)
 	}
 	return time.Since(began)
 }
 
 // best is the path that an agent's data to a peer takes.
 func best(a *running, peer string) string {
-	for _, p := range a.Status().Peers {
-		if p.Name == peer {
-			return p.Path
+	for _, p := range a.peers.all() {
+		if p.name == peer {
+			s, _ := p.status()
+			return s.Path
 		}
 	}
 	return ""
