@@ -12,6 +12,10 @@ LAB_PATTERN := /internal/(natlab/(debian|netns|programs)|faketcp|tun)(/|$$)
 # GOARCH is the host's where none is named.
 CROSS := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm64
 
+# The race detector would wait a second at each program's end, for races that
+# are being reported by then.
+RACE := CGO_ENABLED=1 GORACE=atexit_sleep_ms=0
+
 .PHONY: help build demo test unit lab paths check format vet lint generated cross bench packages fuzz clean deps
 
 help: ## this list
@@ -26,10 +30,10 @@ demo: deps build ## WireGuard through two NATs and a CG-NAT, in two minutes
 test: deps build unit lab ## all tests
 
 unit: ## tests that need no privilege, with the race detector
-	CGO_ENABLED=1 $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
+	$(RACE) $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
 
 lab: ## tests with real programs in network namespaces
-	CGO_ENABLED=1 scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
+	$(RACE) scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
 
 check: format vet lint generated cross ## all that looks at the code without running it
 
