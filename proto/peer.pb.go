@@ -456,6 +456,13 @@ type Behaviour struct {
 	Mapping        Behaviour_Dependence   `protobuf:"varint,1,opt,name=mapping,proto3,enum=rendezvous.v1.Behaviour_Dependence" json:"mapping,omitempty"`
 	Filtering      Behaviour_Dependence   `protobuf:"varint,2,opt,name=filtering,proto3,enum=rendezvous.v1.Behaviour_Dependence" json:"filtering,omitempty"`
 	PortPreserving bool                   `protobuf:"varint,3,opt,name=port_preserving,json=portPreserving,proto3" json:"port_preserving,omitempty"`
+	PortDelta      int32                  `protobuf:"zigzag32,4,opt,name=port_delta,json=portDelta,proto3" json:"port_delta,omitempty"` // from the port of one new mapping to that of the next; 0: no rule was seen
+	PortLow        uint32                 `protobuf:"varint,5,opt,name=port_low,json=portLow,proto3" json:"port_low,omitempty"`         // the band that the ports of new mappings were seen in, where
+	PortHigh       uint32                 `protobuf:"varint,6,opt,name=port_high,json=portHigh,proto3" json:"port_high,omitempty"`      // they are not preserved; 0: not known
+	LastPort       uint32                 `protobuf:"varint,7,opt,name=last_port,json=lastPort,proto3" json:"last_port,omitempty"`      // of the newest mapping when these candidates were made; 0: not known
+	Addresses      uint32                 `protobuf:"varint,8,opt,name=addresses,proto3" json:"addresses,omitempty"`                    // outside addresses that one host was seen from at once
+	Sessions       uint32                 `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`                      // flows at once that the NAT was seen to carry; 0: not tried
+	Hairpin        bool                   `protobuf:"varint,10,opt,name=hairpin,proto3" json:"hairpin,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -507,6 +514,55 @@ func (x *Behaviour) GetFiltering() Behaviour_Dependence {
 func (x *Behaviour) GetPortPreserving() bool {
 	if x != nil {
 		return x.PortPreserving
+	}
+	return false
+}
+
+func (x *Behaviour) GetPortDelta() int32 {
+	if x != nil {
+		return x.PortDelta
+	}
+	return 0
+}
+
+func (x *Behaviour) GetPortLow() uint32 {
+	if x != nil {
+		return x.PortLow
+	}
+	return 0
+}
+
+func (x *Behaviour) GetPortHigh() uint32 {
+	if x != nil {
+		return x.PortHigh
+	}
+	return 0
+}
+
+func (x *Behaviour) GetLastPort() uint32 {
+	if x != nil {
+		return x.LastPort
+	}
+	return 0
+}
+
+func (x *Behaviour) GetAddresses() uint32 {
+	if x != nil {
+		return x.Addresses
+	}
+	return 0
+}
+
+func (x *Behaviour) GetSessions() uint32 {
+	if x != nil {
+		return x.Sessions
+	}
+	return 0
+}
+
+func (x *Behaviour) GetHairpin() bool {
+	if x != nil {
+		return x.Hairpin
 	}
 	return false
 }
@@ -861,6 +917,7 @@ type Again struct {
 	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	Raw           *RawFlow               `protobuf:"bytes,3,opt,name=raw,proto3" json:"raw,omitempty"`
 	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"` // the kinds of direct path to try; empty means direct-udp
+	Plan          string                 `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`   // the plan that this side goes to at most for UDP; empty: what both behaviours suggest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -921,6 +978,13 @@ func (x *Again) GetPaths() []string {
 		return x.Paths
 	}
 	return nil
+}
+
+func (x *Again) GetPlan() string {
+	if x != nil {
+		return x.Plan
+	}
+	return ""
 }
 
 // RawFlow gives a flow of a raw service a 5-tuple of its own.
@@ -1962,11 +2026,20 @@ const file_peer_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\x0e2\x1c.rendezvous.v1.CandidateTypeR\x04type\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04port\x18\x03 \x01(\rR\x04port\x126\n" +
-	"\ttransport\x18\x04 \x01(\x0e2\x18.rendezvous.v1.TransportR\ttransport\"\xad\x02\n" +
+	"\ttransport\x18\x04 \x01(\x0e2\x18.rendezvous.v1.TransportR\ttransport\"\xf5\x03\n" +
 	"\tBehaviour\x12=\n" +
 	"\amapping\x18\x01 \x01(\x0e2#.rendezvous.v1.Behaviour.DependenceR\amapping\x12A\n" +
 	"\tfiltering\x18\x02 \x01(\x0e2#.rendezvous.v1.Behaviour.DependenceR\tfiltering\x12'\n" +
-	"\x0fport_preserving\x18\x03 \x01(\bR\x0eportPreserving\"u\n" +
+	"\x0fport_preserving\x18\x03 \x01(\bR\x0eportPreserving\x12\x1d\n" +
+	"\n" +
+	"port_delta\x18\x04 \x01(\x11R\tportDelta\x12\x19\n" +
+	"\bport_low\x18\x05 \x01(\rR\aportLow\x12\x1b\n" +
+	"\tport_high\x18\x06 \x01(\rR\bportHigh\x12\x1b\n" +
+	"\tlast_port\x18\a \x01(\rR\blastPort\x12\x1c\n" +
+	"\taddresses\x18\b \x01(\rR\taddresses\x12\x1a\n" +
+	"\bsessions\x18\t \x01(\rR\bsessions\x12\x18\n" +
+	"\ahairpin\x18\n" +
+	" \x01(\bR\ahairpin\"u\n" +
 	"\n" +
 	"Dependence\x12\x16\n" +
 	"\x12DEPENDENCE_UNKNOWN\x10\x00\x12\x18\n" +
@@ -2002,14 +2075,15 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\n" +
 	"candidates\x12\x1a\n" +
-	"\binstance\x18\x02 \x01(\x04R\binstance\"\x98\x01\n" +
+	"\binstance\x18\x02 \x01(\x04R\binstance\"\xac\x01\n" +
 	"\x05Again\x125\n" +
 	"\n" +
 	"candidates\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\n" +
 	"candidates\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12(\n" +
 	"\x03raw\x18\x03 \x01(\v2\x16.rendezvous.v1.RawFlowR\x03raw\x12\x14\n" +
-	"\x05paths\x18\x04 \x03(\tR\x05paths\"M\n" +
+	"\x05paths\x18\x04 \x03(\tR\x05paths\x12\x12\n" +
+	"\x04plan\x18\x05 \x01(\tR\x04plan\"M\n" +
 	"\aRawFlow\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x04R\binstance\x12\x12\n" +

@@ -57,6 +57,9 @@ func Marshal(m proto.Message) ([]byte, error) { return proto.Marshal(m) }
 // Unmarshal decodes b into m.
 func Unmarshal(b []byte, m proto.Message) error { return proto.Unmarshal(b, m) }
 
+// Clone copies m, all that it holds included.
+func Clone[M proto.Message](m M) M { return proto.Clone(m).(M) }
+
 // NewEndpoint is a in protobuf.
 func NewEndpoint(a netip.AddrPort) *Endpoint {
 	return &Endpoint{Addr: a.Addr().Unmap().AsSlice(), Port: uint32(a.Port())}

@@ -266,6 +266,8 @@ func element(v protoreflect.Value, f protoreflect.FieldDescriptor) protoreflect.
 		return protoreflect.ValueOfInt64(int64(n) << 40)
 	case protoreflect.Uint32Kind:
 		return protoreflect.ValueOfUint32(uint32(n) << 20)
+	case protoreflect.Sint32Kind:
+		return protoreflect.ValueOfInt32(-int32(n) << 20)
 	}
 	panic("no value for a field of kind " + f.Kind().String())
 }

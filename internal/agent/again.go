@@ -134,13 +134,13 @@ func failedAttempt(err error) ladder.Attempt {
 // sides, their addresses exchanged sealed, and one instant to fire. another
 // asks for a relay leg of another kind besides.
 func (as *association) again(ctx context.Context, attempt uint32, kinds []path.Kind, another bool) error {
-	o, err := as.openKinds(kinds)
+	o, err := as.openKinds(kinds, attempt)
 	if err != nil {
 		return err
 	}
 	defer o.close()
 	wanted := append(slices.Clone(kinds), as.lacking(as.Best())...)
-	f := freshening{mine: o.gather(ctx), ports: &freshPorts{openings: o, wanted: wanted}, another: another, target: as}
+	f := freshening{mine: o.gather(ctx), ports: &freshPorts{openings: o, wanted: wanted}, attempt: attempt, another: another, target: as}
 	return as.fresh(ctx, &proto.Again{Attempt: attempt, Paths: o.names(kinds)}, f)
 }
 
@@ -154,6 +154,7 @@ func (as *association) lacking(best path.Kind) []path.Kind {
 
 // freshening is our side of a fresh introduction.
 type freshening struct {
+	attempt uint32
 	mine    gathered
 	ports   *freshPorts // nil: the relay alone
 	another bool        // a relay leg of another kind than those there are
@@ -194,7 +195,7 @@ func (as *association) fresh(ctx context.Context, m *proto.Again, f freshening) 
 	}
 	f.target.setTheirs(theirs)
 	f.target.climb(climbing{
-		mine: f.mine, theirs: theirs, allocation: in.GetAllocation(), another: f.another, fresh: f.ports, near: near(m),
+		attempt: f.attempt, mine: f.mine, theirs: theirs, allocation: in.GetAllocation(), another: f.another, fresh: f.ports, near: near(m),
 		fireAt: fireAt(arrived, answer.GetAnswer().GetFireAfterUs()),
 		rtt:    as.a.link.peerRTT(in.GetPeerRttUs()),
 	})
@@ -330,12 +331,12 @@ func (a *Agent) associationOf(token []byte) *association {
 
 func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto.Again, theirs offered, target *association) error {
 	as.answeredAgain()
-	f := freshening{target: target, another: m.GetAttempt() > 0 && m.GetRaw() == nil}
+	f := freshening{attempt: m.GetAttempt(), target: target, another: m.GetAttempt() > 0 && m.GetRaw() == nil}
 	reply := &proto.Again{Attempt: m.GetAttempt(), Raw: m.GetRaw()}
 	if m.GetAttempt() > 0 || m.GetRaw() != nil {
 		asked := kindsOf(m.GetPaths())
 		able := slices.DeleteFunc(slices.Clone(asked), func(k path.Kind) bool { return as.a.unable(k) != nil || !theirs.allows(k) })
-		ports, err := target.openKinds(able)
+		ports, err := target.openKinds(able, m.GetAttempt())
 		if err != nil {
 			return err
 		}
@@ -361,7 +362,7 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 	at := fireAt(time.Now(), fire.GetGo().GetFireAfterUs())
 	target.setTheirs(theirs)
 	target.climb(climbing{
-		mine: f.mine, theirs: theirs, allocation: o.GetAllocation(), another: f.another, fresh: f.ports, near: near(m),
+		attempt: f.attempt, mine: f.mine, theirs: theirs, allocation: o.GetAllocation(), another: f.another, fresh: f.ports, near: near(m),
 		fireAt: at, rtt: as.a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	return nil

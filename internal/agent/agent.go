@@ -40,6 +40,8 @@ type Agent struct {
 	connector *forward.Connector
 	public    *publisher
 	here      atomic.Pointer[gathered] // of the main sockets
+	nature    studied
+	shots     atomic.Uint64 // that punches have sent beyond the candidates' probes
 	tasks     tasks
 	began     time.Time
 	refusals  refusals

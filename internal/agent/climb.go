@@ -9,11 +9,13 @@ import (
 	"rendezvous/internal/ladder"
 	"rendezvous/internal/path"
 	"rendezvous/internal/punch"
+	"rendezvous/internal/stun"
 	"rendezvous/proto"
 )
 
 // climbing is what one introduction gave to climb with.
 type climbing struct {
+	attempt    uint32
 	mine       gathered
 	theirs     offered
 	allocation *proto.Allocation
@@ -68,20 +70,49 @@ func (r signalling) Climb(ctx context.Context, try path.Try) error {
 }
 
 func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
-	plan := punch.DefaultPlan()
-	if c.near {
-		plan = punch.NearPlan()
-	}
-	return &punch.Rung{
+	r := &punch.Rung{
 		Conns: connsOf(from), Candidates: c.theirs.addrs, More: c.more,
 		SharedOutside: sharesOutside(c.mine.outside, c.theirs.outside),
-		FireAt:        c.fireAt, RTT: c.rtt, Plan: plan,
+		FireAt:        c.fireAt, RTT: c.rtt, Plan: punch.DefaultPlan(),
 		Context: func() *path.Failure {
 			if as.a.link.ways().udpDead {
 				return udpBlocked()
 			}
 			return whyNot(c.mine.behaviour, as.theirBehaviour(c.theirs))
 		},
+	}
+	if c.fresh != nil {
+		as.plan(r, c)
+	}
+	if c.near {
+		r.Plan = r.Plan.Near()
+	}
+	return r
+}
+
+// plan makes a rung from new ports go by both NATs' behaviours.
+func (as *association) plan(r *punch.Rung, c climbing) {
+	r.Plan = punch.PlanFor(c.mine.behaviour, c.theirs.behaviour, as.initiator, c.attempt)
+	if as.raw != nil && r.Plan.Name == punch.Spray {
+		r.Plan = punch.DefaultPlan() // the flow crosses sealed; not for each one a spray
+	}
+	if best := as.Best(); best == path.None || best.Relayed() {
+		r.Found = as.found()
+	}
+	r.Gunnery = punch.Gunnery{
+		Shoot: func(p path.Path) error { return as.Shoot(p, path.DirectUDP) },
+		Open: func(n int) (conns []dgram.Conn) {
+			for range n {
+				e, err := as.openOne()
+				if err != nil {
+					break
+				}
+				c.fresh.udp = append(c.fresh.udp, e)
+				conns = append(conns, e.conn)
+			}
+			return conns
+		},
+		Theirs: c.theirs.behaviour, Budget: punch.DefaultBudget, Sent: &as.a.shots,
 	}
 }
 
@@ -100,23 +131,29 @@ func udpBlocked() *path.Failure {
 
 // whyNot explains a punch that failed where the NATs' mappings explain it.
 func whyNot(mine, theirs *proto.Behaviour) *path.Failure {
-	const varies = proto.Behaviour_ADDRESS_AND_PORT_DEPENDENT
-	here, there := mine.GetMapping() == varies, theirs.GetMapping() == varies
+	here, there := punch.NatureOf(mine) != punch.Easy, punch.NatureOf(theirs) != punch.Easy
+	odds := punch.Odds(mine, theirs)
+	if odds != "" {
+		odds = "; " + odds
+	}
 	advice := "put one side behind a NAT whose mapping does not depend on the destination (many routers call it full cone or endpoint-independent), " +
 		"forward a UDP port there, or use IPv6"
 	switch {
 	case here && there:
 		return &path.Failure{Reason: "both-mappings-vary", Advice: advice,
-			Evidence: "both NATs give each destination another port (address-and-port-dependent mapping), so neither side can know where to send"}
+			Evidence: "both NATs give each destination another port (" + dependence(mine) + " and " + dependence(theirs) + " mapping), so neither side can know where to send" + odds}
 	case here:
 		return &path.Failure{Reason: "own-mapping-varies", Advice: advice,
-			Evidence: "the NAT here gives each destination another port (address-and-port-dependent mapping), and the peer's NAT filters by port"}
+			Evidence: "the NAT here gives each destination another port (" + dependence(mine) + " mapping), and the peer's NAT filters by port" + odds}
 	case there:
 		return &path.Failure{Reason: "peer-mapping-varies", Advice: advice,
-			Evidence: "the peer's NAT gives each destination another port (address-and-port-dependent mapping), and the NAT here filters by port"}
+			Evidence: "the peer's NAT gives each destination another port (" + dependence(theirs) + " mapping), and the NAT here filters by port" + odds}
 	}
 	return nil
 }
+
+// dependence is RFC 4787's word for a mapping.
+func dependence(b *proto.Behaviour) string { return stun.Behaviour(b.GetMapping()).String() }
 
 // refused is the rung of a kind that a config does not allow.
 type refused struct {

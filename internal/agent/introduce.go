@@ -10,6 +10,7 @@ import (
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -95,6 +96,9 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 	answer, err := await(ctx, answers, answerWithin)
 	if err == nil {
 		err = p.finish(as, info, hand, answer, more)
+	}
+	if err == nil && punch.PlanFor(mine.behaviour, as.theirBehaviour(c.theirs), true, 1).Name != punch.Plain {
+		c.punched.give() // the main sockets' ports lead nowhere
 	}
 	close(more)
 	if err != nil {

@@ -87,7 +87,12 @@ func TestTwoHoursOfLightTraffic(t *testing.T) {
 			t.Parallel()
 			bubble.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				home, _, _ := w.home()
+				var home *natlab.Host
+				if name == "direct-udp" {
+					home, _, _ = w.home()
+				} else {
+					home = w.lab.NAT("mobile", "198.51.100.1", road).Host("home", "10.0.0.2")
+				}
 				where, cafe := w.road(road)
 				var epochs [2]atomic.Uint64
 				cafe.DropWhen(func(_, _ netip.AddrPort, d []byte) bool {

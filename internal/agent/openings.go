@@ -34,10 +34,11 @@ func (a *Agent) unable(k path.Kind) *path.Failure {
 // openings are new ports to punch from, of each transport that both agents
 // may use.
 type openings struct {
-	as   *association
-	udp  []*endpoint
-	fake []*endpoint // datagrams dressed as TCP segments
-	tcp  []*tcpPort
+	as      *association
+	attempt uint32 // of punching
+	udp     []*endpoint
+	fake    []*endpoint // datagrams dressed as TCP segments
+	tcp     []*tcpPort
 }
 
 // tcpPort is a TCP port that several connections share, so that what a server
@@ -71,8 +72,8 @@ func (p *tcpPort) close() {
 
 // openKinds opens ports for the kinds of direct path. A kind that can't be had
 // is left out; the error says why there is none at all.
-func (as *association) openKinds(kinds []path.Kind) (*openings, error) {
-	o := &openings{as: as}
+func (as *association) openKinds(kinds []path.Kind, attempt uint32) (*openings, error) {
+	o := &openings{as: as, attempt: attempt}
 	var faults []error
 	for _, k := range kinds {
 		var err error
@@ -181,7 +182,7 @@ func (o *openings) gather(ctx context.Context) gathered {
 		if w.udpDead { // the others would wait for nothing
 			parts[0] = o.as.a.hosts(o.udp)
 		} else {
-			parts[0] = o.as.a.gather(ctx, o.udp)
+			parts[0] = o.gatherUDP(ctx)
 		}
 	})
 	wait.Go(func() { parts[1] = o.gatherFakeTCP(ctx, w.fakeTCP) })

@@ -68,6 +68,11 @@ func (a *Agent) record() (*proto.Signed, error) {
 // publish keeps the candidates of the main sockets fresh, here and at the
 // coordinator, where introductions find them without asking us first.
 func (l *link) publish(ctx context.Context, client *Connection) {
+	known := make(chan struct{})
+	l.a.tasks.start(func(context.Context) {
+		defer close(known)
+		l.a.study(ctx)
+	})
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	var last string
@@ -77,6 +82,7 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 		if ctx.Err() != nil {
 			return
 		}
+		g.behaviour = knowing(g.behaviour, l.a.natureWithin(ctx, 0))
 		l.a.here.Store(&g)
 		if text := fmt.Sprint(g.candidates, g.behaviour); text != last || time.Since(stood) > standingFor/4 {
 			if err := l.stand(client, g); err == nil {
@@ -86,6 +92,8 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-known:
+			known = nil
 		case <-tick.C:
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,42 +15,6 @@ import (
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
-
-// Plan is how to go about a pair of NAT behaviours. A behaviour orders the
-// attempts; it never cancels one.
-type Plan struct {
-	// PrimeTTL is the hop limit of the datagram that opens our own NAT before
-	// the instant to fire: past a home NAT and a carrier's, short of the
-	// peer's. 4 worked with three hops between the networks.
-	PrimeTTL int
-	// PrimeRouters makes the prime pass so many routers, and no other, in place
-	// of PrimeTTL: a peer's NAT that is nearer than the TTL reaches would take it
-	// as addressed to itself. 0 leaves it at the TTL.
-	PrimeRouters int
-	// Pace is the wait between the first probes of two candidates (Ta of RFC
-	// 8445 section 14.2, which allows 5 ms).
-	Pace time.Duration
-	// RoundTrips is how long to wait for an answer before this 5-tuple is
-	// given up as poisoned: more probes would keep a wrong entry of a NAT's
-	// connection tracking alive.
-	RoundTrips int
-	// Least bounds that wait from below, for the jitter of short paths.
-	Least time.Duration
-}
-
-// NearPlan is DefaultPlan for a peer whose NAT may be the next router behind
-// ours, with none between.
-func NearPlan() Plan {
-	p := DefaultPlan()
-	p.PrimeRouters = 1
-	return p
-}
-
-// DefaultPlan suits every pair whose mappings do not depend on the
-// destination.
-func DefaultPlan() Plan {
-	return Plan{PrimeTTL: 4, Pace: 5 * time.Millisecond, RoundTrips: 3, Least: 500 * time.Millisecond}
-}
 
 // Rung is a punch prepared for one introduction.
 type Rung struct {
@@ -63,6 +28,7 @@ type Rung struct {
 	Plan          Plan
 	// Context explains a failure that the NATs' behaviours explain.
 	Context func() *path.Failure
+	Gunnery
 }
 
 // Kind is direct-udp.
@@ -82,42 +48,83 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 			Advice: "check with `agent netcheck` on the peer that UDP passes there"}
 	}
 	for _, c := range allowed {
-		r.prime(c)
+		r.prime(c, allowed)
 	}
-	if !path.Wait(ctx, time.Until(r.FireAt)) {
+	all, cancel := context.WithDeadline(ctx, r.FireAt.Add(r.patience(r.Plan.Least)))
+	shot := make(chan struct{})
+	go func() {
+		defer close(shot)
+		r.shoot(all, translated(allowed))
+	}()
+	defer func() {
+		cancel()
+		<-shot
+	}()
+	if !path.Wait(all, time.Until(r.FireAt)) {
 		return ctx.Err()
 	}
-	patience := max(r.Plan.Least, time.Duration(r.Plan.RoundTrips)*r.RTT)
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	c := &climb{rung: r, try: try, ctx: ctx, results: make(chan outcome), seen: make(map[netip.AddrPort]bool)}
-	if c.run(allowed) {
+	patience := r.patience(DefaultPlan().Least)
+	few, stop := context.WithTimeout(all, patience)
+	defer stop()
+	c := &climb{rung: r, try: try, ctx: few, results: make(chan outcome), seen: make(map[netip.AddrPort]bool)}
+	if c.run(allowed) || r.Plan.shoots() && r.hit(all) {
 		return nil
 	}
-	return r.explain(c, refused, patience)
+	return r.explain(c, refused, r.patience(r.Plan.Least))
+}
+
+// patience is how long after the instant to fire an answer may come.
+func (r *Rung) patience(least time.Duration) time.Duration {
+	return max(least, time.Duration(r.Plan.RoundTrips)*r.RTT)
+}
+
+// hit waits for what shots of either side bring about.
+func (r *Rung) hit(ctx context.Context) bool {
+	select {
+	case <-r.Found:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // prime sends the low-TTL datagram. It may die of anything: the probes follow.
-func (r *Rung) prime(to netip.AddrPort) {
+func (r *Rung) prime(to netip.AddrPort, among []netip.AddrPort) {
 	if path.Private(to.Addr()) {
 		return // no NAT lies between, and few hops
 	}
-	for _, conn := range r.Conns {
-		if !sameFamily(conn, to) {
-			continue
-		}
-		ttl := r.Plan.PrimeTTL
-		if n := r.Plan.PrimeRouters; n > 0 {
-			if w, ok := conn.(dgram.RoutersWriter); ok && to.Addr().Unmap().Is4() {
-				_ = w.WriteRouters(dgram.One(to, proto.Prime()), n)
-				continue
-			}
-			ttl = n + 1 // the next best: where it ends at a router on the way it is as good
-		}
-		if w, ok := conn.(dgram.TTLWriter); ok {
-			_ = w.WriteTTL(dgram.One(to, proto.Prime()), ttl)
+	for i, conn := range r.Conns {
+		if r.suits(i, conn, to, among) {
+			r.primeFrom(conn, to)
 		}
 	}
+}
+
+// primeFrom primes one address from one socket.
+func (r *Rung) primeFrom(conn dgram.Conn, to netip.AddrPort) {
+	ttl := r.Plan.PrimeTTL
+	if n := r.Plan.PrimeRouters; n > 0 {
+		if w, ok := conn.(dgram.RoutersWriter); ok && to.Addr().Unmap().Is4() {
+			_ = w.WriteRouters(dgram.One(to, proto.Prime()), n)
+			return
+		}
+		ttl = n + 1 // the next best: where it ends at a router on the way it is as good
+	}
+	if w, ok := conn.(dgram.TTLWriter); ok {
+		_ = w.WriteTTL(dgram.One(to, proto.Prime()), ttl)
+	}
+}
+
+// suits says whether a socket of ours, the i-th, probes a candidate of the peer.
+func (r *Rung) suits(i int, conn dgram.Conn, to netip.AddrPort, among []netip.AddrPort) bool {
+	if !sameFamily(conn, to) {
+		return false
+	}
+	if !r.Plan.Role.Single || !to.Addr().Unmap().Is4() || path.Private(to.Addr()) {
+		return true
+	}
+	at := translated(among)
+	return slices.Index(at, to) == i%len(at)
 }
 
 func sameFamily(conn dgram.Conn, to netip.AddrPort) bool {
@@ -168,7 +175,7 @@ func (c *climb) late(list []netip.AddrPort) {
 	allowed, _ := path.Permitted(list, c.rung.SharedOutside, path.DefaultBudget)
 	for _, a := range allowed {
 		if !c.seen[a] {
-			c.rung.prime(a)
+			c.rung.prime(a, allowed)
 		}
 	}
 	c.start(allowed)
@@ -180,8 +187,8 @@ func (c *climb) start(candidates []netip.AddrPort) {
 			continue
 		}
 		c.seen[a] = true
-		for _, conn := range c.rung.Conns {
-			if !sameFamily(conn, a) {
+		for i, conn := range c.rung.Conns {
+			if !c.rung.suits(i, conn, a, candidates) {
 				continue
 			}
 			delay := time.Duration(c.running) * c.rung.Plan.Pace

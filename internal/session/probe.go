@@ -17,12 +17,14 @@ type prober struct {
 	counter uint64
 	window  seal.Window
 	waiting map[uint64]sent
+	shots   map[uint64]sent // that are not watched
 	rekey   rekeying
 }
 
 // sent is a probe under way.
 type sent struct {
 	path path.Path
+	kind path.Kind // of a shot
 	at   time.Time
 	size int    // of the padded probe, 0 for one without padding
 	tx   uint64 // our data datagrams on that path when it left
@@ -103,6 +105,49 @@ func (s *Session) post(parcels []parcel) {
 		if err := p.path.Conn.Write(dgram.One(p.path.Addr, p.b)); err != nil {
 			s.counts.drop(dropWriteError, 1)
 		}
+	}
+}
+
+// maxShots bounds the shots whose answers are known again.
+const maxShots = 4096
+
+// Shoot probes p once, without watching it as Try does: p becomes a path when
+// the peer answers. It is for many addresses of which most are nobody's. The
+// error is that of the write.
+func (s *Session) Shoot(p path.Path, k path.Kind) error {
+	now := time.Now()
+	s.mu.Lock()
+	pr := &s.probes
+	pr.counter++
+	if len(pr.shots) >= maxShots {
+		for counter, w := range pr.shots {
+			if now.Sub(w.at) > answerWithin {
+				delete(pr.shots, counter)
+			}
+		}
+	}
+	if pr.shots == nil {
+		pr.shots = make(map[uint64]sent)
+	}
+	if len(pr.shots) < maxShots {
+		pr.shots[pr.counter] = sent{path: p, kind: k, at: now}
+	}
+	body := proto.ProbeBody{Next: s.dataCounter(), Epoch: s.epoch(), Size: proto.ProbeSize}
+	b := s.cfg.Probe.Seal(nil, false, pr.counter, body, 0)
+	s.mu.Unlock()
+	return p.Conn.Write(dgram.One(p.Addr, b))
+}
+
+// struck takes the answer to a shot for that to a probe of a path that is
+// watched from now on. Caller holds s.mu.
+func (s *Session) struck(echo uint64, p path.Path, now time.Time) {
+	w, ok := s.probes.shots[echo]
+	if !ok || w.path != p {
+		return
+	}
+	delete(s.probes.shots, echo)
+	if st := s.add(p, w.kind, now); st != nil {
+		s.probes.waiting[echo] = w
 	}
 }
 
@@ -254,6 +299,7 @@ func (s *Session) answer(p path.Path, k path.Kind, h proto.ProbeHeader, body pro
 // answered takes in what an answer tells: the path works both ways, how long
 // a round trip takes, what size crosses, and where the peer sees us.
 func (s *Session) answered(p path.Path, body proto.ProbeBody, now time.Time) []Event {
+	s.struck(body.Echo, p, now)
 	w, ok := s.probes.waiting[body.Echo]
 	if !ok || w.path != p {
 		s.counts.drop(dropBadProbe, 1)

@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"rendezvous/internal/natlab"
+	"rendezvous/internal/natlab/bubble"
+)
+
+// hard is a NAT whose mapping depends on the destination.
+func hard(mapping natlab.Rule, ports natlab.Ports) natlab.Behaviour {
+	return natlab.Behaviour{Mapping: mapping, Filtering: natlab.AddressAndPortDependent, Ports: ports, Lifetime: time.Minute}
+}
+
+// Mappings that depend on the destination, against each other and against home
+// routers that filter by address and port.
+//
+// S4-02
+func TestHardPairsAreJoined(t *testing.T) {
+	const all = natlab.AddressAndPortDependent
+	var (
+		home      = natlab.Home()
+		kept      = hard(all, natlab.Preserved())
+		stepping  = hard(all, natlab.Sequential(1, 1024, 65535))
+		steps2    = hard(all, natlab.Sequential(2, 1024, 65535))
+		byAddress = hard(natlab.AddressDependent, natlab.Sequential(1, 1024, 65535))
+		scattered = natlab.Cellular()
+		admitting = hard(all, natlab.Random(1024, 65535))
+	)
+	admitting.Filtering = natlab.AddressDependent
+	for name, c := range map[string]struct {
+		home, road natlab.Behaviour
+		within     time.Duration
+	}{
+		"step 1, home":                   {home, stepping, 3 * time.Second},
+		"home, step 1":                   {stepping, home, 3 * time.Second},
+		"step 2, home":                   {home, steps2, 3 * time.Second},
+		"by address, home":               {home, byAddress, 3 * time.Second},
+		"by address, by address":         {byAddress, byAddress, 3 * time.Second},
+		"step 1, step 1":                 {stepping, stepping, 3 * time.Second},
+		"step 2, step 1":                 {steps2, stepping, 3 * time.Second},
+		"kept, home":                     {home, kept, 3 * time.Second},
+		"kept, kept":                     {kept, kept, 3 * time.Second},
+		"random, home":                   {home, scattered, 12 * time.Second},
+		"home, random":                   {scattered, home, 12 * time.Second},
+		"random, random that admits":     {scattered, admitting, 12 * time.Second},
+		"step 1, random that admits":     {stepping, admitting, 12 * time.Second},
+		"random that admits, home":       {admitting, home, 12 * time.Second},
+		"router that accepts, random":    {natlab.Poisonable(), scattered, 12 * time.Second},
+		"carrier's block before, random": {natlab.Carrier(), scattered, 12 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				far := w.lab.NAT("far", "198.51.100.1", c.home).Host("home", "10.0.0.2")
+				road, _ := w.road(c.road)
+				w.agent(far, "home", nil)
+				laptop := w.agent(road, "laptop", nil)
+				w.settle()
+				time.Sleep(5 * time.Second) // both have studied their NAT
+				took := reach(t, laptop, "home", "direct-udp", c.within)
+				t.Logf("direct after %v; shots: %d", took, laptop.shots.Load())
+			})
+		})
+	}
+}

@@ -1,0 +1,194 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
+	"rendezvous/internal/stun"
+	"rendezvous/proto"
+)
+
+// studyAgain is how long a study of the NAT holds: a router may be replaced, or
+// its settings changed.
+const studyAgain = 6 * time.Hour
+
+// studied is what is known of the NAT before this host, per network.
+type studied struct {
+	mu        sync.Mutex
+	network   string
+	at        time.Time
+	behaviour *proto.Behaviour
+	under     chan struct{} // closed when the study under way ends; nil: none is
+}
+
+// study finds out how the NAT behaves, unless that is known.
+func (a *Agent) study(ctx context.Context) {
+	s, network := &a.nature, a.fingerprint()
+	s.mu.Lock()
+	if s.under != nil || s.network == network && time.Since(s.at) < studyAgain {
+		s.mu.Unlock()
+		return
+	}
+	if s.network != network {
+		s.behaviour = nil
+	}
+	under := make(chan struct{})
+	s.network, s.under = network, under
+	s.mu.Unlock()
+	report, err := stun.Discover(ctx, a.cfg.Host.Net, a.stunServers())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil && report.UDP && s.network == network {
+		s.at, s.behaviour = time.Now(), behaviourFrom(report)
+	}
+	s.under = nil
+	close(under)
+}
+
+// natureWithin is what was studied of this network, nil where nothing is known;
+// a study under way is waited for.
+func (a *Agent) natureWithin(ctx context.Context, d time.Duration) *proto.Behaviour {
+	s, network := &a.nature, a.fingerprint()
+	s.mu.Lock()
+	under := s.under
+	s.mu.Unlock()
+	if under != nil && d > 0 {
+		ctx, cancel := context.WithTimeout(ctx, d)
+		defer cancel()
+		select {
+		case <-under:
+		case <-ctx.Done():
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.network != network {
+		return nil
+	}
+	return s.behaviour
+}
+
+// behaviourFrom is a report as peers get it.
+func behaviourFrom(r stun.Report) *proto.Behaviour {
+	b := &proto.Behaviour{
+		Mapping: proto.Behaviour_Dependence(r.Mapping), Filtering: proto.Behaviour_Dependence(r.Filtering),
+		PortPreserving: r.PortPreserving, PortDelta: int32(r.PortDelta), Hairpin: r.Hairpin,
+		PortLow: uint32(r.PortBand[0]), PortHigh: uint32(r.PortBand[1]),
+	}
+	outside := make(map[netip.Addr]bool)
+	for _, m := range r.Mapped {
+		if m.Addr().Is4() {
+			outside[m.Addr()] = true
+		}
+	}
+	b.Addresses = uint32(len(outside))
+	return b
+}
+
+// knowing adds to what a few sightings of one socket say (may be nil) what was
+// studied of the network. Sightings are newer.
+func knowing(seen, known *proto.Behaviour) *proto.Behaviour {
+	if known == nil {
+		return seen
+	}
+	b := proto.Clone(known)
+	if seen.GetMapping() != proto.Behaviour_DEPENDENCE_UNKNOWN {
+		b.Mapping = seen.GetMapping()
+	}
+	return b
+}
+
+// patientStudy is how long new ports wait for a study under way where the
+// mapping is seen to depend on the destination: without it they would be
+// opened in vain.
+const patientStudy = 1500 * time.Millisecond
+
+// gatherUDP finds where new UDP sockets may be reached. Behind a NAT whose
+// mapping depends on the destination that is not where servers see them: then
+// it is told how the port that matters comes about.
+func (o *openings) gatherUDP(ctx context.Context) gathered {
+	a := o.as.a
+	g := a.gather(ctx, o.udp)
+	seen := g.behaviour
+	if punch.NatureOf(seen) != punch.Easy {
+		seen = knowing(seen, a.natureWithin(ctx, patientStudy))
+	}
+	g.behaviour = seen
+	switch punch.NatureOf(punch.Suppose(seen, o.attempt)) {
+	case punch.Kept:
+		o.openUnasked(&g)
+	case punch.Stepping:
+		o.sample(ctx, &g)
+	}
+	return g
+}
+
+// openUnasked opens sockets that nobody is asked about: the first destination
+// gets their own port. Where the asked ones are seen from leads nowhere, and
+// they would take up the peer's budget.
+func (o *openings) openUnasked(g *gathered) {
+	outside := translatedAddr(*g)
+	if !outside.IsValid() {
+		return
+	}
+	kept := g.candidates[:0:0]
+	for _, c := range g.candidates {
+		if c.kind != proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE || !c.addr.Addr().Is4() {
+			kept = append(kept, c)
+		}
+	}
+	var unasked []*endpoint
+	for range punch.UnaskedSockets {
+		e, err := o.as.openOne()
+		if err != nil {
+			break
+		}
+		unasked = append(unasked, e)
+		kept = append(kept, candidate{proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE,
+			netip.AddrPortFrom(outside, e.conn.LocalAddr().Port()), proto.Transport_TRANSPORT_UDP})
+	}
+	o.udp = append(unasked, o.udp...)
+	g.candidates = kept
+}
+
+// sample notes the newest port that the NAT has given.
+func (o *openings) sample(ctx context.Context, g *gathered) {
+	e, err := o.as.openOne()
+	if err != nil {
+		return
+	}
+	defer o.as.discard([]*endpoint{e})
+	seen := e.mapped(ctx, sameFamily(o.as.a.stunServers(), true)[:1])
+	if len(seen) > 0 {
+		g.behaviour = proto.Clone(g.behaviour)
+		g.behaviour.LastPort = uint32(seen[0].mapped.Port())
+	}
+}
+
+// translatedAddr is the IPv4 address that servers see, invalid where none does.
+func translatedAddr(g gathered) netip.Addr {
+	for _, c := range g.candidates {
+		if c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4() && c.transport == proto.Transport_TRANSPORT_UDP {
+			return c.addr.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// openOne opens one more IPv4 socket for this association.
+func (as *association) openOne() (*endpoint, error) {
+	conn, err := as.a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
+	if err != nil {
+		return nil, err
+	}
+	e := newEndpoint(conn, path.DirectUDP, as.a.board)
+	if as.raw != nil {
+		e.owner = as.Session
+	}
+	as.keep(e)
+	return e, nil
+}
