@@ -11,14 +11,14 @@ const (
 // predict is the ports that a NAT gives next: n of them, after the last one
 // that was seen, stride steps apart. It goes round at the ends of the range.
 func predict(b *proto.Behaviour, n, stride int) []uint16 {
-	last, step := int(b.GetLastPort()), int(b.GetPortDelta())*max(stride, 1)
+	last, step := int(b.GetLastPort()), int(b.GetPortDelta())
 	if last == 0 || step == 0 {
 		return nil
 	}
 	const span = highest - lowest + 1
 	ports := make([]uint16, 0, n)
-	for k := 1; k <= n; k++ {
-		at := (last-lowest+k*step)%span + span
+	for k := range n {
+		at := (last-lowest+step*(1+k*max(stride, 1)))%span + span
 		ports = append(ports, uint16(lowest+at%span))
 	}
 	return ports

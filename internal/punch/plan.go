@@ -169,14 +169,13 @@ func PlanFor(mine, theirs *proto.Behaviour, first bool, attempt uint32) Plan {
 func pairOf(one, two *proto.Behaviour) pair {
 	a, b := NatureOf(one), NatureOf(two)
 	switch {
-	case a == Easy && admits(one) || b == Easy && admits(two):
-		if a != Pooled && b != Pooled {
-			return pair{name: Plain} // the other side comes in from whichever port it has
-		}
-	case a == Scattered && admits(one) && b != Easy && b != Pooled:
-		return pair{Spray, Role{Sockets: sprayed}, Role{Shots: shots}}
-	case b == Scattered && admits(two) && a != Easy && a != Pooled:
+	case a == Pooled || b == Pooled:
+	case a == Easy && admits(one), b == Easy && admits(two):
+		return pair{name: Plain} // the other side comes in from whichever port it has
+	case a != Easy && b == Scattered && admits(two):
 		return pair{Spray, Role{Shots: shots}, Role{Sockets: sprayed}}
+	case b != Easy && a == Scattered && admits(one):
+		return pair{Spray, Role{Sockets: sprayed}, Role{Shots: shots}}
 	case a == Stepping && b == Stepping && !(runsOn(one) && runsOn(two)):
 		return pair{Predict, Role{Window: window}, Role{Window: window}}
 	}
