@@ -170,17 +170,24 @@ func pairOf(one, two *proto.Behaviour) pair {
 	a, b := NatureOf(one), NatureOf(two)
 	switch {
 	case a == Pooled || b == Pooled:
-	case a == Easy && admits(one), b == Easy && admits(two):
+	case open(one), open(two):
 		return pair{name: Plain} // the other side comes in from whichever port it has
-	case a != Easy && b == Scattered && admits(two):
+	case a != Easy && admitsAnywhere(two):
 		return pair{Spray, Role{Shots: shots}, Role{Sockets: sprayed}}
-	case b != Easy && a == Scattered && admits(one):
+	case b != Easy && admitsAnywhere(one):
 		return pair{Spray, Role{Sockets: sprayed}, Role{Shots: shots}}
 	case a == Stepping && b == Stepping && !(runsOn(one) && runsOn(two)):
 		return pair{Predict, Role{Window: window}, Role{Window: window}}
 	}
 	return table[a][b]
 }
+
+// open says that what a peer sends from wherever comes in where servers see us.
+func open(b *proto.Behaviour) bool { return NatureOf(b) == Easy && admits(b) }
+
+// admitsAnywhere says that any of the ports of a NAT that scatters them lets
+// the peer in.
+func admitsAnywhere(b *proto.Behaviour) bool { return NatureOf(b) == Scattered && admits(b) }
 
 // runsOn says whether each of several destinations at one address takes another
 // port.
