@@ -59,7 +59,12 @@ func (as *association) punchOn(anew bool) {
 			}
 			kinds = as.betterThan(as.Best())
 		}
-		if err := as.again(as.ctx, n, kinds, false); err != nil && as.ctx.Err() == nil {
+		if n == 2 {
+			n = as.learned(n)
+		}
+		err := as.again(as.ctx, n, kinds, false)
+		as.learn(n)
+		if err != nil && as.ctx.Err() == nil {
 			as.peer.record(failedAttempt(err))
 			if !path.Wait(as.ctx, time.Second) {
 				return

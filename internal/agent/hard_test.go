@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -63,5 +64,51 @@ func TestHardPairsAreJoined(t *testing.T) {
 				t.Logf("direct after %v; shots: %d", took, laptop.shots.Load())
 			})
 		})
+	}
+}
+
+// What joined two networks comes first the next time, also after a restart.
+func TestWhatJoinedTwoNetworksIsRemembered(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		far := w.lab.NAT("far", "198.51.100.1", hard(natlab.AddressAndPortDependent, natlab.Sequential(1, 1024, 65535))).Host("home", "10.0.0.2")
+		road, _ := w.road(natlab.Home())
+		w.agent(far, "home", nil)
+		laptop := w.agent(road, "laptop", nil)
+		w.settle()
+		time.Sleep(5 * time.Second)
+		reach(t, laptop, "home", "direct-udp", 3*time.Second)
+		time.Sleep(time.Second)
+		p := laptop.peer("home").association().pair()
+		if got := laptop.cfg.State.JoinedBy(p); got != 2 {
+			t.Errorf("remembered for %+v: attempt %d", p, got)
+		}
+		again, err := OpenState(laptop.cfg.State.Dir())
+		if err != nil || again.JoinedBy(p) != 2 {
+			t.Errorf("after a restart: attempt %d, %v", again.JoinedBy(p), err)
+		}
+		p.Attempt = 1
+		if err := again.SawJoined(p); err != nil || again.JoinedBy(p) != 0 {
+			t.Errorf("the first attempt needs no memory: %d, %v", again.JoinedBy(p), err)
+		}
+	})
+}
+
+func TestMemoryOfPairsIsBounded(t *testing.T) {
+	s, err := NewState(t.TempDir(), "laptop", Coordinator{Addr: "c:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 * maxPairs {
+		p := Pair{Network: "n", Peer: "home", Outside: fmt.Sprint("198.51.100.", i), Attempt: 2}
+		if err := s.SawJoined(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.read().Pairs); n != maxPairs {
+		t.Errorf("%d pairs", n)
+	}
+	if s.JoinedBy(Pair{Network: "n", Peer: "home", Outside: fmt.Sprint("198.51.100.", 2*maxPairs-1)}) != 2 {
+		t.Error("the newest is forgotten")
 	}
 }

@@ -97,7 +97,7 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 	if err == nil {
 		err = p.finish(as, info, hand, answer, more)
 	}
-	if err == nil && punch.PlanFor(mine.behaviour, as.theirBehaviour(c.theirs), true, 1).Name != punch.Plain {
+	if err == nil && (as.learned(1) > 1 || punch.PlanFor(mine.behaviour, as.theirBehaviour(c.theirs), true, 1).Name != punch.Plain) {
 		c.punched.give() // the main sockets' ports lead nowhere
 	}
 	close(more)
@@ -109,6 +109,7 @@ func (p *peer) introduced(ctx context.Context, as *association, info Peer, mine 
 	// The relay may take longer, and new ports need not wait for it.
 	p.a.tasks.start(func(context.Context) {
 		<-c.punched.ctx.Done()
+		as.learn(1)
 		as.punchAgain("")
 	})
 	<-done

@@ -59,6 +59,7 @@ type kept struct {
 	LastSent    int64                 `json:"last_handshake,omitempty"` // timestamp of our own newest handshake
 	Revocations map[string]Revocation `json:"revocations,omitempty"`
 	Networks    []Network             `json:"networks,omitempty"` // the last used first
+	Pairs       []Pair                `json:"pairs,omitempty"`    // of networks that were joined by more than the first attempt; the last used first
 	Services    []string              `json:"services,omitempty"` // NAME=URL, added while the agent ran
 	Dials       []string              `json:"dials,omitempty"`    // PEER/NAME=URL
 }
