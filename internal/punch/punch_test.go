@@ -222,7 +222,7 @@ func TestPrimeForANeighbour(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		four, six, plain := &counted{newSocket("0.0.0.0:5000"), map[netip.AddrPort]int{}}, &counted{newSocket("[::]:5000"), nil}, newSocket("0.0.0.0:5001")
 		to4, to6 := ap("198.51.100.1:4000"), ap("[2001:db8::1]:4000")
-		r := &Rung{Conns: []dgram.Conn{four, six, plain}, Candidates: []netip.AddrPort{to4, to6}, Plan: NearPlan(), FireAt: time.Now()}
+		r := &Rung{Conns: []dgram.Conn{four, six, plain}, Candidates: []netip.AddrPort{to4, to6}, Plan: DefaultPlan().Near(), FireAt: time.Now()}
 		_ = r.Climb(t.Context(), newTried().try)
 		if four.routers[to4] != 1 || len(four.primes) != 0 {
 			t.Errorf("IPv4: %v, %v", four.routers, four.primes)
