@@ -146,7 +146,7 @@ func (t *Target) set(key, value string) (err error) {
 		}
 	case key == "alias" && value == "":
 		t.Alias = true
-		if ip, err := netip.ParseAddr(t.Host); t.Host != "localhost" && (err != nil || !ip.Is4() || !ip.IsLoopback()) {
+		if !t.onLoopback() {
 			return errors.New("alias needs a service on 127.0.0.1: only there every client can have an address of its own")
 		}
 	case key == "paths":
@@ -161,6 +161,13 @@ func (t *Target) set(key, value string) (err error) {
 		return errOption
 	}
 	return nil
+}
+
+// onLoopback says whether the service is where clients can have addresses of
+// their own.
+func (t *Target) onLoopback() bool {
+	ip, err := netip.ParseAddr(t.Host)
+	return t.Host == "localhost" || err == nil && ip.Is4() && ip.IsLoopback()
 }
 
 func port(s string) (uint16, error) {
