@@ -6,8 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
-	"strings"
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/rendezvous"
@@ -17,19 +17,20 @@ import (
 
 // settings are rendezvous.yaml; flags override them.
 type settings struct {
-	Listen        string       `yaml:"listen"`         // ":443" or "IP:443"
-	AlternatePort int          `yaml:"alternate_port"` // 0: none
-	Ports         []int        `yaml:"ports"`          // more ports
-	TCP           bool         `yaml:"tcp"`
-	FakeTCP       bool         `yaml:"faketcp"`
-	PublicAddr    stringOrList `yaml:"public_addr"`
-	Host          string       `yaml:"host"` // HOST or HOST:PORT of join links
-	State         string       `yaml:"state"`
-	Metrics       string       `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
-	Log           string       `yaml:"log"`     // a level
-	Offload       bool         `yaml:"offload"`
-	Limits        limits       `yaml:"limits"`
+	Listen        string   `yaml:"listen"`         // ":443" or "IP:443"
+	AlternatePort int      `yaml:"alternate_port"` // 0: none
+	Ports         []int    `yaml:"ports"`          // more ports
+	TCP           bool     `yaml:"tcp"`
+	FakeTCP       bool     `yaml:"faketcp"`
+	PublicAddr    ops.List `yaml:"public_addr"`
+	Host          string   `yaml:"host"` // HOST or HOST:PORT of join links
+	State         string   `yaml:"state"`
+	Metrics       string   `yaml:"metrics"` // "127.0.0.1:9090"; empty: none
+	Log           string   `yaml:"log"`     // a level
+	Offload       bool     `yaml:"offload"`
+	Limits        limits   `yaml:"limits"`
 	portSettings  `yaml:",inline"`
+	from          *ops.Source
 }
 
 // portSettings are what else comes of this host's ports.
@@ -51,34 +52,6 @@ type limits struct {
 	RelayDatagramsSecond float64 `yaml:"relay_datagrams_second"` // likewise
 }
 
-// stringOrList takes "a", "a,b" and [a, b].
-type stringOrList []string
-
-// UnmarshalYAML is that of package yaml.
-func (s *stringOrList) UnmarshalYAML(decode func(any) error) error {
-	var list []string
-	if decode(&list) == nil {
-		*s = list
-		return nil
-	}
-	var one string
-	if err := decode(&one); err != nil {
-		return err
-	}
-	*s = splitList(one)
-	return nil
-}
-
-func splitList(s string) []string {
-	var out []string
-	for each := range strings.SplitSeq(s, ",") {
-		if each = strings.TrimSpace(each); each != "" {
-			out = append(out, each)
-		}
-	}
-	return out
-}
-
 func defaultSettings() settings {
 	return settings{
 		Listen:        ":" + strconv.Itoa(rendezvous.DefaultPort),
@@ -87,7 +60,14 @@ func defaultSettings() settings {
 		FakeTCP:       true,
 		Log:           "info",
 		Offload:       true,
+		from:          &ops.Source{},
 	}
+}
+
+// read reads a file over the settings.
+func (s *settings) read(file string) (err error) {
+	s.from, err = ops.ReadConfig(file, s)
+	return err
 }
 
 // parsed are settings as values.
@@ -121,10 +101,10 @@ func (s *settings) Check() (parsed, error) {
 	var err error
 	p.listen, err = parseListen(s.Listen)
 	note(err)
-	for _, a := range s.PublicAddr {
+	for i, a := range s.PublicAddr {
 		ip, err := netip.ParseAddr(a)
 		if err != nil {
-			err = fmt.Errorf("public_addr: %q is no IP address; a DNS name belongs to host", a)
+			err = ops.Faultf(fmt.Sprintf("public_addr[%d]", i), "%q is no IP address; a DNS name belongs to host", a)
 		}
 		note(err)
 		p.public = append(p.public, ip.Unmap())
@@ -132,16 +112,19 @@ func (s *settings) Check() (parsed, error) {
 	p.host, err = parseHost(s.Host)
 	note(err)
 	if s.AlternatePort < 0 || s.AlternatePort > 65535 {
-		note(fmt.Errorf("alternate_port: %d is not 1 to 65535, nor 0 for none", s.AlternatePort))
+		note(ops.Faultf("alternate_port", "%d is not 1 to 65535, nor 0 for none", s.AlternatePort))
 	} else if s.AlternatePort != 0 && s.AlternatePort == int(p.listen.Port()) {
-		note(fmt.Errorf("alternate_port: %d is also the port to listen on; choose another, or 0 for none", s.AlternatePort))
+		note(ops.Faultf("alternate_port", "%d is also the port to listen on; choose another, or 0 for none", s.AlternatePort))
 	}
 	p.ports, err = portNumbers(s.Ports)
 	note(err)
 	if s.Metrics != "" {
 		if _, _, err := net.SplitHostPort(s.Metrics); err != nil {
-			note(fmt.Errorf("metrics: %q is not ADDRESS:PORT", s.Metrics))
+			note(ops.Faultf("metrics", "%q is not ADDRESS:PORT", s.Metrics))
 		}
+	}
+	if !slices.Contains(ops.LogLevels[:], s.Log) && s.Log != "" {
+		note(ops.Faultf("log", "there is no level %q; there are %v", s.Log, ops.LogLevels))
 	}
 	note(s.Limits.check())
 	note(s.checkPublish(&p))
@@ -152,25 +135,25 @@ func (s *settings) Check() (parsed, error) {
 	}
 	p.stripe.exclude = p.stripe.exclude.With(stripe.Single(append(p.ports, uint16(max(s.AlternatePort, 0)))...))
 	if s.Share.Used() {
-		shared, err := s.Share.Parse()
+		shared, err := s.Share.Parse(s.from)
 		note(err)
 		p.share = &shared
 	}
-	if len(faults) > 0 {
-		return p, &ops.UsageError{Err: errors.Join(faults...)}
-	}
-	return p, nil
+	return p, s.from.Check(errors.Join(faults...))
 }
 
 func (l *limits) check() error {
 	var faults []error
-	for name, v := range map[string]float64{
-		"connections": float64(l.Connections), "introductions": float64(l.Introductions),
-		"relay_allocations": float64(l.RelayAllocations), "relay_per_member": float64(l.RelayPerMember), "relay_public": float64(l.RelayPublic),
-		"relay_megabits": l.RelayMegabits, "relay_datagrams_second": l.RelayDatagramsSecond,
+	for _, each := range []struct {
+		key   string
+		value float64
+	}{
+		{"connections", float64(l.Connections)}, {"connections_per_source", float64(l.ConnectionsPerSource)}, {"introductions", float64(l.Introductions)},
+		{"relay_allocations", float64(l.RelayAllocations)}, {"relay_per_member", float64(l.RelayPerMember)}, {"relay_public", float64(l.RelayPublic)},
+		{"relay_megabits", l.RelayMegabits}, {"relay_datagrams_second", l.RelayDatagramsSecond},
 	} {
-		if v < 0 {
-			faults = append(faults, fmt.Errorf("limits: %s is %v; 0 takes the default", name, v))
+		if each.value < 0 {
+			faults = append(faults, ops.Faultf("limits."+each.key, "it is %v; 0 takes the default", each.value))
 		}
 	}
 	return errors.Join(faults...)
@@ -180,16 +163,16 @@ func (l *limits) check() error {
 func parseListen(s string) (netip.AddrPort, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("listen: %q is neither :PORT nor IP:PORT", s)
+		return netip.AddrPort{}, ops.Faultf("listen", "%q is neither :PORT nor IP:PORT", s)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("listen: %q in %q is no port", port, s)
+		return netip.AddrPort{}, ops.Faultf("listen", "%q in %q is no port", port, s)
 	}
 	var ip netip.Addr
 	if host != "" {
 		if ip, err = netip.ParseAddr(host); err != nil {
-			return netip.AddrPort{}, fmt.Errorf("listen: %q in %q is no IP address of this host; leave it out to listen on all", host, s)
+			return netip.AddrPort{}, ops.Faultf("listen", "%q in %q is no IP address of this host; leave it out to listen on all", host, s)
 		}
 	}
 	return netip.AddrPortFrom(ip.Unmap(), uint16(n)), nil
@@ -197,9 +180,9 @@ func parseListen(s string) (netip.AddrPort, error) {
 
 // portNumbers are ports as values.
 func portNumbers(in []int) (out []uint16, err error) {
-	for _, n := range in {
+	for i, n := range in {
 		if n < 1 || n > 65535 {
-			err = errors.Join(err, fmt.Errorf("ports: %d is not 1 to 65535", n))
+			err = errors.Join(err, ops.Faultf(fmt.Sprintf("ports[%d]", i), "%d is not 1 to 65535", n))
 			continue
 		}
 		out = append(out, uint16(n))
@@ -221,10 +204,10 @@ func parseHost(s string) (host, error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return host{}, fmt.Errorf("host: the port in %q is not 1 to 65535", s)
+		return host{}, ops.Faultf("host", "the port in %q is not 1 to 65535", s)
 	}
 	if _, err := netip.ParseAddr(name); err != nil && !isName(name) {
-		return host{}, fmt.Errorf("host: %q is neither a DNS name nor an IP address, with or without a port", s)
+		return host{}, ops.Faultf("host", "%q is neither a DNS name nor an IP address, with or without a port", s)
 	}
 	return host{name, uint16(n)}, nil
 }

@@ -7,8 +7,6 @@ import (
 	"reflect"
 	"regexp"
 	"testing"
-
-	"rendezvous/internal/ops"
 )
 
 // The example config must stay one that is read, with every key that there is.
@@ -27,7 +25,7 @@ func TestExampleConfig(t *testing.T) {
 	}
 	for _, name := range []string{example, file} {
 		s := defaultSettings()
-		if err := ops.ReadConfig(name, &s); err != nil {
+		if err := s.read(name); err != nil {
 			t.Error(err)
 		}
 		if _, err := s.Check(); err != nil {

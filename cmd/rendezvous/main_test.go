@@ -17,6 +17,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"rendezvous/internal/ops"
 	"rendezvous/internal/rendezvous"
 	"rendezvous/proto"
 )
@@ -96,13 +97,19 @@ func TestUsage(t *testing.T) {
 		{"serve --host http://vps --state " + empty, 2, "", "host: "},
 		{"serve --log loud --state " + empty, 2, "", "debug info warn error"},
 		{"serve --config " + filepath.Join(dir, "none.yaml"), 2, "", "none.yaml.*--config"},
-		{"serve --config " + config("listen: :443\nlimit: 3\n"), 2, "", `rendezvous.yaml:2: unknown key "limit"; known here: alternate_port, faketcp, host, .*publish, .*stripe`},
+		{"serve --config " + config("listen: :443\nlimit: 3\n"), 2, "", `rendezvous.yaml:2: limit: unknown key; known here: alternate_port, faketcp, host, .*publish, .*stripe`},
 		{"serve --config " + config("limits: {connections: -1}\nlisten: x\nhost: a b\nalternate_port: 99999\nmetrics: x\n"), 2, "",
-			`(?s)listen: .*host: .*alternate_port: .*metrics: .*connections`},
+			`^rendezvous: .*rendezvous.yaml:1: limits.connections: .*\n.*yaml:2: listen: .*\n.*yaml:3: host: .*\n.*yaml:4: alternate_port: .*\n.*yaml:5: metrics: .*\n$`},
 		// S2-04: all ports that overlap or collide, in one message.
 		{"serve --config " + config("listen: :443\nports: [8443]\npublish:\n- {ports: [400-500, 51820]}\n- {ports: \"51820,8000-9000,0,x\", members: [Home], max_clients: -1}\n"), 2, "",
-			`(?s)"0" is neither.*"x" is neither.*400-500 holds 443.*listen.*"Home" is no name.*max_clients.*8000-9000 holds 8443.*51820 and 51820 have ports in common`},
-		{"serve --publish 443 --state " + empty, 2, "", "holds 443, which the coordinator itself"},
+			`(?s)yaml:4: publish.ports: 400-500 holds 443.*listen.*yaml:5: publish.ports: "0" is neither.*"x" is neither.*publish.members: "Home" is no name of an agent.*rendezvous status.*publish.max_clients.*8000-9000 holds 8443.*51820 and 51820 have ports in common`},
+		// All that is wrong in one message: what the keys are, what the values are.
+		{"serve --config " + config("publish:\n- ports: [x]\n  member: a\n- members: b\nshare:\n  tcp:\n  - {is: ssh, to: a}\nlog: loud\nports: [80, 0, many]\nstripe: {addresses: [vps], udp: -7}\n"), 2, "",
+			`^rendezvous: .*yaml:2: publish.ports: "x" is neither .*\n.*yaml:3: publish.member: unknown key; .*\n.*yaml:4: publish: a rule without ports; .*\n.*yaml:7: share.tcp.to: there is no backend "a"; .*\n` +
+				`.*yaml:8: log: there is no level "loud"; .*\n.*yaml:9: ports: it is "many", and must be a whole number\n.*yaml:9: ports: 0 is not .*\n.*yaml:10: stripe.addresses: "vps" .*\n.*yaml:10: stripe.udp: -7 is not .*\n$`},
+		// A flag's fault is not the file's.
+		{"serve --listen 443 --config " + config("listen: :443\nmetrics: x\n"), 2, "", `^rendezvous: --listen: "443" is neither .*\n.*yaml:2: metrics: .*\n$`},
+		{"serve --publish 443", 2, "", `^rendezvous: --publish: 443 holds 443, which the coordinator itself`},
 		{"serve --publish 51820,x --state " + empty, 2, "", `"x" is neither a port`},
 	} {
 		out, errs, exit := outcome(t, strings.Fields(c.args)...)
@@ -294,7 +301,7 @@ func TestAdvertise(t *testing.T) {
 		{"rdv://vps", "", "", true},
 	} {
 		s := defaultSettings()
-		s.Host, s.PublicAddr, s.Listen = c.host, splitList(c.public), "10.0.0.1:443"
+		s.Host, s.PublicAddr, s.Listen = c.host, ops.SplitList(c.public), "10.0.0.1:443"
 		p, err := s.Check()
 		if (err != nil) != c.fault {
 			t.Errorf("%+v gave %v", c, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"rendezvous/internal/ops"
 	"rendezvous/internal/rendezvous"
 	"rendezvous/internal/stripe"
 )
@@ -12,23 +13,24 @@ import (
 // publishing is a rule of `publish:` in rendezvous.yaml. 0 is the default of a
 // limit.
 type publishing struct {
-	Ports                  stringOrList `yaml:"ports"`                     // "51820,30000-30100", or a list
-	Members                stringOrList `yaml:"members"`                   // who may; empty, or "all": every member
-	NewClientsSecond       float64      `yaml:"new_clients_second"`        // of a port
-	NewClientsSecondSource float64      `yaml:"new_clients_second_source"` // of one address, or one /64, at a port
-	MaxClients             int          `yaml:"max_clients"`               // of a port, at once
-	Megabits               float64      `yaml:"megabits"`                  // a second, of one client and direction
-	DatagramsSecond        float64      `yaml:"datagrams_second"`          // likewise
+	Ports                  ops.List `yaml:"ports"`                     // "51820,30000-30100", or a list
+	Members                ops.List `yaml:"members"`                   // who may; empty, or "all": every member
+	NewClientsSecond       float64  `yaml:"new_clients_second"`        // of a port
+	NewClientsSecondSource float64  `yaml:"new_clients_second_source"` // of one address, or one /64, at a port
+	MaxClients             int      `yaml:"max_clients"`               // of a port, at once
+	Megabits               float64  `yaml:"megabits"`                  // a second, of one client and direction
+	DatagramsSecond        float64  `yaml:"datagrams_second"`          // likewise
 }
 
 // rules are publishings as values. Its error names what can't be read; what the
 // values may be is for rendezvous.Config to say.
 func rules(all []publishing) (out []rendezvous.PublishRule, err error) {
 	var faults []error
-	for _, p := range all {
+	for i, p := range all {
+		key := fmt.Sprintf("publish[%d]", i)
 		ports, err := stripe.ParseRanges(strings.Join(p.Ports, ","))
-		if err != nil && len(p.Ports) > 0 {
-			faults = append(faults, fmt.Errorf("publish: ports: %w", err))
+		if err != nil {
+			faults = append(faults, ops.FaultOf(key+".ports", err))
 			if len(ports) == 0 {
 				continue
 			}
@@ -38,7 +40,7 @@ func rules(all []publishing) (out []rendezvous.PublishRule, err error) {
 			members = nil
 		}
 		out = append(out, rendezvous.PublishRule{
-			Ports: ports, Members: members, NewClients: p.NewClientsSecond, NewClientsSource: p.NewClientsSecondSource,
+			Key: key, Ports: ports, Members: members, NewClients: p.NewClientsSecond, NewClientsSource: p.NewClientsSecondSource,
 			MaxClients: p.MaxClients, Bytes: p.Megabits * 1e6 / 8, Datagrams: p.DatagramsSecond,
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -77,21 +78,22 @@ a service. ` + "`publish:`" + ` in the configuration says it by member, and sets
 func (f *serveFlags) settings(cmd *cobra.Command) (settings, error) {
 	s := defaultSettings()
 	if f.config != "" {
-		if err := ops.ReadConfig(f.config, &s); err != nil {
+		if err := s.read(f.config); err != nil {
 			return s, err
 		}
 	}
 	for name, set := range map[string]func(){
 		"listen":      func() { s.Listen = f.listen },
 		"ports":       func() { s.Ports = f.ports },
-		"public-addr": func() { s.PublicAddr = splitList(f.public) },
+		"public-addr": func() { s.PublicAddr = ops.SplitList(f.public) },
 		"host":        func() { s.Host = f.host },
 		"metrics":     func() { s.Metrics = f.metrics },
 		"log":         func() { s.Log = f.log },
-		"publish":     func() { s.Publish = []publishing{{Ports: splitList(f.publish)}} },
+		"publish":     func() { s.Publish = []publishing{{Ports: ops.SplitList(f.publish)}} },
 	} {
 		if cmd.Flags().Changed(name) {
 			set()
+			s.from.Override(strings.ReplaceAll(name, "-", "_"), "--"+name)
 		}
 	}
 	return s, nil
@@ -100,8 +102,11 @@ func (f *serveFlags) settings(cmd *cobra.Command) (settings, error) {
 // serve runs the coordinator until ctx ends.
 func serve(ctx context.Context, t *terminal, s settings) (err error) {
 	p, err := s.Check()
-	log, logErr := ops.NewLog(t.log, s.Log)
-	if err = errors.Join(err, logErr); err != nil {
+	if err != nil {
+		return err
+	}
+	log, err := ops.NewLog(t.log, s.Log)
+	if err != nil {
 		return err
 	}
 	dir, err := t.folder()

@@ -118,7 +118,7 @@ func (f *stripeFlags) keeper(ctx context.Context, t *terminal) *stripe.Keeper {
 			return askDaemon(ctx, t)
 		}
 		s := defaultSettings()
-		if err := ops.ReadConfig(f.config, &s); err != nil {
+		if err := s.read(f.config); err != nil {
 			return stripe.Config{}, err
 		}
 		p, err := s.Check()

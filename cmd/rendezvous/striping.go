@@ -17,12 +17,12 @@ import (
 
 // striping is `stripe:` in rendezvous.yaml.
 type striping struct {
-	Apply     bool         `yaml:"apply"`     // while serve runs
-	Addresses stringOrList `yaml:"addresses"` // of this host; empty: found out
-	Exclude   stringOrList `yaml:"exclude"`   // ports and ranges that are another program's
-	Reserved  stringOrList `yaml:"reserved"`  // ports and ranges for public ports of services
-	UDP       int          `yaml:"udp"`       // the port that others lead to; 0: the one listened on, -1: none
-	TCP       int          `yaml:"tcp"`       // likewise
+	Apply     bool     `yaml:"apply"`     // while serve runs
+	Addresses ops.List `yaml:"addresses"` // of this host; empty: found out
+	Exclude   ops.List `yaml:"exclude"`   // ports and ranges that are another program's
+	Reserved  ops.List `yaml:"reserved"`  // ports and ranges for public ports of services
+	UDP       int      `yaml:"udp"`       // the port that others lead to; 0: the one listened on, -1: none
+	TCP       int      `yaml:"tcp"`       // likewise
 }
 
 // striped is striping as values.
@@ -34,27 +34,30 @@ type striped struct {
 
 func (s *striping) check() (out striped, err error) {
 	var faults []error
-	for _, a := range s.Addresses {
+	for i, a := range s.Addresses {
 		ip, err := netip.ParseAddr(a)
 		if err != nil {
-			faults = append(faults, fmt.Errorf("stripe: %q among the addresses is no IP address", a))
+			faults = append(faults, ops.Faultf(fmt.Sprintf("stripe.addresses[%d]", i), "%q is no IP address", a))
 			continue
 		}
 		out.addrs = append(out.addrs, ip.Unmap())
 	}
 	for _, each := range []struct {
 		name string
-		list stringOrList
+		list ops.List
 	}{{"exclude", s.Exclude}, {"reserved", s.Reserved}} {
 		ports, err := stripe.ParsePorts(strings.Join(each.list, ","))
 		if err != nil {
-			faults = append(faults, fmt.Errorf("stripe: %s: %w", each.name, err))
+			faults = append(faults, ops.FaultOf("stripe."+each.name, err))
 		}
 		out.exclude = out.exclude.With(ports)
 	}
-	for name, port := range map[string]int{"udp": s.UDP, "tcp": s.TCP} {
-		if port < -1 || port > 65535 {
-			faults = append(faults, fmt.Errorf("stripe: %s: %d is not 1 to 65535, nor 0 for the port listened on, nor -1 for none", name, port))
+	for _, each := range []struct {
+		key  string
+		port int
+	}{{"udp", s.UDP}, {"tcp", s.TCP}} {
+		if each.port < -1 || each.port > 65535 {
+			faults = append(faults, ops.Faultf("stripe."+each.key, "%d is not 1 to 65535, nor 0 for the port listened on, nor -1 for none", each.port))
 		}
 	}
 	out.udp, out.tcp = s.UDP, s.TCP

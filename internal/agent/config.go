@@ -107,19 +107,10 @@ func DefaultConfig() Config {
 	}}
 }
 
-// settingError is a fault of one setting, by its key in agent.yaml.
-type settingError struct{ key, text string }
-
-func (e *settingError) Error() string { return e.key + ": " + e.text }
-
-func settingFault(key, format string, args ...any) error {
-	return &settingError{key: key, text: fmt.Sprintf(format, args...)}
-}
-
 // Check returns every fault of the config, joined, or nil.
 func (c Config) Check() error {
 	faults := slices.Concat(c.checkServices(), c.checkFlows(), c.checkPorts(), c.checkPublic())
-	add := func(key, format string, args ...any) { faults = append(faults, settingFault(key, format, args...)) }
+	add := func(key, format string, args ...any) { faults = append(faults, ops.Faultf(key, format, args...)) }
 	if c.Name != "" {
 		if err := CheckName("agent's", c.Name); err != nil {
 			add("name", "%s", err)
@@ -152,7 +143,7 @@ func (c Config) Check() error {
 
 func (c Config) checkPorts() []error {
 	if slices.Contains(c.Ports, 0) || len(c.Ports) > maxPreferred {
-		return []error{settingFault("ports", "they must be from 1 to 65535, and %d at most", maxPreferred)}
+		return []error{ops.Faultf("ports", "they must be from 1 to 65535, and %d at most", maxPreferred)}
 	}
 	return nil
 }
@@ -160,16 +151,16 @@ func (c Config) checkPorts() []error {
 func (c Config) checkFlows() (faults []error) {
 	f := c.Flows
 	if f.Unanswered < time.Second || f.Answered < f.Unanswered {
-		faults = append(faults, settingFault("flows", "unanswered (%s) must be 1s or more, and answered (%s) no less than that", f.Unanswered, f.Answered))
+		faults = append(faults, ops.Faultf("flows", "unanswered (%s) must be 1s or more, and answered (%s) no less than that", f.Unanswered, f.Answered))
 	}
 	if f.Max < 1 || f.Max > proto.MaxFlow {
-		faults = append(faults, settingFault("flows", "max is %d and must be from 1 to %d", f.Max, proto.MaxFlow))
+		faults = append(faults, ops.Faultf("flows", "max is %d and must be from 1 to %d", f.Max, proto.MaxFlow))
 	}
 	return faults
 }
 
 func (c Config) checkPublic() (faults []error) {
-	add := func(key, format string, args ...any) { faults = append(faults, settingFault(key, format, args...)) }
+	add := func(key, format string, args ...any) { faults = append(faults, ops.Faultf(key, format, args...)) }
 	p := c.Public
 	if p.Spares < 1 || p.Spares > maxGrant {
 		add("public", "spares is %d and must be from 1 to %d", p.Spares, maxGrant)
@@ -200,7 +191,7 @@ func (c Config) checkServices() (faults []error) {
 	exposed := make(map[string]Service)
 	for _, s := range c.Expose {
 		if other, twice := exposed[s.Name]; twice {
-			faults = append(faults, settingFault("expose", "%s is given twice, as %s and as %s", s.Name, other.URL(), s.URL()))
+			faults = append(faults, ops.Faultf("expose", "%s is given twice, as %s and as %s", s.Name, other.URL(), s.URL()))
 		}
 		exposed[s.Name] = s
 	}
@@ -215,9 +206,9 @@ func (c Config) checkServices() (faults []error) {
 		other, twice := addrs[d.at()]
 		switch {
 		case twice && other.Target() == d.Target():
-			faults = append(faults, settingFault("dial", "%s is given twice, on %s and on %s", d.Target(), other.URL(), d.URL()))
+			faults = append(faults, ops.Faultf("dial", "%s is given twice, on %s and on %s", d.Target(), other.URL(), d.URL()))
 		case twice && d.Port != 0:
-			faults = append(faults, settingFault("dial", "%s and %s both listen on %s; give one another port", other.Target(), d.Target(), d.URL()))
+			faults = append(faults, ops.Faultf("dial", "%s and %s both listen on %s; give one another port", other.Target(), d.Target(), d.URL()))
 		}
 		addrs[d.at()] = d
 	}
@@ -229,7 +220,7 @@ func (c Config) checkRule(key, what string, only path.Kinds) []error {
 	if _, ok := only.Narrow(path.KindsOf(c.Paths...)); ok {
 		return nil
 	}
-	return []error{settingFault(key, "%s allows none of the paths that are allowed here, %v", what, c.Paths)}
+	return []error{ops.Faultf(key, "%s allows none of the paths that are allowed here, %v", what, c.Paths)}
 }
 
 // AddFlags adds what the command line gave to c: --expose, --dial and --paths,

@@ -25,7 +25,10 @@ func LoadConfig(file string) (Config, error) {
 		Offload:   c.Offload,
 		Log:       c.LogLevel,
 	}
-	err := ops.ReadConfig(file, &form)
+	source, err := ops.ReadConfig(file, &form)
+	if err != nil {
+		return Config{}, err
+	}
 	c.Name, c.Metrics = form.Name, form.Metrics
 	c.Expose, c.Dial, c.Paths, c.Ports = form.Expose, form.Dial, form.Paths, form.Ports
 	c.Flows = FlowLimits{time.Duration(form.Flows.Unanswered), time.Duration(form.Flows.Answered), form.Flows.Max}
@@ -35,8 +38,8 @@ func LoadConfig(file string) (Config, error) {
 	c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer = form.FakeTCP.Window, form.FakeTCP.Packed, form.FakeTCP.MaxPerPeer
 	c.Offload, c.Ignore = form.Offload, form.Interfaces.Ignore
 	c.LogLevel = form.Log
-	if err = errors.Join(err, located(file, c.Check())); err != nil {
-		return Config{}, &ops.UsageError{Err: err}
+	if err := source.Check(c.Check()); err != nil {
+		return Config{}, err
 	}
 	return c, nil
 }
@@ -87,31 +90,6 @@ type fakeTCPForm struct {
 
 type interfacesForm struct {
 	Ignore []string `yaml:"ignore"`
-}
-
-// located gives each fault of a setting its file and line.
-func located(file string, err error) error {
-	if err == nil {
-		return nil
-	}
-	lines := make(map[string]int)
-	var doc yaml.Node
-	// A file that cannot be read as YAML has no lines, and its own error.
-	if ops.ReadConfig(file, &doc) == nil && len(doc.Content) > 0 {
-		keys := doc.Content[0].Content
-		for i := 0; i < len(keys); i += 2 {
-			lines[keys[i].Value] = keys[i].Line
-		}
-	}
-	var all []error
-	for _, e := range unjoin(err) {
-		var setting *settingError
-		if errors.As(e, &setting) {
-			e = fmt.Errorf("%s:%d: %w", file, lines[setting.key], e)
-		}
-		all = append(all, e)
-	}
-	return errors.Join(all...)
 }
 
 // unjoin is what was joined into err.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -18,62 +17,139 @@ import (
 const maxConfig = 1 << 20
 
 // ReadConfig reads the YAML file into the struct that into points to, whose
-// values stand for what the file leaves out. An unknown key, a wrong type or
-// a key given twice is a UsageError with the line; all of them at once.
-func ReadConfig(file string, into any) error {
+// values stand for what the file leaves out. Its error is a UsageError: the file
+// can't be read, or is not YAML. Unknown keys, wrong types and keys that stand
+// there twice are in the Source, whose Check tells them with all else.
+func ReadConfig(file string, into any) (*Source, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return Usage("read the configuration: %w; check the path behind --config", err)
+		return nil, Usage("read the configuration: %w; check the path behind --config", err)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return Usage("read the configuration %s: %w", file, err)
+		return nil, Usage("read the configuration %s: %w", file, err)
 	}
 	if len(b) > maxConfig {
-		return Usage("the configuration %s is larger than %d bytes; is it the right file?", file, maxConfig)
+		return nil, Usage("the configuration %s is larger than %d bytes; is it the right file?", file, maxConfig)
 	}
-	return parseConfig(file, b, into)
+	return ParseConfig(file, b, into)
 }
 
-func parseConfig(file string, b []byte, into any) error {
-	dec := yaml.NewDecoder(bytes.NewReader(b))
+// ParseConfig is ReadConfig for what stands in a file of that name.
+func ParseConfig(file string, text []byte, into any) (*Source, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	err := dec.Decode(into)
 	if errors.Is(err, io.EOF) {
-		return nil // an empty file leaves everything as it is
-	}
-	if err == nil {
-		if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-			return Usage("the configuration %s has a second document behind a line of ---; put all into one", file)
-		}
-		return nil
+		return &Source{file: file}, nil // an empty file leaves everything as it is
 	}
 	var faults *yaml.TypeError
-	if !errors.As(err, &faults) {
-		return Usage("%s: %s", file, strings.TrimPrefix(err.Error(), "yaml: "))
+	if err != nil && !errors.As(err, &faults) {
+		return nil, notYAML(file, err)
 	}
-	keys := knownKeys(reflect.TypeOf(into), nil)
-	all := make([]error, len(faults.Errors))
-	for i, fault := range faults.Errors {
-		all[i] = errors.New(file + ":" + plainFault(fault, keys))
+	var doc, second yaml.Node
+	again := yaml.NewDecoder(bytes.NewReader(text))
+	if err := again.Decode(&doc); err != nil {
+		return nil, notYAML(file, err)
 	}
-	return &UsageError{Err: errors.Join(all...)}
+	if err := again.Decode(&second); !errors.Is(err, io.EOF) {
+		return nil, Usage("the configuration %s has a second document behind a line of ---; put all into one", file)
+	}
+	var at places
+	at.walk(&doc, "")
+	s := &Source{file: file, lines: map[string]int{}}
+	for _, p := range at {
+		if s.lines[p.key] == 0 {
+			s.lines[p.key] = p.line
+		}
+	}
+	if faults != nil {
+		known := knownKeys(reflect.TypeOf(into), nil)
+		for _, text := range faults.Errors {
+			s.wrong = append(s.wrong, at.plain(text, known))
+		}
+	}
+	return s, nil
 }
 
-var (
-	faultLine  = regexp.MustCompile(`^line (\d+): `)
-	unknownKey = regexp.MustCompile(`^(\d+: )field (\S+) not found in type (\S+)$`)
-)
+func notYAML(file string, err error) error {
+	return Usage("%s: %s", file, strings.TrimPrefix(err.Error(), "yaml: "))
+}
 
-// plainFault rewrites what the YAML library says in Go's words for people who
-// write configurations.
-func plainFault(fault string, keys map[string][]string) string {
-	fault = faultLine.ReplaceAllString(fault, "$1: ")
-	m := unknownKey.FindStringSubmatch(fault)
-	if m == nil {
-		return fault
+// List takes "a", "a,b" and [a, b] in a configuration. An empty one is not nil.
+type List []string
+
+// UnmarshalYAML is that of package yaml.
+func (l *List) UnmarshalYAML(decode func(any) error) error {
+	var list []string
+	if decode(&list) == nil {
+		*l = append(List{}, list...)
+		return nil
 	}
-	return fmt.Sprintf("%sunknown key %q; known here: %s", m[1], m[2], strings.Join(keys[m[3]], ", "))
+	var one string
+	if err := decode(&one); err != nil {
+		return err
+	}
+	*l = append(List{}, SplitList(one)...)
+	return nil
+}
+
+// SplitList gives the words between commas.
+func SplitList(s string) []string {
+	var out []string
+	for each := range strings.SplitSeq(s, ",") {
+		if each = strings.TrimSpace(each); each != "" {
+			out = append(out, each)
+		}
+	}
+	return out
+}
+
+// place is where a key or an element of a list stands.
+type place struct {
+	key   string // as in a Fault
+	line  int
+	value *yaml.Node
+}
+
+type places []place
+
+func (p *places) walk(n *yaml.Node, key string) {
+	switch n.Kind {
+	case yaml.DocumentNode:
+		p.walk(n.Content[0], key)
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			k, v := n.Content[i], n.Content[i+1]
+			below := strings.TrimPrefix(key+"."+k.Value, ".")
+			*p = append(*p, place{below, k.Line, v})
+			p.walk(v, below)
+		}
+	case yaml.SequenceNode:
+		for i, v := range n.Content {
+			below := fmt.Sprintf("%s[%d]", key, i)
+			*p = append(*p, place{below, v.Line, v})
+			p.walk(v, below)
+		}
+	}
+}
+
+// above is the key that all those that fit are, or are below of; "" where there
+// is none.
+func (p places) above(fits func(place) bool) string {
+	key, found := "", false
+	for _, each := range p {
+		if !fits(each) {
+			continue
+		}
+		if !found {
+			key, found = each.key, true
+		}
+		for key != "" && each.key != key && !strings.HasPrefix(each.key, key+".") && !strings.HasPrefix(each.key, key+"[") {
+			key = key[:max(0, strings.LastIndexAny(key, ".["))]
+		}
+	}
+	return key
 }
 
 // knownKeys lists the keys of each struct type that t leads to, by the type's

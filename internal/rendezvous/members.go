@@ -45,14 +45,22 @@ func (m *member) message(online bool) (*proto.Member, error) {
 	return &proto.Member{Name: m.Name, Key: m.Key, StaticKey: m.StaticKey, Record: record, Online: online}, nil
 }
 
-// CheckName says what is wrong with a name of an agent.
-func CheckName(name string) error {
+// nameForm says what isName wants.
+const nameForm = "1 to 63 of a-z, 0-9 and -, not beginning or ending with -"
+
+// isName says whether an agent may have that name.
+func isName(name string) bool {
 	ok := len(name) > 0 && len(name) <= maxName && name[0] != '-' && name[len(name)-1] != '-'
 	for _, c := range []byte(name) {
 		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-')
 	}
-	if !ok {
-		return refusef(proto.Code_CODE_NAME_INVALID, "%.80q is no name for an agent: 1 to %d of a-z, 0-9 and -, not beginning or ending with -; choose another with --name", name, maxName)
+	return ok
+}
+
+// CheckName says what is wrong with the name that an agent wants to have.
+func CheckName(name string) error {
+	if !isName(name) {
+		return refusef(proto.Code_CODE_NAME_INVALID, "%.80q is no name for an agent: %s; choose another with --name", name, nameForm)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"rendezvous/internal/ops"
 	"rendezvous/internal/sources"
 	"rendezvous/internal/stripe"
 )
@@ -14,6 +15,7 @@ import (
 // PublishRule says which ports members may open to clients without an agent,
 // and what those clients may take. A zero limit takes its default.
 type PublishRule struct {
+	Key     string // the way to it in the configuration, for what CheckPublish says
 	Ports   []stripe.Range
 	Members []string // by name; none: all of them
 	// NewClients that a port takes a second, and those from one IPv4 address or
@@ -78,47 +80,56 @@ func (c *Config) ownPorts() []ownPort {
 func (c *Config) CheckPublish() error {
 	var faults []error
 	own := c.ownPorts()
-	var all []stripe.Range
+	var all []ruleRange
 	for i := range c.Publish {
 		rule := &c.Publish[i]
 		faults = append(faults, rule.check()...)
 		for _, r := range rule.Ports {
 			for _, o := range own {
 				if r.Has(o.number) {
-					faults = append(faults, fmt.Errorf("publish: %v holds %d, which the coordinator itself listens on (`%s`); leave it out", r, o.number, o.key))
+					faults = append(faults, ops.Faultf(rule.key()+".ports", "%v holds %d, which the coordinator itself listens on (`%s`); leave it out", r, o.number, o.key))
 				}
 			}
-			all = append(all, r)
+			all = append(all, ruleRange{r, i})
 		}
 	}
-	return errors.Join(append(faults, overlaps(all)...)...)
+	return errors.Join(append(faults, c.overlaps(all)...)...)
 }
 
-func overlaps(all []stripe.Range) (faults []error) {
-	slices.SortStableFunc(all, func(a, b stripe.Range) int { return cmp.Compare(a.First, b.First) })
+// ruleRange is a range of ports and the rule that has it.
+type ruleRange struct {
+	stripe.Range
+	rule int
+}
+
+// overlaps are told at the later of two rules.
+func (c *Config) overlaps(all []ruleRange) (faults []error) {
+	slices.SortStableFunc(all, func(a, b ruleRange) int { return cmp.Compare(a.First, b.First) })
 	for i, a := range all {
 		for _, b := range all[i+1:] {
 			if b.First > a.Last {
 				break
 			}
-			faults = append(faults, fmt.Errorf("publish: %v and %v have ports in common; name each port once", a, b))
+			faults = append(faults, ops.Faultf(c.Publish[max(a.rule, b.rule)].key()+".ports", "%v and %v have ports in common; name each port once", a, b))
 		}
 	}
 	return faults
 }
 
+func (r *PublishRule) key() string { return cmp.Or(r.Key, "publish") }
+
 func (r *PublishRule) check() (faults []error) {
 	if len(r.Ports) == 0 {
-		faults = append(faults, errors.New("publish: a rule without ports; name some, such as 51820 or 30000-30100"))
+		faults = append(faults, ops.Faultf(r.key(), "a rule without ports; name some, such as 51820 or 30000-30100"))
 	}
 	for _, p := range r.Ports {
 		if p.First == 0 || p.First > p.Last {
-			faults = append(faults, fmt.Errorf("publish: %v is no range of ports", p))
+			faults = append(faults, ops.Faultf(r.key()+".ports", "%v is no range of ports", p))
 		}
 	}
 	for _, name := range r.Members {
-		if err := CheckName(name); err != nil {
-			faults = append(faults, fmt.Errorf("publish: members: %w", err))
+		if !isName(name) {
+			faults = append(faults, ops.Faultf(r.key()+".members", "%.80q is no name of an agent: %s; `rendezvous status` lists those there are", name, nameForm))
 		}
 	}
 	for _, each := range []struct {
@@ -129,7 +140,7 @@ func (r *PublishRule) check() (faults []error) {
 		{"max_clients", float64(r.MaxClients)}, {"megabits", r.Bytes}, {"datagrams_second", r.Datagrams},
 	} {
 		if each.value < 0 {
-			faults = append(faults, fmt.Errorf("publish: %s is below 0; 0 takes the default", each.name))
+			faults = append(faults, ops.Faultf(r.key()+"."+each.name, "it is below 0; 0 takes the default"))
 		}
 	}
 	return faults

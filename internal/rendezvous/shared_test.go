@@ -21,6 +21,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/ops"
 	"rendezvous/internal/share"
 )
 
@@ -64,7 +65,7 @@ func sharing(t *testing.T, text string) *share.Config {
 	if err := yaml.Unmarshal([]byte(text), &s); err != nil {
 		t.Fatal(err)
 	}
-	c, err := s.Parse()
+	c, err := s.Parse(new(ops.Source))
 	if err != nil {
 		t.Fatal(err)
 	}

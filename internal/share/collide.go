@@ -1,38 +1,38 @@
 package share
 
 import (
-	"fmt"
+	"maps"
 	"slices"
 )
 
 // checkBackends wants each rule to lead somewhere, and each backend to be used.
-func checkBackends(c *Config, backends map[string]Backend, s *Settings, all *faults) {
+func checkBackends(s *Settings, all *faults) {
 	used := map[string]bool{}
 	for _, each := range []struct {
+		name  string
 		rules []RuleSetting
-		has   func(Backend) bool
-		over  string
+		has   func(BackendSetting) bool
 	}{
-		{s.TCP, func(b Backend) bool { return b.TCP.IsValid() || s.Backends[b.Name].TCP.text != "" }, "tcp"},
-		{s.UDP, func(b Backend) bool { return b.UDP.IsValid() || s.Backends[b.Name].UDP.text != "" }, "udp"},
+		{"tcp", s.TCP, func(b BackendSetting) bool { return b.TCP != "" }},
+		{"udp", s.UDP, func(b BackendSetting) bool { return b.UDP != "" }},
 	} {
-		for i := range each.rules {
-			r := &each.rules[i]
-			b, ok := backends[r.To.text]
-			used[r.To.text] = true
+		for i, r := range each.rules {
+			at := key("%s[%d]", each.name, i)
+			b, ok := s.Backends[r.To]
+			used[r.To] = true
 			switch {
-			case r.To.text == "":
-				all.note(r.line(), "a rule without to: name one of the backends")
+			case r.To == "":
+				all.note(at, "a rule without to: name one of the backends")
 			case !ok:
-				all.note(r.line(), "there is no backend %q; add it to backends", r.To.text)
+				all.note(at+".to", "there is no backend %q; add it to backends", r.To)
 			case !each.has(b):
-				all.note(r.line(), "backend %s has no %s address", b.Name, each.over)
+				all.note(at+".to", "backend %s has no %s address", r.To, each.name)
 			}
 		}
 	}
-	for _, b := range c.Backends {
-		if !used[b.Name] {
-			*all = append(*all, fmt.Errorf("share: no rule leads to backend %s; add one, or remove it", b.Name))
+	for _, name := range slices.Sorted(maps.Keys(s.Backends)) {
+		if !used[name] {
+			all.note(key("backends.%s", name), "no rule leads to it; add one, or remove it")
 		}
 	}
 }
@@ -47,22 +47,22 @@ func checkReach(rules []Rule, udp bool, all *faults) {
 			switch {
 			case a.Is != b.Is:
 				if udp && alike(a, b) {
-					all.note(b.line, "some datagrams are %s and match %s on line %d too; tell them apart by length, value or mask", b.Is, a.Is, a.line)
+					all.note(b.key, "some datagrams are %s and match %s on line %d too; tell them apart by length, value or mask", b.Is, a.Is, all.line(a))
 				}
 			case b.Is == Bytes:
 				if a.Bytes.collides(&b.Bytes) {
-					all.note(b.line, "the pattern collides with that on line %d: lengths and bytes can match both; tell them apart by length, value or mask", a.line)
+					all.note(b.key, "the pattern collides with that on line %d: lengths and bytes can match both; tell them apart by length, value or mask", all.line(a))
 				}
 			case b.Is == OpenVPN:
 				if k, ok := sameKeys(a, b); ok {
-					all.note(b.line, "OpenVPN with keys %s goes by line %d already", k, a.line)
+					all.note(b.key, "OpenVPN with keys %s goes by line %d already", k, all.line(a))
 				}
 			case b.Is == TLS || b.Is == QUIC:
 				if covers(a, b) {
-					all.note(b.line, "nothing is left to this rule: line %d takes all that it would", a.line)
+					all.note(b.key, "nothing is left to this rule: line %d takes all that it would", all.line(a))
 				}
 			default:
-				all.note(b.line, "%s goes by line %d already", b.Is, a.line)
+				all.note(b.key, "%s goes by line %d already", b.Is, all.line(a))
 			}
 		}
 	}

@@ -1,25 +1,29 @@
 package share
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
-	"go.yaml.in/yaml/v3"
+	"rendezvous/internal/ops"
 )
 
 var local = netip.MustParseAddrPort("127.0.0.1:0")
 
 func parse(t testing.TB, text string) (Config, error) {
 	t.Helper()
-	var s Settings
-	dec := yaml.NewDecoder(strings.NewReader(text))
-	dec.KnownFields(true)
-	if err := dec.Decode(&s); err != nil {
+	var file struct {
+		Share Settings `yaml:"share"`
+	}
+	text = "share:\n  " + strings.ReplaceAll(strings.TrimPrefix(text, "\n"), "\n", "\n  ") // its first line is the second
+	source, err := ops.ParseConfig("c.yaml", []byte(text), &file)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return s.Parse()
+	c, err := file.Share.Parse(source)
+	return c, source.Check(err)
 }
 
 func TestSettings(t *testing.T) {
@@ -78,6 +82,7 @@ tcp:
   - {is: silence}
   - {is: http, keys: none, length: "7", names: "a", to: sshd}
   - {is: tls, names: "a*b", to: website}
+  - {is: tls, names: [[a]], alpn: "", to: website}
 udp:
   - {is: openvpn, keys: [none, tls-auth], to: vpn}
   - {is: openvpn, keys: [tls-crypt, tls-auth], to: vpn}
@@ -89,41 +94,50 @@ udp:
   - {is: bytes, value: "ff", mask: "01", length: 9, to: vpn}
   - {is: bytes, value: "xx", length: 9, to: vpn}
   - {is: bytes, value: "77", to: vpn}
-  - {is: bytes, value: "66", mask: "", at: 9, length: 5-8, to: vpn}
+  - {is: bytes, value: "66", mask: "", at: 9, length: 5-8, to: vpn, valeu: "66"}
 limits: {flows: -1}
+rules: []
 `)
 	if err == nil {
 		t.Fatal("nothing is wrong?")
 	}
-	for _, want := range []string{
-		"inspect is 1m0s",
-		`line 4: share: backend website: "localhost:8443" is not IP:PORT`,
-		"backend empty has neither",
-		"line 7: share: backend vpn: proxy is for TCP",
-		"line 10: share: nothing is left to this rule: line 9 takes all",
-		"line 12: share: ssh goes by line 11 already",
-		`line 13: share: "telnet" is nothing that is known over TCP`,
-		`line 14: share: there is no backend "nowhere"`,
-		"line 15: share: backend vpn has no tcp address",
-		"line 16: share: a rule without to",
-		"line 17: share: names is for",
-		"line 17: share: keys is for",
-		"line 17: share: length is for bytes",
-		`line 18: share: "a*b" is neither a name`,
-		"line 21: share: OpenVPN with keys tls-auth goes by line 20 already",
-		`line 22: share: "none-such" is no way`,
-		"line 24: share: some datagrams are bytes and match wireguard on line 23",
-		"line 26: share: the pattern collides with that on line 25",
-		"line 27: share: the pattern looks at 1 bits",
-		`line 28: share: value "xx"`,
-		`line 29: share: length "" is neither`,
-		"line 30: share: a datagram of 5 bytes ends before the pattern",
-		"no rule leads to backend empty",
-		"limits: none may be negative",
-	} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("missing: %s", want)
+	want := `c.yaml:2: share.inspect: it is 1m0s, and may be up to 9s
+c.yaml:4: share.backends.website.tcp: "localhost:8443" is not IP:PORT
+c.yaml:5: share.backends.empty: it has neither tcp nor udp
+c.yaml:5: share.backends.empty: no rule leads to it
+c.yaml:7: share.backends.vpn.proxy: it is for TCP
+c.yaml:10: share.tcp: nothing is left to this rule: line 9 takes all
+c.yaml:12: share.tcp: ssh goes by line 11 already
+c.yaml:13: share.tcp.is: "telnet" is nothing that is known over TCP
+c.yaml:14: share.tcp.to: there is no backend "nowhere"
+c.yaml:15: share.tcp.to: backend vpn has no tcp address
+c.yaml:16: share.tcp: a rule without to
+c.yaml:17: share.tcp.names: it is for [tls quic]
+c.yaml:17: share.tcp.keys: it is for [openvpn]
+c.yaml:17: share.tcp.length: it is for [bytes]
+c.yaml:18: share.tcp.names: "a*b" is neither a name
+c.yaml:19: share.tcp.alpn: there is nothing in it
+c.yaml:19: share.tcp.names: it is a list
+c.yaml:22: share.udp: OpenVPN with keys tls-auth goes by line 21 already
+c.yaml:23: share.udp.keys: "none-such" is no way
+c.yaml:25: share.udp: some datagrams are bytes and match wireguard on line 24
+c.yaml:27: share.udp: the pattern collides with that on line 26
+c.yaml:28: share.udp: the pattern looks at 1 bits
+c.yaml:29: share.udp.value: "xx" is no bytes
+c.yaml:30: share.udp.length: "" is neither
+c.yaml:31: share.udp.length: a datagram of 5 bytes ends before the pattern
+c.yaml:31: share.udp.valeu: unknown key; known here: alpn,
+c.yaml:32: share.limits.flows: it is below 0; 0 takes the default
+c.yaml:33: share.rules: unknown key; known here: backends, inspect, limits, tcp, udp`
+	got := strings.Split(err.Error(), "\n")
+	for _, line := range strings.Split(want, "\n") {
+		if !slices.ContainsFunc(got, func(g string) bool { return strings.HasPrefix(g, line) }) {
+			t.Errorf("missing: %s", line)
 		}
+	}
+	number := func(fault string) (n int) { _, _ = fmt.Sscanf(fault, "c.yaml:%d:", &n); return n }
+	if !slices.IsSortedFunc(got, func(a, b string) int { return number(a) - number(b) }) || number(got[0]) != 2 {
+		t.Error("they are not in the order of lines")
 	}
 	if t.Failed() {
 		t.Logf("it says:\n%v", err)

@@ -44,7 +44,7 @@ type Rule struct {
 	Keys  []Keys   // for OpenVPN: none: any
 	Bytes Shape    // for Bytes
 	To    string   // a backend's name
-	line  int
+	key   string   // its way in the settings
 }
 
 // Is is a sort of content.
