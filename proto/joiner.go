@@ -21,6 +21,16 @@ const (
 type Joiner struct {
 	mu      sync.Mutex
 	waiting map[partKey]*partial
+	lost    uint64
+}
+
+// Lost is how many datagrams were given up because parts of them did not come in
+// time, or too many waited.
+func (j *Joiner) Lost(now time.Time) uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.expire(now)
+	return j.lost
 }
 
 type partial struct {
@@ -77,18 +87,25 @@ func (j *Joiner) Accept(now time.Time, p Part) ([]byte, bool) {
 
 // makeRoom forgets what has waited too long, and the oldest when full.
 func (j *Joiner) makeRoom(now time.Time) {
-	var oldest partKey
+	oldest := j.expire(now)
+	if len(j.waiting) >= joinMost {
+		delete(j.waiting, oldest)
+		j.lost++
+	}
+}
+
+// expire forgets what has waited too long, and gives the oldest of the others.
+func (j *Joiner) expire(now time.Time) (oldest partKey) {
 	var at time.Time
 	for key, w := range j.waiting {
 		if now.Sub(w.began) > joinWait {
 			delete(j.waiting, key)
+			j.lost++
 			continue
 		}
 		if at.IsZero() || w.began.Before(at) {
 			oldest, at = key, w.began
 		}
 	}
-	if len(j.waiting) >= joinMost {
-		delete(j.waiting, oldest)
-	}
+	return oldest
 }

@@ -160,6 +160,7 @@ func (l *publicLeg) close() {
 	l.disconnect(l.far.Load())
 	if l.seal != nil {
 		l.p.drops.unopened.Add(l.seal.Dropped())
+		l.p.drops.incomplete.Add(l.seal.Incomplete(time.Now()))
 	}
 }
 
@@ -332,24 +333,25 @@ func (l *publicLeg) lookAgain() {
 // publicDrops counts datagrams of public ports that were dropped, by reason.
 type publicDrops struct {
 	stranger, noService, notFromService, tooLarge, absent, writeError, evicted atomic.Uint64
-	unopened                                                                   atomic.Uint64 // of legs that have ended
+	unopened, incomplete                                                       atomic.Uint64 // of legs that have ended
 }
 
 // counts are the drops of all legs that there are and were.
 func (p *publisher) counts() map[string]uint64 {
 	d := &p.drops
-	unopened := d.unopened.Load()
+	unopened, incomplete := d.unopened.Load(), d.incomplete.Load()
 	p.mu.Lock()
 	for _, l := range p.legs {
 		if l.seal != nil {
 			unopened += l.seal.Dropped()
+			incomplete += l.seal.Incomplete(time.Now())
 		}
 	}
 	p.mu.Unlock()
 	return map[string]uint64{
 		"public-stranger": d.stranger.Load(), "public-no-service": d.noService.Load(), "public-not-from-service": d.notFromService.Load(),
 		"public-too-large": d.tooLarge.Load(), "public-service-absent": d.absent.Load(), "public-write-error": d.writeError.Load(),
-		"public-clients-evicted": d.evicted.Load(), "public-unopened": unopened,
+		"public-clients-evicted": d.evicted.Load(), "public-unopened": unopened, "public-incomplete": incomplete,
 	}
 }
 

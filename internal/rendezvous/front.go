@@ -69,6 +69,7 @@ func newFront(s *Server) (*front, error) {
 		tls:       config,
 		gate:      newGate(s.config.Limits.Connections, s.config.Limits.ConnectionsPerSource),
 		strangers: newStrangers(),
+		splices:   newSplices(),
 		open:      map[net.Conn]struct{}{},
 		trunks:    map[*trunk]struct{}{},
 	}, nil

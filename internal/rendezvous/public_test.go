@@ -3,6 +3,7 @@ package rendezvous
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -512,8 +513,40 @@ func TestPublicPortSealed(t *testing.T) {
 		p.wantNoDrops(51820)
 		p.fakeHome.mu.Lock()
 		defer p.fakeHome.mu.Unlock()
-		if p.sizes[0] != 1+proto.Overhead || len(p.sizes) != 8+3 {
+		if p.sizes[0] != 1+proto.Overhead || len(p.sizes) != 8+3 || slices.Max(p.sizes) > 1400 {
 			t.Errorf("datagrams of %v bytes crossed", p.sizes)
+		}
+		if st, _ := p.status(); st.Public[0].Split != 3 {
+			t.Errorf("status: %+v", st.Public[0])
+		}
+	})
+}
+
+// A datagram of the service that comes in parts, of which one is lost, is counted.
+func TestPublicPortSealedLosesAPart(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		p := newPublicLab(t, nil)
+		p.sealed = true
+		ask := port(51820)
+		ask.Raw = false
+		p.mustPublish(ask)
+		c := p.phone(p.client("192.0.2.7/24"))
+		what := strings.Repeat("z", 1460)
+		lost, home := false, p.home.Addr()
+		p.home.DropWhen(func(from, _ netip.AddrPort, d []byte) bool { // the first of the answer's two parts
+			first := !lost && from.Addr() == home && len(d) > 500
+			lost = lost || first
+			return first
+		})
+		c.say(what)
+		if _, got := c.hear(2 * time.Second); got != "" {
+			t.Errorf("%d bytes came", len(got))
+		}
+		c.say(what)
+		c.mustHear(what)
+		f := p.figures(51820)
+		if f.drops["incomplete"] != 1 || f.split != 2 {
+			t.Errorf("%+v", f)
 		}
 	})
 }

@@ -23,17 +23,19 @@ const (
 	publicForged                         // what came from the agent did not open
 	publicRefused                        // TCP: the agent did not take it
 	publicBroken                         // TCP: it broke off
+	publicIncomplete                     // a part of what came from the agent was lost
 	publicReasons                        // their number
 )
 
 var publicReasonNames = [publicReasons]string{
-	"no-agent", "new-client-rate", "source-rate", "full", "too-many-waiting", "held-too-much", "held-too-long", "forged", "refused", "broken",
+	"no-agent", "new-client-rate", "source-rate", "full", "too-many-waiting", "held-too-much", "held-too-long", "forged", "refused", "broken", "incomplete",
 }
 
 // publicCounts are totals of a port.
 type publicCounts struct {
 	drops            [publicReasons]atomic.Uint64
 	started, evicted atomic.Uint64 // clients that got a leg, and that lost it to another
+	split            atomic.Uint64 // datagrams that were too large for a sealed leg, of legs that have ended
 }
 
 // all are the drops by reason.
@@ -259,23 +261,26 @@ type publicFigures struct {
 	clients, ready, spares, waiting int
 	silent                          bool // the agent does not answer
 	alone                           bool // somebody came while no agent was there
-	started, evicted                uint64
+	started, evicted, split         uint64
 	drops                           map[string]uint64
 }
 
 // figures are that of clientele.
 func (t *publicTable) figures() publicFigures {
+	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := publicFigures{
 		clients: len(t.byLeg), ready: len(t.ready), spares: len(t.spare), waiting: t.line.len(),
-		silent: t.silent, alone: t.alone, started: t.count.started.Load(), evicted: t.count.evicted.Load(), drops: t.count.all(),
+		silent: t.silent, alone: t.alone, started: t.count.started.Load(), evicted: t.count.evicted.Load(), split: t.count.split.Load(), drops: t.count.all(),
 	}
 	for _, c := range t.byLeg {
 		if c.codec == nil {
 			break // of a raw port none has one
 		}
 		f.drops[publicReasonNames[publicForged]] += c.codec.Dropped()
+		f.drops[publicReasonNames[publicIncomplete]] += c.codec.Incomplete(now)
+		f.split += c.codec.Split()
 	}
 	return f
 }

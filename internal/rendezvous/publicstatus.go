@@ -20,7 +20,8 @@ type PublicPortStatus struct {
 	Spares    int               `json:"spares"`  // all, those among them that are not bound yet
 	Total     uint64            `json:"total_clients"`
 	Evicted   uint64            `json:"evicted_clients"`
-	Drops     map[string]uint64 `json:"drops"` // datagrams by reason
+	Split     uint64            `json:"split_datagrams"` // of clients, that crossed a sealed leg in parts
+	Drops     map[string]uint64 `json:"drops"`           // datagrams by reason
 }
 
 // status is all public ports, in order.
@@ -34,7 +35,7 @@ func (p *publicPorts) status() []PublicPortStatus {
 		f := port.figures()
 		st.Online, st.Silent = st.Online && !f.silent, f.silent
 		st.Clients, st.Waiting, st.Ready, st.Spares = f.clients, f.waiting, f.ready, f.spares
-		st.Total, st.Evicted, st.Drops = f.started, f.evicted, f.drops
+		st.Total, st.Evicted, st.Split, st.Drops = f.started, f.evicted, f.split, f.drops
 		if port.tcp {
 			st.Transport = "tcp"
 		} else {

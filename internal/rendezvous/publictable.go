@@ -263,5 +263,7 @@ func (t *publicTable) forget(c *publicClient) {
 	t.idle[1].Remove(c.place)
 	if c.codec != nil {
 		t.count.drop(publicForged, int(c.codec.Dropped()))
+		t.count.drop(publicIncomplete, int(c.codec.Incomplete(time.Now())))
+		t.count.split.Add(c.codec.Split())
 	}
 }

@@ -19,6 +19,7 @@ const (
 	spliceIdle  = 90 * time.Second // without a byte
 	spliceEach  = 16               // of one allocation: one for each rule and side, and those that are being drained
 	spliceAll   = 4096
+	spliceOne   = spliceAll / 16       // of one member, so that none takes what all need
 	spliceRest  = 2 * time.Millisecond // until more may pass
 	splicePiece = 32 << 10             // bytes, of a buffer in each direction
 )
@@ -30,9 +31,22 @@ type splices struct {
 	bytes atomic.Uint64
 
 	mu      sync.Mutex
-	all     int
-	of      map[proto.Token]int // streams, of each allocation
+	limits  spliceLimits
+	all     int                 // ends
+	of      map[proto.Token]int // ends, of each allocation
+	members map[string]int      // ends, of each member
 	waiting map[spliceName]*spliceEnd
+}
+
+// spliceLimits are how many splices there may be: at all, of one member, and of
+// one allocation. An end that waits counts like one that was met.
+type spliceLimits struct{ all, member, allocation int }
+
+func newSplices() splices {
+	return splices{
+		limits: spliceLimits{all: spliceAll, member: spliceOne, allocation: spliceEach},
+		of:     map[proto.Token]int{}, members: map[string]int{}, waiting: map[spliceName]*spliceEnd{},
+	}
 }
 
 // SpliceStatus is the coordinator's part of the streams between relay legs.
@@ -54,6 +68,7 @@ type spliceName struct {
 // waits until done.
 type spliceEnd struct {
 	*relay.Splice
+	member string
 	stream *yamux.Stream
 	met    chan struct{}
 	done   chan struct{}
@@ -100,7 +115,7 @@ func (t *trunk) spliceEnd(stream *yamux.Stream) *spliceEnd {
 	if err != nil || stream.SetReadDeadline(time.Time{}) != nil {
 		return nil
 	}
-	return &spliceEnd{Splice: leg, stream: stream, met: make(chan struct{}), done: make(chan struct{})}
+	return &spliceEnd{Splice: leg, member: m.Name, stream: stream, met: make(chan struct{}), done: make(chan struct{})}
 }
 
 func (e *spliceEnd) name() spliceName {
@@ -112,14 +127,13 @@ func (s *splices) enter(e *spliceEnd) bool {
 	at := e.name().allocation
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.all >= 2*spliceAll || s.of[at] >= 2*spliceEach {
+	// A splice has two ends, but each member one of them.
+	if s.all >= 2*s.limits.all || s.of[at] >= 2*s.limits.allocation || s.members[e.member] >= s.limits.member {
 		return false
-	}
-	if s.of == nil {
-		s.of, s.waiting = make(map[proto.Token]int), make(map[spliceName]*spliceEnd)
 	}
 	s.all++
 	s.of[at]++
+	s.members[e.member]++
 	return true
 }
 
@@ -131,6 +145,9 @@ func (s *splices) leave(e *spliceEnd) {
 		delete(s.waiting, at)
 	}
 	s.all--
+	if s.members[e.member]--; s.members[e.member] == 0 {
+		delete(s.members, e.member)
+	}
 	if s.of[at.allocation]--; s.of[at.allocation] == 0 {
 		delete(s.of, at.allocation)
 	}

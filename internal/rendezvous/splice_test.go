@@ -22,28 +22,44 @@ type splicePair struct {
 	t      *testing.T
 	guests [2]*guest
 	legs   [2]*relay.Leg
+	dialer *TLSDialer
+	at     string
 }
 
 func newSplicePair(t *testing.T) *splicePair {
 	t.Helper()
 	c := newStreamCoordinator(t)
-	p := &splicePair{coordinator: c, t: t, guests: [2]*guest{tlsGuest(t, c, "laptop"), tlsGuest(t, c, "home")}}
-	forLaptop, forHome := allocations(t, p.guests[0], p.guests[1])
-	for i, a := range []*proto.Allocation{forLaptop, forHome} {
+	p := joinSplicePair(t, c, func(name string) *guest { return tlsGuest(t, c, name) })
+	p.dialer, p.at = straight(), c.tcp(t)
+	return p
+}
+
+// joinSplicePair has two members join, each by join.
+func joinSplicePair(t *testing.T, c *coordinator, join func(name string) *guest) *splicePair {
+	t.Helper()
+	p := &splicePair{coordinator: c, t: t, guests: [2]*guest{join("laptop"), join("home")}}
+	p.meet()
+	return p
+}
+
+// meet gives the two an allocation.
+func (p *splicePair) meet() {
+	p.t.Helper()
+	one, other := allocations(p.t, p.guests[0], p.guests[1])
+	for i, a := range []*proto.Allocation{one, other} {
 		leg, err := relay.NewLeg(nil, netip.AddrPort{}, a)
 		if err != nil {
-			t.Fatal(err)
+			p.t.Fatal(err)
 		}
 		p.legs[i] = leg
 	}
-	return p
 }
 
 // join is a guest's end of a splice with a leg.
 func (p *splicePair) join(g *guest, leg *relay.Leg, number uint64, within time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(p.t.Context(), within)
 	defer cancel()
-	conn, err := straight().Splice(ctx, p.tcp(p.t), p.pin, g.certificate(), leg, number)
+	conn, err := p.dialer.Splice(ctx, p.at, p.pin, g.certificate(), leg, number)
 	if err == nil {
 		p.t.Cleanup(func() { _ = conn.Close() })
 	}
@@ -231,4 +247,70 @@ func TestSplicesAreLimited(t *testing.T) {
 	if n := p.front.splices.open.Load(); n != spliceEach {
 		t.Errorf("%d are open", n)
 	}
+}
+
+// The limit of all is divided: a member has its share of splices, waiting ones
+// too, and others have theirs. What is over can be had again.
+func TestSplicesAreDivided(t *testing.T) {
+	p := newSplicePair(t)
+	s := &p.front.splices
+	s.limits = spliceLimits{all: 4, member: 3, allocation: spliceEach}
+	var near, far net.Conn
+	for i := range uint64(3) {
+		near, far = p.both(i)
+	}
+	if _, err := p.join(p.guests[0], p.legs[0], 10, 5*time.Second); err == nil {
+		t.Error("a member had more than its share")
+	}
+	third, fourth := tlsGuest(t, p.coordinator, "third"), tlsGuest(t, p.coordinator, "fourth")
+	others := &splicePair{coordinator: p.coordinator, t: t, guests: [2]*guest{third, fourth}, dialer: p.dialer, at: p.at}
+	others.meet()
+	others.both(20)
+	if _, err := others.join(third, others.legs[0], 21, 5*time.Second); err == nil {
+		t.Error("there were more than at all")
+	}
+	_, _ = near.Close(), far.Close()
+	waitFor(t, func() bool { return s.open.Load() == 3 })
+	p.both(30)
+}
+
+// An idle splice has lost an end, and is cut; one that carries a byte now and
+// then stays.
+func TestIdleSpliceIsCut(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		c, _, host := virtualDoors(t, func(c *Config) { // no leg is ever bound here
+			c.Limits.Relay.Unbound, c.Limits.Relay.Idle = time.Hour, time.Hour
+		})
+		p := joinSplicePair(t, c, func(name string) *guest {
+			g := newGuest(t, name)
+			if err := g.connectTLS(in(host), c.Addrs()[0].String(), c.pin); err != nil {
+				t.Fatal(err)
+			}
+			g.join(c.invite(t))
+			return g
+		})
+		p.dialer, p.at = in(host), c.Addrs()[0].String()
+		near, far := p.both(1)
+		for range 4 {
+			time.Sleep(spliceIdle * 2 / 3)
+			if _, err := near.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(far, make([]byte, 1)); err != nil {
+				t.Fatalf("a splice that is used was cut: %v", err)
+			}
+		}
+		idle := time.Now()
+		_ = far.SetReadDeadline(time.Now().Add(10 * time.Minute))
+		if _, err := far.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the idle splice ended with %v", err)
+		}
+		if took := time.Since(idle); took < spliceIdle || took > 2*spliceIdle+time.Second {
+			t.Errorf("it was cut after %v", took)
+		}
+		time.Sleep(time.Second)
+		if s := &p.front.splices; s.all != 0 || s.open.Load() != 0 {
+			t.Errorf("%d ends are left", s.all)
+		}
+	})
 }

@@ -60,6 +60,18 @@ func NewLeg(key [KeySize]byte, coordinator bool) *Leg {
 // Dropped is how many datagrams did not open, came twice, or were of no form.
 func (l *Leg) Dropped() uint64 { return l.drops.Load() }
 
+// Split is how many datagrams were sealed in parts.
+func (l *Leg) Split() uint64 { return uint64(l.parts.Load()) }
+
+// Incomplete is how many datagrams of the other side were given up because a
+// part of them was lost.
+func (l *Leg) Incomplete(now time.Time) uint64 {
+	if j := l.join.Load(); j != nil {
+		return j.Lost(now)
+	}
+	return 0
+}
+
 // legBuffer holds a burst sealed or opened, and a part that is about to be
 // sealed.
 type legBuffer struct {

@@ -1,6 +1,9 @@
 package session
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // drop is why a datagram was not delivered.
 type drop uint8
@@ -56,6 +59,9 @@ func (s *Session) Counts() Counts {
 		TxBytes: c.txBytes.Load(), RxBytes: c.rxBytes.Load(),
 		TxDatagrams: c.txDatagrams.Load(), RxDatagrams: c.rxDatagrams.Load(),
 		Dropped: make(map[string]uint64),
+	}
+	if n := s.join.Lost(time.Now()); n > 0 {
+		out.Dropped["incomplete"] = n
 	}
 	for why := range drops {
 		if n := c.dropped[why].Load(); n > 0 {
