@@ -87,6 +87,9 @@ type Behaviour struct {
 	// Unreplied is the lifetime of a flow until it is 2 s old and has been
 	// answered; 0 is Lifetime. Linux: 30 s, then 120 s.
 	Unreplied time.Duration
+	// Absolute ends a mapping that long after it was made, whatever is sent; 0:
+	// it lives as long as it is refreshed. Some carriers: 50 to 75 s.
+	Absolute time.Duration
 	// InboundRefresh lets inbound datagrams extend the lifetime too.
 	InboundRefresh bool
 	// Hairpin lets those inside reach each other by their external addresses.
@@ -125,7 +128,7 @@ func (b Behaviour) forTCP() Behaviour {
 	if b.TCP != nil {
 		b = *b.TCP
 	} else {
-		b.Lifetime, b.Unreplied = 0, 0
+		b.Lifetime, b.Unreplied, b.Absolute = 0, 0, 0
 	}
 	b.TCP = nil
 	return b

@@ -71,3 +71,35 @@ func TestLinuxLifetimes(t *testing.T) {
 		}
 	})
 }
+
+// Some carriers end a mapping at its age, however busy it is.
+func TestAbsoluteLifetime(t *testing.T) {
+	inBubble(t, Options{}, func(t *testing.T, l *Lab) {
+		b := newBench(t, l, Behaviour{Filtering: AddressAndPortDependent, Ports: Random(1024, 65535), InboundRefresh: true, Absolute: 60 * time.Second})
+		ext := seen(t, b.inside, b.s11)
+		for i := range 5 {
+			time.Sleep(10 * time.Second)
+			if again := seen(t, b.inside, b.s11); again != ext {
+				t.Fatalf("after %d s the mapping moved from %v to %v", 10*(i+1), ext, again)
+			}
+			if i == 3 {
+				seen(t, b.inside, b.s21) // a younger flow of the same mapping ends with it
+			}
+		}
+		time.Sleep(9 * time.Second)
+		if !reaches(t, b, ext) {
+			t.Fatal("the mapping ended early")
+		}
+		time.Sleep(2 * time.Second)
+		if reaches(t, b, ext) {
+			t.Fatal("the mapping outlived its absolute lifetime")
+		}
+		next := seen(t, b.inside, b.s11)
+		if next == ext {
+			t.Error("the new mapping has the port of the ended one")
+		}
+		if got := seen(t, b.inside, b.s21); got != next {
+			t.Errorf("another flow is still seen at %v, the newest at %v", got, next)
+		}
+	})
+}

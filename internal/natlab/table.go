@@ -50,6 +50,7 @@ type mapping struct {
 	key      pair
 	ext      netip.AddrPort
 	expires  time.Time
+	ends     time.Time // whatever is sent; zero: never
 	peers    map[netip.Addr]time.Time // remote addresses that inside sent to, until when
 	explicit bool                     // a port forwarding: never expires, filters nothing
 }
@@ -120,6 +121,9 @@ func (t *table) outbound(now time.Time, inside, remote netip.AddrPort) verdict {
 			return verdict{why: DropNoPort}
 		}
 		m = &mapping{key: t.mapKey(inside, remote), ext: ext, peers: map[netip.Addr]time.Time{}}
+		if t.behaviour.Absolute > 0 {
+			m.ends = now.Add(t.behaviour.Absolute)
+		}
 		t.insert(m)
 	}
 	f := &flow{inside: inside, remote: remote, ext: m.ext, mapping: m, created: now}
@@ -292,9 +296,16 @@ func living(now time.Time, list []*mapping) []*mapping {
 	return out
 }
 
-func (f *flow) alive(now time.Time) bool { return f != nil && now.Before(f.expires) }
+func (f *flow) alive(now time.Time) bool {
+	return f != nil && now.Before(f.expires) && (f.mapping == nil || !f.mapping.ended(now))
+}
 
-func (m *mapping) alive(now time.Time) bool { return m.explicit || now.Before(m.expires) }
+func (m *mapping) alive(now time.Time) bool {
+	return m.explicit || now.Before(m.expires) && !m.ended(now)
+}
+
+// ended says whether the mapping's absolute lifetime is over.
+func (m *mapping) ended(now time.Time) bool { return !m.ends.IsZero() && !now.Before(m.ends) }
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
