@@ -149,35 +149,18 @@ func silent(writeErr error) error {
 // once the relay says that the allocation is gone, leaves four tries in a row
 // unanswered, which takes about 15 s from the first, or the conn is closed.
 func (l *Leg) Keep(ctx context.Context) error {
+	p := NewPulse(l, 0)
 	timer := time.NewTimer(refreshEach)
 	defer timer.Stop()
 	for {
-		st, err := l.await(ctx, timer.C, func(st state) bool { return st.gone })
-		if err != nil {
+		if _, err := l.await(ctx, timer.C, func(st state) bool { return st.gone }); err != nil {
 			return nil
 		}
-		var writeErr error // a refused write is a lost one: it stays unanswered
-		for try, wait := 0, refreshTry; !st.gone; try, wait = try+1, 2*wait {
-			if try == refreshMost {
-				return fmt.Errorf("refresh at relay %v: %w in %d tries; ask for a new introduction", l.relay, silent(writeErr), try)
-			}
-			before := st.answered
-			if writeErr = l.Refresh(); errors.Is(writeErr, net.ErrClosed) {
-				return fmt.Errorf("refresh at relay %v: %w", l.relay, writeErr)
-			}
-			timer.Reset(wait)
-			st, err = l.await(ctx, timer.C, func(st state) bool { return st.gone || st.answered > before })
-			if err != nil {
-				return nil
-			}
-			if st.answered > before {
-				break
-			}
+		again, err := p.Beat()
+		if err != nil {
+			return err
 		}
-		if st.gone {
-			return fmt.Errorf("refresh at relay %v: %w", l.relay, ErrGone)
-		}
-		timer.Reset(refreshEach)
+		timer.Reset(again)
 	}
 }
 

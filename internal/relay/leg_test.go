@@ -244,7 +244,7 @@ func TestKeepRefreshes(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if st := w.server.Stats(); st.Sessions != 1 || st.Binds < 2*39 || st.Binds > 2*42 {
+		if st := w.server.Stats(); st.Sessions != 1 || st.Binds < 2*39 || st.Binds > 2*47 {
 			t.Errorf("stats: %+v", st)
 		}
 	})

@@ -8,14 +8,15 @@ import (
 	"time"
 )
 
-// Pulse keeps a leg as Keep does, but needs no goroutine: its owner calls Beat
-// when the time has come. Ten thousand legs cost ten thousand timers. Its methods
-// may not be called at once.
+// Pulse is what Keep does, without a goroutine: its owner calls Beat when the
+// time has come. Ten thousand legs cost ten thousand timers. Its methods may not
+// be called at once.
 type Pulse struct {
-	leg    *Leg
-	every  time.Duration
-	try    int    // binds sent since the last answer
-	before uint64 // what was answered before the first of them
+	leg     *Leg
+	every   time.Duration
+	try     int    // binds sent since the last answer
+	before  uint64 // what was answered before the first of them
+	refused error  // the last write: a refused one is a lost one
 }
 
 // NewPulse keeps a leg that was claimed, with a bind every so often; 0 is every
@@ -44,12 +45,12 @@ func (p *Pulse) Beat() (again time.Duration, err error) {
 		// A little less than is promised, for binds that wander do not meet.
 		return max(refreshTry, p.every-waited-rand.N(p.every/8+1)), nil
 	case p.try == refreshMost:
-		return 0, fmt.Errorf("refresh at relay %v: %w in %d tries", p.leg.relay, ErrSilent, p.try)
+		return 0, fmt.Errorf("refresh at relay %v: %w in %d tries; ask for a new introduction", p.leg.relay, silent(p.refused), p.try)
 	case p.try == 0:
 		p.before = st.answered
 	}
-	if err := p.leg.Refresh(); errors.Is(err, net.ErrClosed) { // another refusal is a lost bind
-		return 0, fmt.Errorf("refresh at relay %v: %w", p.leg.relay, err)
+	if p.refused = p.leg.Refresh(); errors.Is(p.refused, net.ErrClosed) {
+		return 0, fmt.Errorf("refresh at relay %v: %w", p.leg.relay, p.refused)
 	}
 	p.try++
 	return refreshTry << (p.try - 1), nil
