@@ -172,8 +172,8 @@ func TestTwoHundredPlainClientsAtOnce(t *testing.T) {
 	}
 }
 
-// steadyFor is how long the steady flow runs; RENDEZVOUS_STEADY=60s is what the
-// issue that taught us wants, and too long for each run.
+// steadyFor is how long the steady flow runs; RENDEZVOUS_STEADY=60s shows more,
+// and takes too long for each run.
 func steadyFor(t *testing.T) time.Duration {
 	t.Helper()
 	text := os.Getenv("RENDEZVOUS_STEADY")
