@@ -37,7 +37,7 @@ func TestOutdonePathThatIsFoundAgainMustShowThatItIsBetter(t *testing.T) {
 		for range 5 {
 			p.dropDirect()
 			p.try(t, 0)
-			p.load(5000, 2*time.Millisecond)
+			p.load(1000, 10*time.Millisecond)
 			if p.a.Best() != path.RelayUDP {
 				t.Fatalf("data moved to %v, which was just left for its loss", p.a.Best())
 			}
@@ -48,7 +48,7 @@ func TestOutdonePathThatIsFoundAgainMustShowThatItIsBetter(t *testing.T) {
 		p.degrade(0, 0, 0)
 		p.dropDirect()
 		p.try(t, 0)
-		p.load(60000, 2*time.Millisecond)
+		p.loadUntil(12000, 10*time.Millisecond, path.DirectUDP)
 		if p.a.Best() != path.DirectUDP {
 			t.Fatalf("two minutes after the network got better, data still takes %v", p.a.Best())
 		}

@@ -90,6 +90,13 @@ func (p *pair) load(n int, gap time.Duration) {
 	}
 }
 
+// loadUntil is load that ends when data takes a path of that kind.
+func (p *pair) loadUntil(n int, gap time.Duration, best path.Kind) {
+	for ; n > 0 && p.a.Best() != best; n-- {
+		p.load(1, gap)
+	}
+}
+
 func (e *end) saw(v Event) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -120,12 +127,12 @@ func TestLossyPathLosesToACleanOneOfALowerKindWithHysteresis(t *testing.T) {
 		}
 		// Still bad: it is measured now and then, and data stays.
 		moves := p.count(BestChanged)
-		p.load(60000, 2*time.Millisecond)
+		p.load(12000, 10*time.Millisecond)
 		if p.a.Best() != path.RelayUDP || p.count(BestChanged) != moves {
 			t.Fatalf("data moved to %v while the path was still bad (%d moves)", p.a.Best(), p.count(BestChanged)-moves)
 		}
 		p.degrade(0, 0, 0)
-		p.load(130000, 2*time.Millisecond)
+		p.loadUntil(26000, 10*time.Millisecond, path.DirectUDP)
 		if p.a.Best() != path.DirectUDP {
 			t.Fatalf("after the path got better, data still takes %v", p.a.Best())
 		}
