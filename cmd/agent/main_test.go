@@ -194,7 +194,7 @@ func TestConfigFaultsAreAllShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := runCommand(t, "up", "--config", file)
-	if r.code != ops.ExitUsage || !strings.Contains(r.err, file+`:1: unknown key "expsoe"`) || !strings.Contains(r.err, file+`:2: log: there is no log level "loud"`) {
+	if r.code != ops.ExitUsage || !strings.Contains(r.err, file+`:1: expsoe: unknown key`) || !strings.Contains(r.err, file+`:2: log: there is no log level "loud"`) {
 		t.Errorf("%+v", r)
 	}
 }
