@@ -81,18 +81,17 @@ func (s *Sharing) Status() []BackendStatus {
 
 // counters count what was not handed on, by reason.
 type counters struct {
-	hello       atomic.Uint64 // ClientHellos that are none, or too long
-	refusedTCP  atomic.Uint64 // connections above a bound
-	backendTCP  atomic.Uint64 // connections whose backend did not answer
-	refusedUDP  atomic.Uint64 // datagrams of clients above a bound
-	evicted     atomic.Uint64 // flows that made room
-	socket      atomic.Uint64 // datagrams for which there was no socket
-	unanswered  atomic.Uint64 // flows that ended without an answer
-	strange     atomic.Uint64 // datagrams that others sent to a flow's socket
-	write       atomic.Uint64 // datagrams that could not be sent
-	large       atomic.Uint64 // datagrams larger than the way to the client
-	incomplete  atomic.Uint64 // QUIC's ClientHellos that did not become whole
-	backendGone atomic.Uint64 // datagrams after the end of a flow
+	hello      atomic.Uint64 // ClientHellos that are none, or too long
+	refusedTCP atomic.Uint64 // connections above a bound
+	backendTCP atomic.Uint64 // connections whose backend did not answer
+	refusedUDP atomic.Uint64 // datagrams of clients above a bound
+	evicted    atomic.Uint64 // flows that made room
+	socket     atomic.Uint64 // datagrams for which there was no socket
+	unanswered atomic.Uint64 // flows that ended without an answer
+	strange    atomic.Uint64 // datagrams that others sent to a flow's socket
+	write      atomic.Uint64 // datagrams that could not be sent
+	large      atomic.Uint64 // datagrams larger than the way to the client
+	incomplete atomic.Uint64 // QUIC's ClientHellos that did not become whole
 }
 
 // Drops are the counts by reason.
@@ -103,7 +102,7 @@ func (s *Sharing) Drops() map[string]uint64 {
 		"share-tls-hello": &c.hello, "share-tcp-refused": &c.refusedTCP, "share-tcp-backend": &c.backendTCP,
 		"share-udp-refused": &c.refusedUDP, "share-udp-evicted": &c.evicted, "share-udp-socket": &c.socket,
 		"share-udp-unanswered": &c.unanswered, "share-udp-strange": &c.strange, "share-udp-write": &c.write,
-		"share-udp-large": &c.large, "share-quic-incomplete": &c.incomplete, "share-udp-ended": &c.backendGone,
+		"share-udp-large": &c.large, "share-quic-incomplete": &c.incomplete,
 	} {
 		out[reason] = n.Load()
 	}
