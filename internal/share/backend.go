@@ -1,6 +1,9 @@
 package share
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -46,10 +49,11 @@ func (b *backend) works(over string) {
 func (b *backend) problem() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for over, why := range b.down {
-		return over + ": " + why.Error()
+	var all []string
+	for _, over := range slices.Sorted(maps.Keys(b.down)) {
+		all = append(all, over+": "+b.down[over].Error())
 	}
-	return ""
+	return strings.Join(all, "; ")
 }
 
 // BackendStatus is what `rendezvous status` shows of a backend.
