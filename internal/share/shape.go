@@ -1,6 +1,9 @@
 package share
 
-import "bytes"
+import (
+	"bytes"
+	"iter"
+)
 
 // Shape is what a datagram looks like: its length, and bytes at some places.
 // Neither is enough alone.
@@ -85,36 +88,39 @@ func (s *Shape) collides(o *Shape) bool {
 	if s.Min > o.Max || o.Min > s.Max {
 		return false
 	}
-	for i := range s.Fields {
-		for j := range o.Fields {
-			a, b := &s.Fields[i], &o.Fields[j]
-			for at := max(a.At, b.At); at < min(a.end(), b.end()); at++ {
-				v, m := a.at(at)
-				w, n := b.at(at)
-				if (v^w)&m&n != 0 {
-					return false
-				}
-			}
+	for differ := range s.common(o) {
+		if differ != 0 {
+			return false
 		}
 	}
 	return true
 }
 
-// near says whether both look at one byte.
+// near says whether both look at one bit.
 func (s *Shape) near(o *Shape) bool {
-	for i := range s.Fields {
-		for j := range o.Fields {
-			a, b := &s.Fields[i], &o.Fields[j]
-			for at := max(a.At, b.At); at < min(a.end(), b.end()); at++ {
-				_, m := a.at(at)
-				_, n := b.at(at)
-				if m&n != 0 {
-					return true
+	for range s.common(o) {
+		return true
+	}
+	return false
+}
+
+// common goes through the bytes of which both look at the same bits, and gives
+// those of them in which they differ.
+func (s *Shape) common(o *Shape) iter.Seq[byte] {
+	return func(yield func(byte) bool) {
+		for i := range s.Fields {
+			for j := range o.Fields {
+				a, b := &s.Fields[i], &o.Fields[j]
+				for at := max(a.At, b.At); at < min(a.end(), b.end()); at++ {
+					v, m := a.at(at)
+					w, n := b.at(at)
+					if m&n != 0 && !yield((v^w)&m&n) {
+						return
+					}
 				}
 			}
 		}
 	}
-	return false
 }
 
 // bits is how many bits of a datagram's content a shape looks at: of random
