@@ -80,14 +80,13 @@ func looksSTUN(b []byte) answer {
 
 // looksSSH wants "SSH-", with which a client's banner begins (RFC 4253 section
 // 4.2).
-func looksSSH(b []byte) answer { return looksLike("SSH-", b) }
-
-func looksLike(word string, b []byte) answer {
-	n := min(len(word), len(b))
+func looksSSH(b []byte) answer {
+	const banner = "SSH-"
+	n := min(len(banner), len(b))
 	switch {
-	case string(b[:n]) != word[:n]:
+	case string(b[:n]) != banner[:n]:
 		return never
-	case n < len(word):
+	case n < len(banner):
 		return maybe
 	}
 	return surely
