@@ -16,7 +16,7 @@ CROSS := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm64
 # are being reported by then.
 RACE := CGO_ENABLED=1 GORACE=atexit_sleep_ms=0
 
-.PHONY: help build demo test unit lab paths check format vet lint generated cross bench packages fuzz clean deps
+.PHONY: help build demo test unit lab paths check format vet lint generated cross matrix bench packages fuzz clean deps
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ cross:
 
 paths: deps ## the table of docs/PATHS.md, made here
 	scripts/as-root.sh $(GO) run ./internal/natlab/paths -o docs/PATHS.md
+
+matrix: deps ## docs/MATRIX.md: every two kinds of NAT; MATRIX=-namespaces=0 without the real programs
+	scripts/as-root.sh $(GO) run ./internal/natlab/matrix $(if $(MATRIX),$(MATRIX),-o docs/MATRIX.md)
 
 bench: deps ## the figures of docs/BENCH.md, measured here; ONLY=public,tcp shows some parts
 	scripts/as-root.sh $(GO) run ./internal/natlab/bench $(if $(ONLY),-only $(ONLY),-o docs/BENCH.md)

@@ -1,7 +1,6 @@
 package natlab
 
 import (
-	"container/heap"
 	"time"
 )
 
@@ -36,7 +35,7 @@ func (g *agenda) plan(at time.Time, do func()) {
 		return
 	}
 	g.count++
-	heap.Push(&g.queue, event{at, g.count, do})
+	g.queue.push(event{at, g.count, do})
 	g.arm()
 }
 
@@ -73,7 +72,7 @@ func (g *agenda) run() {
 	defer g.lab.mu.Unlock()
 	now := time.Now()
 	for len(g.queue) > 0 && !g.queue[0].at.After(now) {
-		heap.Pop(&g.queue).(event).do()
+		g.queue.pop().do()
 	}
 	g.armed = time.Time{}
 	g.arm()
@@ -91,25 +90,47 @@ func (g *agenda) clear() {
 	}
 }
 
+// events are a heap, the next one first.
 type events []event
 
-func (e events) Len() int { return len(e) }
-func (e events) Less(i, j int) bool {
+func (e events) less(i, j int) bool {
 	if e[i].at.Equal(e[j].at) {
 		return e[i].seq < e[j].seq
 	}
 	return e[i].at.Before(e[j].at)
 }
-func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
 
-// Push is heap.Interface's.
-func (e *events) Push(x any) { *e = append(*e, x.(event)) }
+func (e *events) push(x event) {
+	*e = append(*e, x)
+	q := *e
+	for i := len(q) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !q.less(i, up) {
+			return
+		}
+		q[i], q[up] = q[up], q[i]
+		i = up
+	}
+}
 
-// Pop is heap.Interface's.
-func (e *events) Pop() any {
-	old := *e
-	last := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*e = old[:len(old)-1]
-	return last
+func (e *events) pop() event {
+	q := *e
+	first, last := q[0], len(q)-1
+	q[0], q[last] = q[last], event{}
+	q = q[:last]
+	*e = q
+	for i := 0; ; {
+		next := 2*i + 1
+		if next >= len(q) {
+			return first
+		}
+		if next+1 < len(q) && q.less(next+1, next) {
+			next++
+		}
+		if !q.less(next, i) {
+			return first
+		}
+		q[i], q[next] = q[next], q[i]
+		i = next
+	}
 }

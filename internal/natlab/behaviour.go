@@ -47,6 +47,9 @@ func Sequential(step int, low, high uint16) Ports {
 // narrow.
 func Random(low, high uint16) Ports { return Ports{way: random, low: low, high: high} }
 
+// Random says whether p takes any port of its range.
+func (p Ports) Random() bool { return p.way == random }
+
 func (p Ports) withDefaults() Ports {
 	if p.low == 0 && p.high == 0 {
 		p.low, p.high = 1024, 65535
@@ -101,6 +104,13 @@ type Behaviour struct {
 	Overload bool
 	// Sessions is the limit of flows for each host inside; 0 is none.
 	Sessions int
+	// Mappings is the limit of mappings for each host inside, as of a
+	// subscriber of a carrier's (RFC 6888 REQ-4); 0 is none. A home router
+	// behind a carrier is one host there.
+	Mappings int
+	// Traffic is how many mappings a second others behind the NAT make: they
+	// take sequential ports in between.
+	Traffic float64
 	// Pooling takes any of the NAT's addresses for each new mapping ("arbitrary"
 	// in RFC 4787 section 4.1); otherwise an inside host keeps one.
 	Pooling bool

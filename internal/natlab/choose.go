@@ -20,6 +20,7 @@ func (t *table) choose(now time.Time, inside, remote netip.AddrPort) (netip.Addr
 	span := int(p.high) - int(p.low) + 1
 	at := t.rand.IntN(span)
 	if p.way == sequential {
+		t.next += p.step * t.taken(now)
 		at = t.next
 	}
 	for range span {
@@ -32,6 +33,24 @@ func (t *table) choose(now time.Time, inside, remote netip.AddrPort) (netip.Addr
 		at++ // the next free one
 	}
 	return netip.AddrPort{}, false
+}
+
+// taken is how many ports others behind the NAT have taken since it was last
+// asked. Their mappings are not kept: it is the ports in between that count.
+func (t *table) taken(now time.Time) (n int) {
+	if t.behaviour.Traffic <= 0 {
+		return 0
+	}
+	since := now.Sub(t.others)
+	if t.others.IsZero() {
+		since = 0
+	}
+	t.others = now
+	// The gaps of a Poisson process are exponential.
+	for at := t.rand.ExpFloat64(); at < t.behaviour.Traffic*min(since, time.Minute).Seconds(); at += t.rand.ExpFloat64() {
+		n++
+	}
+	return n
 }
 
 // pooled is the external address for a new mapping.
@@ -51,7 +70,7 @@ func (t *table) available(now time.Time, ext, remote netip.AddrPort) bool {
 	if !t.free(now, ext, remote) {
 		return false
 	}
-	for _, m := range t.byExt[ext] {
+	for _, m := range t.byExt[placeOf(ext)] {
 		if m.explicit || !t.behaviour.Overload && m.alive(now) {
 			return false
 		}

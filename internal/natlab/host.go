@@ -19,6 +19,7 @@ type Host struct {
 	sockets map[netip.AddrPort]*socket
 	ports   map[portKey]int // sockets on a port of a family
 	tcp     tcpSockets
+	meter   func(to netip.AddrPort, datagrams int)
 }
 
 type portKey struct {
@@ -66,6 +67,15 @@ func (h *Host) MoveTo(place Place, addr string, options ...Option) {
 	s := place.segment()
 	c := s.setup(options)
 	h.attachment = s.attach(h, h.lab.mustPrefixes(h.name, append([]string{addr}, c.also...)), c.conditions)
+}
+
+// Meter calls count for each burst that the host sends from now on, and for each
+// TCP segment: where to, and how many datagrams. It is called with the lab locked
+// and must call nothing of it.
+func (h *Host) Meter(count func(to netip.AddrPort, datagrams int)) {
+	h.lab.mu.Lock()
+	defer h.lab.mu.Unlock()
+	h.meter = count
 }
 
 // Addrs are the addresses of the loopback, of the link (eth0), and of those

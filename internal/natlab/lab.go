@@ -18,7 +18,8 @@ type Options struct {
 	// Hops is how many routers a datagram passes between two public networks;
 	// 0 is DefaultHops, a negative one is none.
 	Hops int
-	// Records is how many events the recorder keeps; 0 is 4096.
+	// Records is how many events the recorder keeps; 0 is 4096, a negative one
+	// is none: nothing is counted then either, and only Watch sees events.
 	Records int
 	// SocketQueue is how many bytes wait in a socket before more are dropped;
 	// 0 is 4 MiB.
@@ -134,8 +135,10 @@ func outermost(a *attachment) *attachment {
 func (l *Lab) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.closed {
+		l.agenda.clear()
+	}
 	l.closed = true
-	l.agenda.clear()
 	for _, h := range l.hosts {
 		for _, s := range h.allSockets() {
 			s.closeLocked()

@@ -110,6 +110,16 @@ func (n *NAT) Flush() {
 	}
 }
 
+// Forget ends what is mapped towards all remotes but those to keep, and is
+// Flush for the rest.
+func (n *NAT) Forget(keep func(remote netip.AddrPort) bool) {
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	for _, t := range n.tables() {
+		t.forget(keep)
+	}
+}
+
 // Reseed gives random and sequential ports another beginning, as a restart
 // does. Together with Flush, everybody inside then gets other ports.
 func (n *NAT) Reseed() {

@@ -194,6 +194,31 @@ func TestSessionLimit(t *testing.T) {
 	})
 }
 
+// One destination after the other from one socket is one mapping where mapping
+// does not depend on it, and a mapping each where it does.
+func TestMappingLimit(t *testing.T) {
+	for mapping, want := range map[Rule]int{EndpointIndependent: 2, AddressAndPortDependent: 1} {
+		t.Run(mapping.String(), func(t *testing.T) {
+			inBubble(t, Options{}, func(t *testing.T, l *Lab) {
+				b := newBench(t, l, Behaviour{Mapping: mapping, Mappings: 1, Ports: Random(20000, 60000), Lifetime: 30 * time.Second})
+				sendTo(t, b.inside, b.s11.LocalAddr(), "x")
+				sendTo(t, b.inside, b.s21.LocalAddr(), "x")
+				sendTo(t, listen(t, b.home, "0.0.0.0:0"), b.s11.LocalAddr(), "another socket's")
+				time.Sleep(time.Second)
+				if got, dropped := l.Count(Delivered, "server")+l.Count(Delivered, "second"), l.Dropped(DropMappings); got != want || got+dropped != 3 {
+					t.Errorf("%d of 3 got through, want %d; %d were dropped as too many", got, want, dropped)
+				}
+				time.Sleep(31 * time.Second)
+				sendTo(t, listen(t, b.home, "0.0.0.0:0"), b.s11.LocalAddr(), "x")
+				time.Sleep(time.Second)
+				if got := l.Count(Delivered, "server") + l.Count(Delivered, "second"); got != want+1 {
+					t.Errorf("after the others expired, %d got through, want %d", got, want+1)
+				}
+			})
+		})
+	}
+}
+
 func TestHairpin(t *testing.T) {
 	for _, hairpin := range []bool{false, true} {
 		t.Run(fmt.Sprint(hairpin), func(t *testing.T) {

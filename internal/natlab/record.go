@@ -27,6 +27,7 @@ const (
 	DropHairpin    Reason = "no hairpin"                 // to the own external address
 	DropNoPort     Reason = "no port free"               // the NAT's range is exhausted
 	DropSessions   Reason = "too many sessions"          // of one host inside
+	DropMappings   Reason = "too many mappings"          // of one host inside
 	DropBlocked    Reason = "blocked"                    // a test's Drop
 	DropUDP        Reason = "UDP blocked"                // option NoUDP
 	DropTCPPort    Reason = "TCP port blocked"           // option TCPPorts
@@ -114,6 +115,12 @@ func newRecorder(size int) *recorder {
 func (r *recorder) lane(name string) { r.lanes = append(r.lanes, name) }
 
 func (r *recorder) add(rec Record) {
+	for _, w := range r.watches {
+		w(rec)
+	}
+	if r.size < 0 {
+		return // see idle
+	}
 	if len(r.ring) < r.size {
 		r.ring = append(r.ring, rec)
 	} else {
@@ -133,10 +140,10 @@ func (r *recorder) add(rec Record) {
 	case Dropped:
 		r.drops[rec.Reason] += rec.Count
 	}
-	for _, w := range r.watches {
-		w(rec)
-	}
 }
+
+// idle says that nobody wants to know of events.
+func (r *recorder) idle() bool { return r.size < 0 && len(r.watches) == 0 }
 
 func (r *recorder) all() []Record {
 	return append(append([]Record(nil), r.ring[r.next:]...), r.ring[:r.next]...)
@@ -156,17 +163,32 @@ func (l *Lab) number(p *parcel, place string) {
 	l.sent(p, place)
 }
 
-func (l *Lab) sent(p *parcel, place string) { l.recorder.add(l.note(p, Sent, place)) }
+func (l *Lab) sent(p *parcel, place string) {
+	if !l.recorder.idle() {
+		l.recorder.add(l.note(p, Sent, place))
+	}
+}
 
-func (l *Lab) delivered(p *parcel, place string) { l.recorder.add(l.note(p, Delivered, place)) }
+func (l *Lab) delivered(p *parcel, place string) {
+	if !l.recorder.idle() {
+		l.recorder.add(l.note(p, Delivered, place))
+	}
+}
 
 func (l *Lab) dropped(p *parcel, place string, why Reason) {
+	if l.recorder.idle() {
+		return
+	}
 	rec := l.note(p, Dropped, place)
 	rec.Reason = why
 	l.recorder.add(rec)
 }
 
 func (l *Lab) translated(p *parcel, place string, from, to netip.AddrPort) {
+	if l.recorder.idle() {
+		p.last = place
+		return
+	}
 	rec := l.note(p, Translated, place)
 	rec.NewFrom, rec.NewTo = from, to
 	l.recorder.add(rec)

@@ -3,6 +3,7 @@ package natlab
 import (
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -28,16 +29,44 @@ type table struct {
 	addrs     []netip.Addr // external ones; none: a firewall, which translates nothing
 	rand      *rand.Rand
 	next      int // sequential: the port after the last
-	byInside  map[pair]*flow
-	byOutside map[pair]*flow
-	mappings  map[pair][]*mapping // newest first
-	byExt     map[netip.AddrPort][]*mapping
-	sessions  map[netip.Addr]int
+	byInside  map[ends]*flow
+	byOutside map[ends]*flow
+	mappings  map[ends][]*mapping // newest first
+	byExt     map[place][]*mapping
+	held      held
+	others    time.Time // when ports were last taken by the traffic of others
 	swept     time.Time
+}
+
+// held is what each host inside has at present.
+type held struct {
+	sessions map[netip.Addr]int // flows
+	mappings map[netip.Addr]int
 }
 
 // pair is one side of a NAT and the remote address.
 type pair struct{ near, remote netip.AddrPort }
+
+// place is an address as a key of maps: plain bytes are hashed several times as
+// fast as a netip.AddrPort. A table is of one family.
+type place [18]byte
+
+// ends is a pair as such a key.
+type ends [36]byte
+
+func placeOf(a netip.AddrPort) (p place) {
+	b := a.Addr().As16()
+	copy(p[:], b[:])
+	p[16], p[17] = byte(a.Port()>>8), byte(a.Port())
+	return p
+}
+
+func (p pair) key() (e ends) {
+	near, remote := placeOf(p.near), placeOf(p.remote)
+	copy(e[:], near[:])
+	copy(e[18:], remote[:])
+	return e
+}
 
 type flow struct {
 	inside, remote, ext netip.AddrPort
@@ -79,9 +108,9 @@ func (t *table) behave(b Behaviour) {
 // flush forgets all but port forwardings, as conntrack -F does.
 func (t *table) flush() {
 	old := t.mappings
-	t.byInside, t.byOutside = map[pair]*flow{}, map[pair]*flow{}
-	t.mappings, t.byExt = map[pair][]*mapping{}, map[netip.AddrPort][]*mapping{}
-	t.sessions = map[netip.Addr]int{}
+	t.byInside, t.byOutside = map[ends]*flow{}, map[ends]*flow{}
+	t.mappings, t.byExt = map[ends][]*mapping{}, map[place][]*mapping{}
+	t.held = held{sessions: map[netip.Addr]int{}, mappings: map[netip.Addr]int{}}
 	for _, list := range old {
 		for _, m := range list {
 			if m.explicit {
@@ -92,8 +121,26 @@ func (t *table) flush() {
 }
 
 func (t *table) insert(m *mapping) {
-	t.mappings[m.key] = append([]*mapping{m}, t.mappings[m.key]...)
-	t.byExt[m.ext] = append(t.byExt[m.ext], m)
+	t.mappings[m.key.key()] = append([]*mapping{m}, t.mappings[m.key.key()]...)
+	t.byExt[placeOf(m.ext)] = append(t.byExt[placeOf(m.ext)], m)
+	if !m.explicit {
+		t.held.mappings[m.key.near.Addr()]++
+	}
+}
+
+// forget ends the flows with other remotes than those to keep, and the
+// mappings that have no other left.
+func (t *table) forget(keep func(remote netip.AddrPort) bool) {
+	kept := map[*mapping]bool{}
+	for _, f := range t.byOutside {
+		switch {
+		case !keep(f.remote):
+			t.remove(f)
+		case f.mapping != nil:
+			kept[f.mapping] = true
+		}
+	}
+	t.drop(func(m *mapping) bool { return !m.explicit && !kept[m] })
 }
 
 // publish forwards an external port to an inside address for good.
@@ -104,18 +151,24 @@ func (t *table) publish(ext, inside netip.AddrPort) {
 // outbound is a datagram from inside: it gives the external source address.
 func (t *table) outbound(now time.Time, inside, remote netip.AddrPort) verdict {
 	t.sweep(now)
-	if f := t.byInside[pair{inside, remote}]; f.alive(now) {
+	if f := t.byInside[pair{inside, remote}.key()]; f.alive(now) {
 		t.refresh(now, f)
 		return verdict{addr: f.ext}
 	}
-	if limit := t.behaviour.Sessions; limit > 0 && t.sessions[inside.Addr()] >= limit {
+	if limit := t.behaviour.Sessions; limit > 0 && t.held.sessions[inside.Addr()] >= limit {
 		t.purge(now)
-		if t.sessions[inside.Addr()] >= limit {
+		if t.held.sessions[inside.Addr()] >= limit {
 			return verdict{why: DropSessions}
 		}
 	}
 	m := t.mapped(now, inside, remote)
 	if m == nil {
+		if limit := t.behaviour.Mappings; limit > 0 && t.held.mappings[inside.Addr()] >= limit {
+			t.purge(now)
+			if t.held.mappings[inside.Addr()] >= limit {
+				return verdict{why: DropMappings}
+			}
+		}
 		ext, ok := t.choose(now, inside, remote)
 		if !ok {
 			return verdict{why: DropNoPort}
@@ -135,7 +188,7 @@ func (t *table) outbound(now time.Time, inside, remote netip.AddrPort) verdict {
 // inbound is a datagram from outside: it gives the inside destination.
 func (t *table) inbound(now time.Time, remote, ext netip.AddrPort) verdict {
 	t.sweep(now)
-	if f := t.byOutside[pair{ext, remote}]; f.alive(now) {
+	if f := t.byOutside[pair{ext, remote}.key()]; f.alive(now) {
 		if f.mapping == nil {
 			f.expires = now.Add(poisonLifetime)
 			return verdict{why: DropAccepted}
@@ -146,7 +199,7 @@ func (t *table) inbound(now time.Time, remote, ext netip.AddrPort) verdict {
 		}
 		return verdict{addr: f.inside}
 	}
-	for _, m := range t.byExt[ext] {
+	for _, m := range t.byExt[placeOf(ext)] {
 		if m.alive(now) && t.admits(now, m, remote) {
 			t.add(t.answered(now, m, remote))
 			return verdict{addr: m.key.near}
@@ -157,7 +210,7 @@ func (t *table) inbound(now time.Time, remote, ext netip.AddrPort) verdict {
 		if len(t.addrs) == 0 { // a firewall forwards; nothing is addressed to itself
 			return verdict{why: DropFiltered}
 		}
-		t.byOutside[pair{ext, remote}] = &flow{remote: remote, ext: ext, created: now, expires: now.Add(poisonLifetime)}
+		t.byOutside[pair{ext, remote}.key()] = &flow{remote: remote, ext: ext, created: now, expires: now.Add(poisonLifetime)}
 		return verdict{why: DropAccepted}
 	case RejectUnsolicited:
 		return verdict{why: DropRejected}
@@ -204,7 +257,7 @@ func (t *table) mapKey(inside, remote netip.AddrPort) pair {
 // mapped is the newest mapping that serves and whose address is free towards
 // remote.
 func (t *table) mapped(now time.Time, inside, remote netip.AddrPort) *mapping {
-	for _, m := range t.mappings[t.mapKey(inside, remote)] {
+	for _, m := range t.mappings[t.mapKey(inside, remote).key()] {
 		if m.alive(now) && t.free(now, m.ext, remote) {
 			return m
 		}
@@ -214,7 +267,7 @@ func (t *table) mapped(now time.Time, inside, remote netip.AddrPort) *mapping {
 
 // free says whether no flow holds ext towards remote.
 func (t *table) free(now time.Time, ext, remote netip.AddrPort) bool {
-	return !t.byOutside[pair{ext, remote}].alive(now)
+	return !t.byOutside[pair{ext, remote}.key()].alive(now)
 }
 
 func (t *table) refresh(now time.Time, f *flow) {
@@ -228,29 +281,29 @@ func (t *table) refresh(now time.Time, f *flow) {
 }
 
 func (t *table) add(f *flow) {
-	t.remove(t.byInside[pair{f.inside, f.remote}])
-	t.remove(t.byOutside[pair{f.ext, f.remote}])
-	t.byInside[pair{f.inside, f.remote}] = f
-	t.byOutside[pair{f.ext, f.remote}] = f
-	t.sessions[f.inside.Addr()]++
+	t.remove(t.byInside[pair{f.inside, f.remote}.key()])
+	t.remove(t.byOutside[pair{f.ext, f.remote}.key()])
+	t.byInside[pair{f.inside, f.remote}.key()] = f
+	t.byOutside[pair{f.ext, f.remote}.key()] = f
+	t.held.sessions[f.inside.Addr()]++
 }
 
 func (t *table) remove(f *flow) {
 	if f == nil {
 		return
 	}
-	if k := (pair{f.ext, f.remote}); t.byOutside[k] == f {
+	if k := (pair{f.ext, f.remote}).key(); t.byOutside[k] == f {
 		delete(t.byOutside, k)
 	}
 	if f.mapping == nil {
 		return
 	}
-	if k := (pair{f.inside, f.remote}); t.byInside[k] == f {
+	if k := (pair{f.inside, f.remote}).key(); t.byInside[k] == f {
 		delete(t.byInside, k)
 	}
 	a := f.inside.Addr()
-	if t.sessions[a]--; t.sessions[a] == 0 {
-		delete(t.sessions, a)
+	if t.held.sessions[a]--; t.held.sessions[a] == 0 {
+		delete(t.held.sessions, a)
 	}
 }
 
@@ -270,30 +323,36 @@ func (t *table) purge(now time.Time) {
 			t.remove(f)
 		}
 	}
+	t.drop(func(m *mapping) bool { return !m.alive(now) })
+}
+
+// drop ends the mappings for which gone is true.
+func (t *table) drop(gone func(m *mapping) bool) {
 	for k, list := range t.mappings {
-		if list = living(now, list); len(list) == 0 {
+		before, a := len(list), list[0].key.near.Addr()
+		if list = slices.DeleteFunc(list, gone); len(list) == before {
+			continue
+		}
+		if t.held.mappings[a] -= before - len(list); t.held.mappings[a] == 0 {
+			delete(t.held.mappings, a)
+		}
+		if len(list) == 0 {
 			delete(t.mappings, k)
 		} else {
 			t.mappings[k] = list
 		}
 	}
-	for ext, list := range t.byExt {
-		if list = living(now, list); len(list) == 0 {
-			delete(t.byExt, ext)
+	for at, list := range t.byExt {
+		before := len(list)
+		if list = slices.DeleteFunc(list, gone); len(list) == before {
+			continue
+		}
+		if len(list) == 0 {
+			delete(t.byExt, at)
 		} else {
-			t.byExt[ext] = list
+			t.byExt[at] = list
 		}
 	}
-}
-
-func living(now time.Time, list []*mapping) []*mapping {
-	var out []*mapping
-	for _, m := range list {
-		if m.alive(now) {
-			out = append(out, m)
-		}
-	}
-	return out
 }
 
 func (f *flow) alive(now time.Time) bool {

@@ -55,8 +55,8 @@ func checkTable(t *testing.T, table *table, now time.Time) {
 		if !f.alive(now) {
 			continue
 		}
-		if k != (pair{f.inside, f.remote}) {
-			t.Fatalf("flow %+v is filed as %v", f, k)
+		if k != (pair{f.inside, f.remote}).key() {
+			t.Fatalf("flow %+v is filed elsewhere: %v", f, k)
 		}
 		at := pair{f.ext, f.remote}
 		if other, ok := held[at]; ok {
@@ -67,9 +67,15 @@ func checkTable(t *testing.T, table *table, now time.Time) {
 	if table.behaviour.Overload {
 		return
 	}
-	for ext, list := range table.byExt {
-		if n := len(living(now, list)); n > 1 {
-			t.Fatalf("%d mappings share %v", n, ext)
+	for _, list := range table.byExt {
+		n := 0
+		for _, m := range list {
+			if m.alive(now) {
+				n++
+			}
+		}
+		if n > 1 {
+			t.Fatalf("%d mappings share %v", n, list[0].ext)
 		}
 	}
 }
@@ -86,7 +92,56 @@ func TestTableForgets(t *testing.T) {
 	if n, m, e := len(table.byOutside), len(table.mappings), len(table.byExt); n > most || m > most || e > most {
 		t.Errorf("the table holds %d flows, %d mappings, %d ports; at one a second and 2 min that is more than it needs", n, m, e)
 	}
-	if got := table.sessions[inside.Addr()]; got != len(table.byInside) {
+	if got := table.held.sessions[inside.Addr()]; got != len(table.byInside) {
 		t.Errorf("%d sessions counted, %d held", got, len(table.byInside))
+	}
+	if got := table.held.mappings[inside.Addr()]; got != len(table.mappings) {
+		t.Errorf("%d mappings counted, %d held", got, len(table.mappings))
+	}
+}
+
+// What others behind the NAT take lies between two ports of ours, by the rate.
+func TestTrafficTakesPorts(t *testing.T) {
+	const rate, step, pause = 10, 2, 500 * time.Millisecond
+	table := newTable(Behaviour{Mapping: AddressAndPortDependent, Ports: Sequential(step, 1024, 65535), Traffic: rate},
+		[]netip.Addr{netip.MustParseAddr("198.51.100.1")}, rand.New(rand.NewPCG(3, 1)))
+	now, inside := time.Unix(0, 0), netip.MustParseAddrPort("10.0.0.1:5000")
+	var ports []int
+	const mappings = 400
+	for i := range mappings {
+		now = now.Add(pause)
+		v := table.outbound(now, inside, netip.AddrPortFrom(netip.AddrFrom4([4]byte{20, 0, byte(i >> 8), byte(i)}), 1))
+		ports = append(ports, int(v.addr.Port()))
+	}
+	sum, least := 0, 1<<16
+	for i := range ports[1:] {
+		gap := ports[i+1] - ports[i]
+		sum, least = sum+gap, min(least, gap)
+	}
+	want := float64(step) * (1 + rate*pause.Seconds())
+	if mean := float64(sum) / (mappings - 1); mean < 0.9*want || mean > 1.1*want || least < step {
+		t.Errorf("two mappings %v apart are %.1f ports apart, at least %d; want %.0f, at least %d", pause, mean, least, want, step)
+	}
+	if v := table.outbound(now, inside, netip.MustParseAddrPort("20.1.0.1:1")); int(v.addr.Port()) != ports[mappings-1]+step {
+		t.Errorf("two mappings of one instant have the ports %d and %d", ports[mappings-1], v.addr.Port())
+	}
+}
+
+func TestTableKeepsWhatForgetSpares(t *testing.T) {
+	table := newTable(Behaviour{Mapping: AddressAndPortDependent, Filtering: AddressAndPortDependent, Ports: Random(1024, 65535), Unsolicited: AcceptUnsolicited},
+		[]netip.Addr{netip.MustParseAddr("198.51.100.1")}, rand.New(rand.NewPCG(2, 1)))
+	now, inside := time.Unix(0, 0), netip.MustParseAddrPort("10.0.0.1:5000")
+	spared, other := netip.MustParseAddrPort("20.0.0.1:1"), netip.MustParseAddrPort("20.0.0.2:1")
+	kept, gone := table.outbound(now, inside, spared), table.outbound(now, inside, other)
+	table.inbound(now, other, kept.addr) // accepted, and held
+	table.forget(func(remote netip.AddrPort) bool { return remote == spared })
+	if v := table.inbound(now, spared, kept.addr); v.addr != inside {
+		t.Errorf("what was to be kept is %s", v.why)
+	}
+	if v := table.inbound(now, other, gone.addr); v.why == "" {
+		t.Error("what was to be forgotten still lets in")
+	}
+	if f, m, s := len(table.byInside), table.held.mappings[inside.Addr()], table.held.sessions[inside.Addr()]; f != 1 || m != 1 || s != 1 {
+		t.Errorf("%d flows, %d mappings, %d sessions are left of one", f, m, s)
 	}
 }

@@ -12,7 +12,7 @@ func (t *table) leaves(now time.Time, k TCPKind, inside, remote netip.AddrPort) 
 	if k == NotTCP || k == TCPSyn {
 		return t.outbound(now, inside, remote)
 	}
-	f := t.byInside[pair{inside, remote}]
+	f := t.byInside[pair{inside, remote}.key()]
 	switch known := f.alive(now); {
 	case !known && (k == TCPReset || k == TCPSynAck):
 		return verdict{why: DropInvalid}
@@ -23,7 +23,7 @@ func (t *table) leaves(now time.Time, k TCPKind, inside, remote netip.AddrPort) 
 	if v.why != "" {
 		return v
 	}
-	f = t.byInside[pair{inside, remote}]
+	f = t.byInside[pair{inside, remote}.key()]
 	if k == TCPReset {
 		t.reset(now, f)
 	} else {
@@ -37,7 +37,7 @@ func (t *table) enters(now time.Time, k TCPKind, remote, ext netip.AddrPort) ver
 	if k == NotTCP {
 		return t.inbound(now, remote, ext)
 	}
-	f := t.byOutside[pair{ext, remote}]
+	f := t.byOutside[pair{ext, remote}.key()]
 	switch known := f.alive(now); {
 	case known && k == TCPReset:
 		v := verdict{addr: f.inside}
@@ -55,7 +55,7 @@ func (t *table) enters(now time.Time, k TCPKind, remote, ext netip.AddrPort) ver
 
 // stranger is a SYN from outside that belongs to no flow.
 func (t *table) stranger(now time.Time, remote, ext netip.AddrPort) verdict {
-	for _, m := range t.byExt[ext] {
+	for _, m := range t.byExt[placeOf(ext)] {
 		if m.alive(now) && t.admits(now, m, remote) {
 			t.add(t.answered(now, m, remote))
 			return verdict{addr: m.key.near}

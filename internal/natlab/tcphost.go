@@ -238,6 +238,9 @@ func (h *Host) receiveStream(p *parcel) {
 // dispatch sends p on its way. What stays on the host arrives at once, but not
 // within the call.
 func (h *Host) dispatch(p *parcel) {
+	if h.meter != nil {
+		h.meter(p.to, p.count())
+	}
 	switch {
 	case !h.isLocal(p.to.Addr()):
 		h.attachment.send(p)

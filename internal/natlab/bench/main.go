@@ -17,10 +17,12 @@ import (
 	"time"
 
 	"rendezvous/internal/natlab/netns"
+	"rendezvous/internal/natlab/pairs"
 	"rendezvous/internal/natlab/programs"
 )
 
 func main() {
+	pairs.Main()
 	only := flag.String("only", "", "`parts` to run, with commas between: "+strings.Join(names(), ", ")+"; all otherwise")
 	runs := flag.Int("runs", 3, "`times` that each throughput is searched for; the median counts")
 	out := flag.String("o", "", "keep the report in this `file`")
@@ -54,6 +56,7 @@ func parts(runs int) []part {
 		{"crowd", crowd},
 		{"stripe", striped},
 		{"share", shared},
+		{"hard", hard},
 		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
 	}
 }
