@@ -21,9 +21,10 @@ const roundTrip = 40 * time.Millisecond
 
 // options are the flags.
 type options struct {
-	out, only            string
-	runs, members, times int
-	seed                 uint64
+	out, only      string
+	runs, enough   int
+	members, times int
+	seed           uint64
 }
 
 func main() {
@@ -32,6 +33,7 @@ func main() {
 	flag.StringVar(&o.out, "o", "", "keep the report in this `file`")
 	flag.StringVar(&o.only, "only", "", "the `kinds` to pair, with commas between; all otherwise")
 	flag.IntVar(&o.runs, "runs", 200, "`times` that each two kinds meet")
+	flag.IntVar(&o.enough, "enough", 40, "two kinds of which so many meetings came to no direct path meet no more; 0: they do")
 	flag.IntVar(&o.members, "members", 10, "agents of each kind in each process")
 	flag.IntVar(&o.times, "namespaces", 5, "`times` that the real programs meet in namespaces; 0 leaves them out")
 	flag.Uint64Var(&o.seed, "seed", 1, "of the in-memory internet")
@@ -40,8 +42,8 @@ func main() {
 }
 
 func run(t netns.T, o options) {
-	r := &report{runs: o.runs, kinds: chosen(o.only)}
-	plan := pairs.Plan{Runs: o.runs, Members: o.members, RoundTrip: roundTrip, Seed: o.seed}
+	r := &report{runs: o.runs, enough: o.enough, kinds: chosen(o.only)}
+	plan := pairs.Plan{Runs: o.runs, Enough: o.enough, Members: o.members, RoundTrip: roundTrip, Seed: o.seed}
 	for _, k := range r.kinds {
 		plan.Kinds = append(plan.Kinds, k.Name)
 	}

@@ -16,6 +16,10 @@ type Plan struct {
 	Scenes []string // to run besides
 	// Runs is how often each two kinds meet.
 	Runs int
+	// Enough meetings of two kinds, none of which went directly, are the last
+	// of these; 0: there is no such number. They cost several times as much as
+	// those that do.
+	Enough int
 	// Members of each kind, of which each is behind a NAT of its own.
 	Members   int
 	RoundTrip time.Duration // of any two hosts
@@ -40,7 +44,7 @@ func (p Plan) Run(t testing.TB) []*Tally {
 	t.Helper()
 	w := newWorld(t, p.Seed, p.RoundTrip)
 	defer w.close()
-	d := &dispatch{world: w, over: make(chan ended)}
+	d := &dispatch{world: w, enough: p.Enough, over: make(chan ended)}
 	all := append(p.kinds(d), p.scenes(d)...)
 	if err := w.ready(all); err != nil {
 		t.Fatal(err)
@@ -110,6 +114,7 @@ type dispatch struct {
 	free   [][]*member // by kind
 	next   int         // the wish that is looked at first
 	under  int         // way
+	enough int         // see Plan
 	over   chan ended
 }
 
@@ -130,6 +135,9 @@ func (d *dispatch) run() []*Tally {
 		e := <-d.over
 		d.under--
 		e.of.tally.add(e.came)
+		if t := e.of.tally; d.enough > 0 && t.Direct == 0 && t.Runs >= d.enough {
+			e.of.left = 0
+		}
 		d.free[e.of.a] = append(d.free[e.of.a], e.a)
 		d.free[e.of.b] = append(d.free[e.of.b], e.b)
 	}

@@ -72,6 +72,7 @@ func Spread(p Plan) (Tallies, error) {
 	for i := range n {
 		part := p
 		part.Runs, part.Seed = (p.Runs+i)/n, p.Seed*1000+uint64(i)+1
+		part.Enough = (p.Enough + n - 1) / n
 		if part.Runs > 0 {
 			wait.Go(func() { parts[i], faults[i] = part.process() })
 		}
