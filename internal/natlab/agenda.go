@@ -1,8 +1,6 @@
 package natlab
 
-import (
-	"time"
-)
+import "time"
 
 // agenda runs what is due in the order in which it was planned. One timer
 // serves all: a timer for each datagram would run those of one instant in any

@@ -57,7 +57,7 @@ func run(t netns.T, o options) {
 	}
 	r.took = time.Since(began)
 	if o.times > 0 {
-		r.real = namespaces(t, o.times)
+		r.meetings = namespaces(t, o.times)
 	}
 	text := r.text()
 	fmt.Print(text)

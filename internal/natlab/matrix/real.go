@@ -34,8 +34,8 @@ func realKinds() []realKind {
 	}
 }
 
-// real is what came of one pair of the real programs.
-type real struct {
+// meeting is what came of one pair of the real programs.
+type meeting struct {
 	laptop, home string
 	path         string // in the end
 	took         []time.Duration
@@ -51,7 +51,7 @@ const (
 )
 
 // namespaces has the programs meet behind every two kinds.
-func namespaces(t netns.T, times int) (all []real) {
+func namespaces(t netns.T, times int) (all []meeting) {
 	remove, err := netns.Provide(programs.Packages()...)
 	t.Cleanup(remove)
 	if err != nil {
@@ -62,7 +62,7 @@ func namespaces(t netns.T, times int) (all []real) {
 			if home.public && laptop.public {
 				continue // no NAT, nothing to see
 			}
-			x := real{laptop: laptop.name, home: home.name, path: "-"}
+			x := meeting{laptop: laptop.name, home: home.name, path: "-"}
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
@@ -78,7 +78,7 @@ func namespaces(t netns.T, times int) (all []real) {
 }
 
 // meet starts both agents anew so many times.
-func (x *real) meet(t netns.T, laptop, home realKind, times int) {
+func (x *meeting) meet(t netns.T, laptop, home realKind, times int) {
 	n := situation(laptop, home).Start(t, exposeEcho, dialEcho)
 	programs.Sink(n.Scene.Home, "127.0.0.1:9000")
 	for i := range times {
@@ -99,7 +99,7 @@ func (x *real) meet(t netns.T, laptop, home realKind, times int) {
 }
 
 // direct says whether both sides' data goes directly, and notes the path.
-func (x *real) direct(n *programs.Network) bool {
+func (x *meeting) direct(n *programs.Network) bool {
 	here, err := n.Laptop.Peer("home")
 	there, err2 := n.Home.Peer("laptop")
 	if err != nil || err2 != nil || here.Path == "" {

@@ -16,13 +16,13 @@ import (
 
 // report is docs/MATRIX.md.
 type report struct {
-	tallies pairs.Tallies
-	kinds   []pairs.Kind
-	runs    int
-	enough  int
-	took    time.Duration
-	real    []real
-	b       strings.Builder
+	tallies  pairs.Tallies
+	kinds    []pairs.Kind
+	runs     int
+	enough   int
+	took     time.Duration
+	meetings []meeting
+	b        strings.Builder
 }
 
 func (r *report) line(format string, args ...any) { fmt.Fprintf(&r.b, format+"\n", args...) }
@@ -45,7 +45,7 @@ func (r *report) text() string {
 	r.below()
 	r.same()
 	r.all()
-	if len(r.real) > 0 {
+	if len(r.meetings) > 0 {
 		r.namespaces()
 	}
 	return r.b.String()
@@ -200,10 +200,10 @@ func (r *report) all() {
 // namespaces are the real programs' pairs.
 func (r *report) namespaces() {
 	r.line("## The real programs\n")
-	r.line("Both commands in network namespaces behind nftables (Linux %s), %v round trip, %d times each; the left kind is the dialing side's. Times are from the", netns.Kernel(), roundTrip, len(r.real[0].took)+r.real[0].failed)
+	r.line("Both commands in network namespaces behind nftables (Linux %s), %v round trip, %d times each; the left kind is the dialing side's. Times are from the", netns.Kernel(), roundTrip, len(r.meetings[0].took)+r.meetings[0].failed)
 	r.line("client's first datagram until `agent status` of both sides shows a direct path.\n")
 	r.line("| pair | path | direct | median, ms | longest, ms |\n|---|---|---|---|---|")
-	for _, x := range r.real {
+	for _, x := range r.meetings {
 		n := len(x.took) + x.failed
 		slices.Sort(x.took)
 		middle, last := time.Duration(0), time.Duration(0)

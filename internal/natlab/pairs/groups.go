@@ -129,16 +129,27 @@ func Why(a, b Kind) string {
 	switch {
 	case a.OnlyHTTPS || b.OnlyHTTPS:
 		return "nothing but TCP to port 443 passes, which no peer listens on"
-	case a.NoIPv4 != b.NoIPv4 && !(a.IPv6 && b.IPv6):
+	case a.NoIPv4 && !b.IPv6 || b.NoIPv4 && !a.IPv6:
 		return "one side has IPv6 alone, the other IPv4 alone"
+	case a.IPv6 && b.IPv6:
+		return ""
 	case a.NoUDP || b.NoUDP:
 		if max(a.tcpChoice(), b.tcpChoice()) == anyPort {
 			return "no UDP, and no way to foresee the other side's TCP port; of TCP's ports few can be tried"
 		}
 		return ""
-	case a.choice() == anyPort && b.choice() == anyPort:
+	case Easy(a, b):
+		return ""
+	}
+	return unforeseen(a, b)
+}
+
+// unforeseen is why no port of both sides' can be foreseen, or tried.
+func unforeseen(a, b Kind) string {
+	switch one, other := max(a.choice(), b.choice()), min(a.choice(), b.choice()); {
+	case one == anyPort && other == anyPort:
 		return "both sides get any port for each destination: the two that would meet are one pair of millions"
-	case a.choice() == anyPort && b.choice() == foreseen || a.choice() == foreseen && b.choice() == anyPort:
+	case one == anyPort && other == foreseen:
 		return "one side gets any port for each destination, and the other's port changes with each that is tried"
 	case a.poor() || b.poor():
 		return "a limit of mappings keeps one side from opening enough of them"
