@@ -79,7 +79,7 @@ type mapping struct {
 	key      pair
 	ext      netip.AddrPort
 	expires  time.Time
-	ends     time.Time // whatever is sent; zero: never
+	ends     time.Time                // whatever is sent; zero: never
 	peers    map[netip.Addr]time.Time // remote addresses that inside sent to, until when
 	explicit bool                     // a port forwarding: never expires, filters nothing
 }
