@@ -1,0 +1,452 @@
+package portmap
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// keeper keeps our mappings on one gateway. One goroutine runs it; what others
+// ask for is under mu.
+type keeper struct {
+	m      *Mapper
+	road   road
+	nudges chan struct{}
+	left   chan struct{} // closed when the gateway is none of ours any more
+
+	mu      sync.Mutex
+	clients []client // of the protocols that answered, best first
+	asking  int      // surveys that are under way
+	asked   time.Time
+	look    bool // mappings are to be renewed now
+	leases  map[Port]*lease
+	refused map[Port]refusal
+	tried   bool // everything wanted was asked for once
+	silent  int  // surveys in a row that found nothing
+}
+
+// lease is a mapping that we hold.
+type lease struct {
+	Mapping
+	by    client
+	ends  time.Time // when it is not believed in any more
+	renew time.Time
+}
+
+// refusal is when a port is asked for again, and how often it was refused.
+type refusal struct {
+	at    time.Time
+	times int
+}
+
+func newKeeper(m *Mapper, r road) *keeper {
+	return &keeper{m: m, road: r, nudges: make(chan struct{}, 1), left: make(chan struct{}),
+		leases: make(map[Port]*lease), refused: make(map[Port]refusal)}
+}
+
+// wake has run look at what is wanted; look has it ask the gateway again, too.
+func (k *keeper) wake(look bool) {
+	k.mu.Lock()
+	k.look = k.look || look && time.Since(k.asked) >= lookAgain
+	k.mu.Unlock()
+	select {
+	case k.nudges <- struct{}{}:
+	default:
+	}
+}
+
+// leave ends run.
+func (k *keeper) leave() { close(k.left) }
+
+// run asks the gateway, and keeps what it grants, until ctx ends or leave is
+// called. Then it takes all back.
+func (k *keeper) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	var surveys sync.WaitGroup
+	defer surveys.Wait()
+	defer k.releaseAll(ctx)
+	surveys.Go(func() {
+		select {
+		case <-k.left:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	defer cancel() // before anything is waited for
+	for ctx.Err() == nil {
+		if k.wantsSurvey(time.Now()) {
+			k.survey(ctx, &surveys)
+		}
+		k.tend(ctx)
+		k.m.settle()
+		timer := time.NewTimer(time.Until(k.next()))
+		select {
+		case <-ctx.Done():
+		case <-k.nudges:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// state is what is known.
+func (k *keeper) state() State {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	s := State{Gateway: k.road.gateway, Internal: k.road.source}
+	for _, c := range k.clients {
+		s.Answered = append(s.Answered, c.protocol())
+		if !s.External.IsValid() {
+			s.External = c.address()
+		}
+	}
+	for _, l := range k.leases {
+		s.Mappings = append(s.Mappings, l.Mapping)
+		s.External = l.External.Addr()
+	}
+	slices.SortFunc(s.Mappings, func(a, b Mapping) int { return int(a.Port.Number) - int(b.Port.Number) })
+	return s
+}
+
+func (k *keeper) settled() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.tried && k.asking == 0
+}
+
+// wantsSurvey says whether it is time to find out what the gateway speaks.
+func (k *keeper) wantsSurvey(now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.clients) > 0 || k.asking > 0 {
+		return false
+	}
+	return k.look || !now.Before(k.surveyAt())
+}
+
+// surveyAt is when a gateway that speaks nothing is asked again. Call it with mu
+// held.
+func (k *keeper) surveyAt() time.Time {
+	if k.asked.IsZero() {
+		return time.Time{}
+	}
+	return k.asked.Add(backOff(k.silent))
+}
+
+// backOff is the wait after so many failures in a row.
+func backOff(times int) time.Duration {
+	if times <= 0 {
+		return 0
+	}
+	return min(retryMost, retryFirst<<min(times-1, 10))
+}
+
+// survey asks by all protocols side by side. It returns when one has answered
+// and the better ones have had a moment more, or all have ended; those still
+// under way add themselves later.
+func (k *keeper) survey(ctx context.Context, surveys *sync.WaitGroup) {
+	finders := []func(context.Context) (client, error){
+		func(ctx context.Context) (client, error) { return findPCP(ctx, k.m.cfg.Net, k.road) },
+	}
+	if k.road.gateway.Is4() {
+		finders = append(finders, func(ctx context.Context) (client, error) { return findPMP(ctx, k.m.cfg.Net, k.road) })
+		if k.m.cfg.TCP != nil {
+			finders = append(finders, func(ctx context.Context) (client, error) { return findUPnP(ctx, k.m.cfg.Net, k.m.cfg.TCP, k.road) })
+		}
+	}
+	k.mu.Lock()
+	k.asking, k.asked, k.look = len(finders), time.Now(), false
+	k.silent++
+	k.mu.Unlock()
+	ready := make(chan Protocol, len(finders))
+	over := make(chan struct{})
+	var all sync.WaitGroup
+	for i, find := range finders {
+		all.Add(1)
+		surveys.Go(func() {
+			defer all.Done()
+			c, err := find(ctx)
+			k.found(Protocol(i), c, err)
+			if err == nil {
+				ready <- Protocol(i)
+			}
+		})
+	}
+	surveys.Go(func() {
+		all.Wait()
+		close(over)
+	})
+	select {
+	case p := <-ready:
+		if p != PCP {
+			wait(ctx, better, over)
+		}
+	case <-over:
+	}
+}
+
+// wait waits for d, or the end of ctx or of over.
+func wait(ctx context.Context, d time.Duration, over <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-over:
+	case <-ctx.Done():
+	}
+}
+
+// found takes in what one protocol's search came to.
+func (k *keeper) found(by Protocol, c client, err error) {
+	if err != nil {
+		k.m.failed(k.road.gateway, by, err)
+	}
+	k.mu.Lock()
+	k.asking--
+	if err == nil {
+		k.silent, k.tried = 0, false
+		clear(k.refused) // this one has not been asked yet
+		k.clients = append(k.clients, c)
+		slices.SortFunc(k.clients, func(a, b client) int { return int(a.protocol()) - int(b.protocol()) })
+	}
+	k.mu.Unlock()
+	k.wake(false)
+	k.m.settle()
+}
+
+// next is when run has something to do again, as far as is known.
+func (k *keeper) next() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.clients) == 0 {
+		if k.asking > 0 {
+			return time.Now().Add(retryMost) // found wakes run
+		}
+		return k.surveyAt()
+	}
+	next := time.Now().Add(retryMost)
+	for _, l := range k.leases {
+		next = sooner(next, l.renew)
+	}
+	for _, r := range k.refused {
+		next = sooner(next, r.at)
+	}
+	return next
+}
+
+func sooner(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// tend asks for what is wanted and due, and takes back what is not wanted.
+func (k *keeper) tend(ctx context.Context) {
+	k.mu.Lock()
+	clients, look := slices.Clone(k.clients), k.look && len(k.clients) > 0
+	if look {
+		k.look, k.asked = false, time.Now()
+	}
+	unwanted := make([]*lease, 0, len(k.leases))
+	wanted := k.m.ports(k.road.source.Is6())
+	for p, l := range k.leases {
+		if !slices.Contains(wanted, p) {
+			unwanted = append(unwanted, l)
+		}
+	}
+	k.mu.Unlock()
+	for _, l := range unwanted {
+		k.release(ctx, l)
+	}
+	if len(clients) == 0 {
+		wanted = nil
+	}
+	lost := false
+	for _, p := range wanted {
+		lost = k.tendOne(ctx, clients, p, look) || lost
+	}
+	if lost { // what was renewed before the loss showed is gone as well
+		for _, p := range wanted {
+			k.tendOne(ctx, clients, p, true)
+		}
+	}
+	k.setTried(len(clients))
+}
+
+// setTried notes that so many clients were asked for everything.
+func (k *keeper) setTried(clients int) {
+	k.mu.Lock()
+	k.tried = clients == len(k.clients)
+	k.mu.Unlock()
+}
+
+// tendOne asks for one port if that is due, or in any case. It says whether
+// the gateway has lost its state.
+func (k *keeper) tendOne(ctx context.Context, clients []client, p Port, anyway bool) (lost bool) {
+	now := time.Now()
+	k.mu.Lock()
+	l, r := k.leases[p], k.refused[p]
+	k.mu.Unlock()
+	switch {
+	case anyway:
+	case l != nil && now.Before(l.renew), l == nil && now.Before(r.at):
+		return false
+	}
+	external := netip.AddrPortFrom(netip.Addr{}, p.Number) // never 0: some refuse that
+	if l != nil {
+		external = l.External
+		clients = append([]client{l.by}, slices.DeleteFunc(slices.Clone(clients), func(c client) bool { return c == l.by })...)
+	}
+	var longest time.Duration
+	gone := true
+	for _, c := range clients {
+		g, err := k.hold(ctx, c, p, external)
+		if err == nil {
+			k.granted(p, c, g)
+			return g.lost
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		k.m.failed(k.road.gateway, c.protocol(), err)
+		longest = max(longest, waitOf(err))
+		gone = gone && isSilence(err)
+	}
+	k.denied(p, longest, gone)
+	return false
+}
+
+// hold is the client's, which has a moment more when ctx ends: a mapping whose
+// answer was not read could not be taken back.
+func (k *keeper) hold(ctx context.Context, c client, p Port, external netip.AddrPort) (grant, error) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(leaveWithin/2, cancel) })
+	defer stop()
+	return c.hold(longer, p, external)
+}
+
+// granted takes in what a gateway granted.
+func (k *keeper) granted(p Port, by client, g grant) {
+	now := time.Now()
+	renew, ends := leaseTimes(now, g, rand.Float64())
+	l := &lease{by: by, renew: renew, ends: ends, Mapping: Mapping{Port: p, Protocol: by.protocol(), Gateway: k.road.gateway,
+		Internal: netip.AddrPortFrom(k.road.source, p.Number), External: g.external}}
+	if !g.permanent {
+		l.Until = ends
+	}
+	if g.lost {
+		k.m.fault(Fault{Gateway: k.road.gateway, Protocol: by.protocol(), Reason: restarted,
+			Err: faultf(restarted, "%v: the gateway has lost its mappings, or its clock is wrong; ours were made again", by.protocol())})
+	}
+	if g.permanent {
+		k.m.fault(Fault{Gateway: k.road.gateway, Protocol: by.protocol(), Reason: noLeaseTerms,
+			Err: faultf(noLeaseTerms, "%v: the gateway keeps mappings until they are deleted; a crash of this program would leave one", by.protocol())})
+	}
+	k.mu.Lock()
+	before := k.leases[p]
+	k.leases[p] = l
+	delete(k.refused, p)
+	k.mu.Unlock()
+	if before == nil || before.External != l.External {
+		k.m.changed()
+	}
+}
+
+// leaseTimes are when a mapping is renewed, and how long it is believed in. It
+// is renewed at half of its life (RFC 6886 section 3.3, RFC 6887 section
+// 11.2.1), up to a tenth sooner, so that hosts spread. One that lives longer
+// than was asked for, or for ever, is treated as what was asked for.
+func leaseTimes(now time.Time, g grant, chance float64) (renew, ends time.Time) {
+	life := g.lease
+	if g.permanent {
+		life = leaseWanted
+	}
+	life = min(max(life, leaseLeast), leaseWanted)
+	half := life / 2
+	return now.Add(min(half, renewMost) - time.Duration(chance*0.1*float64(half))), now.Add(life)
+}
+
+// isSilence says whether err is that nothing came back.
+func isSilence(err error) bool {
+	f, ok := err.(*fault)
+	return ok && f.reason == noAnswer
+}
+
+// waitOf is how long a refusal asks us to wait; bounded by backOff's bounds.
+func waitOf(err error) time.Duration {
+	if f, ok := err.(*fault); ok {
+		return min(f.wait, retryMost)
+	}
+	return 0
+}
+
+// denied notes that nothing was granted: a mapping that we still have is asked
+// for again at half of what it has left, and what the gateway speaks is found
+// out anew.
+func (k *keeper) denied(p Port, longest time.Duration, gone bool) {
+	now := time.Now()
+	k.mu.Lock()
+	l := k.leases[p]
+	if l != nil && now.Add(leaseLeast/2).Before(l.ends) {
+		l.renew = now.Add(max(l.ends.Sub(now)/2, leaseLeast/2))
+		k.mu.Unlock()
+		return
+	}
+	delete(k.leases, p)
+	r := k.refused[p]
+	r.times++
+	r.at = now.Add(max(longest, backOff(r.times)))
+	k.refused[p] = r
+	if l != nil || gone {
+		k.clients, k.silent = nil, r.times-1
+	}
+	k.mu.Unlock()
+	if l != nil {
+		k.m.changed()
+	}
+}
+
+// release takes one mapping back.
+func (k *keeper) release(ctx context.Context, l *lease) {
+	err := l.by.release(ctx, l.Port, l.External)
+	if err != nil {
+		k.m.failed(k.road.gateway, l.Protocol, err)
+	}
+	k.mu.Lock()
+	delete(k.leases, l.Port)
+	k.mu.Unlock()
+	k.m.changed()
+}
+
+// releaseAll takes everything back when we end, side by side.
+func (k *keeper) releaseAll(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
+	defer cancel()
+	k.mu.Lock()
+	held := make([]*lease, 0, len(k.leases))
+	for _, l := range k.leases {
+		held = append(held, l)
+	}
+	clear(k.leases)
+	k.mu.Unlock()
+	var clients = make(map[client][]*lease)
+	for _, l := range held {
+		clients[l.by] = append(clients[l.by], l)
+	}
+	var wait sync.WaitGroup
+	for c, list := range clients {
+		wait.Go(func() {
+			for _, l := range list {
+				if err := c.release(ctx, l.Port, l.External); err != nil {
+					k.m.failed(k.road.gateway, c.protocol(), err)
+				}
+			}
+		})
+	}
+	wait.Wait()
+}
