@@ -9,6 +9,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/faketcp"
 	"rendezvous/internal/path"
+	"rendezvous/internal/portmap"
 	"rendezvous/internal/rendezvous"
 )
 
@@ -18,7 +19,7 @@ func equip(cfg *agent.Config) {
 	options := dgram.DefaultOptions()
 	options.Offload = cfg.Offload
 	cfg.Host.Net, cfg.Host.TCP = dgram.System(options), dgram.SystemStreams()
-	cfg.Host.Local = dgram.PlainStreams()
+	cfg.Host.Local, cfg.Host.Gateways = dgram.PlainStreams(), portmap.SystemGateways
 	cfg.Host.FakeTCP, cfg.Host.NoFakeTCP = fakeTCP(cfg.Disguise)
 	cfg.Dialers.Connect, cfg.Dialers.ConnectTLS, cfg.Dialers.RelayTLS = connect, connectTLS, rendezvous.RelayTLS
 	cfg.Dialers.Splice = rendezvous.Splice

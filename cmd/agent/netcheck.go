@@ -16,6 +16,7 @@ import (
 	"rendezvous/internal/agent"
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/ops"
+	"rendezvous/internal/portmap"
 	"rendezvous/internal/stun"
 )
 
@@ -29,8 +30,9 @@ func newNetcheck(t *terminal) *cobra.Command {
 		Use:   "netcheck",
 		Short: "Find out what the network here does to UDP and TCP",
 		Long: `Ask the coordinator, or any STUN server, how the NATs of this network treat UDP and
-TCP, and what boxes on the way do to datagrams that are dressed as TCP. No agent
-need be running. A server with one address can tell only part of it; RFC
+TCP, and what boxes on the way do to datagrams that are dressed as TCP. Ask the
+router for a port by PCP, NAT-PMP and UPnP, and give it back. No agent need be
+running. A server with one address can tell only part of it; RFC
 5780 servers, and a coordinator with two addresses, tell all.`,
 		Example: "  agent netcheck\n  agent netcheck --stun stun.example.org",
 		Args:    ops.Takes(),
@@ -71,11 +73,14 @@ func (t *terminal) netcheck(ctx context.Context, servers []netip.AddrPort, coord
 	survey := newTCPSurvey(servers, state)
 	tcp := make(chan tcpReport, 1)
 	go func() { tcp <- survey.run(ctx) }()
+	routers := make(chan []portmap.State, 1)
+	go func() { routers <- askRouters(ctx) }()
 	report, err := stun.Discover(ctx, dgram.System(dgram.DefaultOptions()), servers)
 	n := newNetcheckResult(report)
 	if err == nil {
 		n.CGNAT = n.CGNAT || behindCarrier(ctx, report)
 	}
+	addRouters(&n, <-routers)
 	(<-tcp).addTo(&n)
 	return n, err
 }
@@ -204,6 +209,7 @@ func writeNetcheck(w io.Writer, n agent.Netcheck) {
 		rows.add("outside port", portRule(n))
 		rows.add("hairpinning", yesNo(n.Hairpin))
 		rows.add("carrier-grade NAT", map[bool]string{true: "yes", false: "none seen"}[n.CGNAT])
+		rows.add("port mapping", routersText(n.Routers))
 		rows.add("ports that answered", strings.Join(portWords(n.UsablePorts), ", "))
 	}
 	addTCP(rows, n)

@@ -51,6 +51,9 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 	if s.Waiting != "" {
 		head.add("waiting", s.Waiting)
 	}
+	for _, r := range s.Routers {
+		head.add("router", routerText(r))
+	}
 	head.write(w, "")
 	if len(s.Services) > 0 {
 		rows := newTable("SERVICE", "URL", "FLOWS")

@@ -20,6 +20,7 @@ type upFlags struct {
 	config       string
 	expose, dial []string
 	paths        string
+	noPortmap    bool
 }
 
 func newUp(t *terminal) *cobra.Command {
@@ -57,6 +58,7 @@ A dialed URL may end in ?paths= too.`,
 	cmd.Flags().StringArrayVar(&f.expose, "expose", nil, "offer a local service: `NAME=URL`; may be given again")
 	cmd.Flags().StringArrayVar(&f.dial, "dial", nil, "listen for clients of a peer's service: `PEER/NAME=URL`; may be given again")
 	cmd.Flags().StringVar(&f.paths, "paths", "", "allow only these paths: a `list` such as direct-udp,relay-udp (default all)")
+	cmd.Flags().BoolVar(&f.noPortmap, "no-portmap", false, "ask the router here for no port (PCP, NAT-PMP, UPnP)")
 	return cmd
 }
 
@@ -71,6 +73,7 @@ func (f upFlags) load() (agent.Config, error) {
 	if err := cfg.AddFlags(f.expose, f.dial, f.paths); err != nil {
 		return agent.Config{}, usage(err)
 	}
+	cfg.Portmap = cfg.Portmap && !f.noPortmap
 	return cfg, usage(cfg.Check())
 }
 

@@ -46,6 +46,7 @@ type Agent struct {
 	began     time.Time
 	refusals  refusals
 	late      lateDials
+	mapper    mapper
 }
 
 // tasks are the goroutines that the agent has started; none outlives Run.
@@ -77,6 +78,7 @@ func New(cfg Config) (*Agent, error) {
 	a.connector = &forward.Connector{Services: a.services, TCP: cfg.Host.Local, Aliases: a.aliases, Resolve: cfg.Host.Resolve}
 	a.link = newLink(a)
 	a.public = newPublisher(a)
+	a.mapper = newMapper(a)
 	a.peers.byName = make(map[string]*peer)
 	return a, nil
 }
@@ -106,6 +108,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.closePeers("it could not begin")
 		return err
 	}
+	a.tasks.start(func(ctx context.Context) { a.mapper.run(ctx, mains) })
 	var link sync.WaitGroup
 	link.Go(func() { a.link.run(ctx) })
 	a.tasks.start(a.watchNetwork)
@@ -260,6 +263,7 @@ func (a *Agent) watchNetwork(ctx context.Context) {
 		}
 		a.cfg.Log.Info().Str("addresses", now).Msg("the network here has changed")
 		a.link.check()
+		a.mapper.look()
 		for _, p := range a.peers.all() {
 			p.networkChanged()
 		}

@@ -16,7 +16,9 @@ type Status struct {
 	Services    []ServiceStatus   `json:"services"`
 	Dials       []DialStatus      `json:"dials"`
 	Peers       []PeerStatus      `json:"peers"`
-	Counters    map[string]uint64 `json:"counters,omitempty"` // what was dropped, by reason
+	// Routers are those here that map ports for us.
+	Routers  []RouterStatus    `json:"routers,omitempty"`
+	Counters map[string]uint64 `json:"counters,omitempty"` // what was dropped, by reason
 }
 
 // CoordinatorStatus is the agent's side of its control connection.
@@ -141,25 +143,26 @@ type Attempt struct {
 // Netcheck is what the network here does to datagrams. The words of Mapping,
 // Filtering and TCPMapping are RFC 4787's, or "unknown".
 type Netcheck struct {
-	UDP             bool     `json:"udp"`
-	IPv4            bool     `json:"ipv4"`
-	IPv6            bool     `json:"ipv6"`
-	Mapped          []string `json:"mapped"`
-	Mapping         string   `json:"mapping"`
-	Filtering       string   `json:"filtering"`
-	TCPMapping      string   `json:"tcp_mapping"`
-	PortPreserving  bool     `json:"port_preserving"`
-	PortDelta       int      `json:"port_delta"`
-	Hairpin         bool     `json:"hairpin"`
-	CGNAT           bool     `json:"cgnat"`
-	Portmap         []string `json:"portmap"`
-	MappingLifetime int      `json:"mapping_lifetime_s"` // 0: not measured
-	FakeTCP         string   `json:"faketcp"`
-	UsablePorts     []int    `json:"usable_ports"` // over UDP
-	TCPPorts        []int    `json:"tcp_ports"`
-	FakeTCPPorts    []int    `json:"faketcp_ports"`
-	TLS             bool     `json:"tls"`           // the coordinator answers over TLS
-	Via             string   `json:"via,omitempty"` // through this proxy
+	UDP             bool           `json:"udp"`
+	IPv4            bool           `json:"ipv4"`
+	IPv6            bool           `json:"ipv6"`
+	Mapped          []string       `json:"mapped"`
+	Mapping         string         `json:"mapping"`
+	Filtering       string         `json:"filtering"`
+	TCPMapping      string         `json:"tcp_mapping"`
+	PortPreserving  bool           `json:"port_preserving"`
+	PortDelta       int            `json:"port_delta"`
+	Hairpin         bool           `json:"hairpin"`
+	CGNAT           bool           `json:"cgnat"`
+	Portmap         []string       `json:"portmap"`
+	Routers         []RouterStatus `json:"routers,omitempty"`  // that answered, with the mapping that was made and taken back
+	MappingLifetime int            `json:"mapping_lifetime_s"` // 0: not measured
+	FakeTCP         string         `json:"faketcp"`
+	UsablePorts     []int          `json:"usable_ports"` // over UDP
+	TCPPorts        []int          `json:"tcp_ports"`
+	FakeTCPPorts    []int          `json:"faketcp_ports"`
+	TLS             bool           `json:"tls"`           // the coordinator answers over TLS
+	Via             string         `json:"via,omitempty"` // through this proxy
 	// Middlebox is what boxes on the way do to TCP: split-tcp,
 	// sequence-rewriting, coalescing, window-clamping, option-stripping,
 	// mss-clamping.

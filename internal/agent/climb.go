@@ -69,6 +69,10 @@ func (r signalling) Climb(ctx context.Context, try path.Try) error {
 	return r.Rung.Climb(ctx, try)
 }
 
+// mappedFirst is what a peer's first probe to a mapped port has in hand before
+// ours leave by another port (gathered.mappedApart).
+const mappedFirst = 50 * time.Millisecond
+
 func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
 	r := &punch.Rung{
 		Conns: connsOf(from), Candidates: c.theirs.addrs, More: c.more,
@@ -86,6 +90,9 @@ func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
 	}
 	if c.near {
 		r.Plan = r.Plan.Near()
+	}
+	if c.mine.mappedApart() {
+		r.Plan.PrimeTTL, r.FireAt = 0, r.FireAt.Add(c.rtt/2+mappedFirst)
 	}
 	return r
 }

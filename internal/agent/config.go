@@ -16,6 +16,7 @@ import (
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
+	"rendezvous/internal/portmap"
 	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
@@ -45,8 +46,14 @@ type Settings struct {
 	Disguise  faketcp.Options // how fake TCP looks
 	Offload   bool            // send and receive bursts in one system call (UDP GSO and GRO)
 	Ignore    []string        // interfaces whose addresses are no candidates; a pattern as in path.Match
-	Metrics   string          // host:port to serve Prometheus metrics on; "" for none
-	LogLevel  string          // one of ops.LogLevels
+	Portmap   bool            // ask the router for ports: PCP, NAT-PMP, UPnP
+	Telling
+}
+
+// Telling is what the agent tells those who run it.
+type Telling struct {
+	Metrics  string // host:port to serve Prometheus metrics on; "" for none
+	LogLevel string // one of ops.LogLevels
 }
 
 // Host is what this host sends and receives with.
@@ -57,6 +64,9 @@ type Host struct {
 	FakeTCP   dgram.FakeTCP // nil: none, for the reason in NoFakeTCP
 	NoFakeTCP *path.Failure
 	Resolve   forward.Resolve
+	// Gateways are the default gateways, which are asked for ports; nil: nobody
+	// is asked.
+	Gateways func() ([]portmap.Gateway, error)
 }
 
 // Dialers make connections to the coordinator.
@@ -103,7 +113,8 @@ func DefaultConfig() Config {
 		Disguise:  faketcp.Options{},
 		Keepalive: 15 * time.Second,
 		Offload:   true,
-		LogLevel:  "info",
+		Portmap:   true,
+		Telling:   Telling{LogLevel: "info"},
 	}}
 }
 

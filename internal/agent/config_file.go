@@ -23,21 +23,21 @@ func LoadConfig(file string) (Config, error) {
 		Degraded:  degradedForm{100 * c.Degraded.Loss, durationForm(c.Degraded.RTT)},
 		FakeTCP:   fakeTCPForm{c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer},
 		Offload:   c.Offload,
-		Log:       c.LogLevel,
+		Portmap:   c.Portmap,
+		Tell:      tellForm{Log: c.LogLevel},
 	}
 	source, err := ops.ReadConfig(file, &form)
 	if err != nil {
 		return Config{}, err
 	}
-	c.Name, c.Metrics = form.Name, form.Metrics
+	c.Name, c.Metrics, c.LogLevel = form.Name, form.Tell.Metrics, form.Tell.Log
 	c.Expose, c.Dial, c.Paths, c.Ports = form.Expose, form.Dial, form.Paths, form.Ports
 	c.Flows = FlowLimits{time.Duration(form.Flows.Unanswered), time.Duration(form.Flows.Answered), form.Flows.Max}
 	c.Public = PublicLimits{form.Public.Spares, time.Duration(form.Public.Idle), time.Duration(form.Public.Keepalive), form.Public.MaxClients}
 	c.Keepalive = time.Duration(form.Keepalive)
 	c.Degraded = session.Thresholds{Loss: form.Degraded.Loss / 100, RTT: time.Duration(form.Degraded.RTT)}
 	c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer = form.FakeTCP.Window, form.FakeTCP.Packed, form.FakeTCP.MaxPerPeer
-	c.Offload, c.Ignore = form.Offload, form.Interfaces.Ignore
-	c.LogLevel = form.Log
+	c.Offload, c.Portmap, c.Ignore = form.Offload, form.Portmap, form.Interfaces.Ignore
 	if err := source.Check(c.Check()); err != nil {
 		return Config{}, err
 	}
@@ -58,8 +58,14 @@ type configForm struct {
 	FakeTCP    fakeTCPForm    `yaml:"faketcp"`
 	Offload    bool           `yaml:"offload"`
 	Interfaces interfacesForm `yaml:"interfaces"`
-	Metrics    string         `yaml:"metrics"`
-	Log        string         `yaml:"log"`
+	Portmap    bool           `yaml:"portmap"`
+	Tell       tellForm       `yaml:",inline"`
+}
+
+// tellForm is what the agent tells those who run it.
+type tellForm struct {
+	Metrics string `yaml:"metrics"`
+	Log     string `yaml:"log"`
 }
 
 type flowsForm struct {

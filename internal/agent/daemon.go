@@ -22,6 +22,7 @@ import (
 func (a *Agent) Status() Status {
 	st := Status{Name: a.cfg.State.Name(), PID: os.Getpid(), Version: a.cfg.Version, Coordinator: a.link.status(), Counters: a.counters()}
 	st.Fingerprint = seal.Fingerprint(a.id.Key())
+	st.Routers = a.mapper.routers()
 	if _, ok := a.cfg.State.Secret(); !ok {
 		st.Waiting = errWaiting.Error()
 	}

@@ -127,6 +127,7 @@ func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 		})
 	}
 	wait.Wait()
+	a.addMapped(&g, endpoints)
 	return g
 }
 

@@ -121,6 +121,7 @@ func (l *link) once(ctx context.Context) error {
 		return err
 	}
 	l.adopt(d, reg)
+	l.a.mapper.look() // whatever ended the last connection may have been the router's restart
 	for _, p := range l.a.peers.all() {
 		p.linkIsBack(ctx)
 	}

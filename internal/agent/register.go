@@ -48,6 +48,7 @@ func (l *link) observed(client *Connection, reg *proto.Registered) {
 	}
 	g := l.a.hosts(l.a.mains)
 	g.add(e, []sighting{{server: client.Addr, mapped: at}})
+	l.a.addMapped(&g, l.a.mains)
 	l.a.here.Store(&g)
 	_ = l.stand(client, g)
 }
@@ -95,6 +96,7 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 		case <-known:
 			known = nil
 		case <-tick.C:
+		case <-l.a.mapper.changed:
 		}
 	}
 }

@@ -14,7 +14,8 @@ type Plan struct {
 	Name string
 	// PrimeTTL is the hop limit of the datagram that opens our own NAT before
 	// the instant to fire: past a home NAT and a carrier's, short of the
-	// peer's. 4 worked with three hops between the networks.
+	// peer's. 4 worked with three hops between the networks. 0: the peer is to
+	// speak first, and nothing is sent before.
 	PrimeTTL int
 	// PrimeRouters makes the prime pass so many routers, and no other, in place
 	// of PrimeTTL: a peer's NAT that is nearer than the TTL reaches would take it

@@ -90,8 +90,8 @@ func (r *Rung) hit(ctx context.Context) bool {
 
 // prime sends the low-TTL datagram. It may die of anything: the probes follow.
 func (r *Rung) prime(to netip.AddrPort, among []netip.AddrPort) {
-	if path.Private(to.Addr()) {
-		return // no NAT lies between, and few hops
+	if path.Private(to.Addr()) || r.Plan.PrimeTTL == 0 {
+		return // no NAT lies between, and few hops; or the peer speaks first
 	}
 	for i, conn := range r.Conns {
 		if r.suits(i, conn, to, among) {
