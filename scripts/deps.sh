@@ -31,6 +31,7 @@ debootstrap:debootstrap
 dpkg-deb:dpkg
 protoc:protobuf-compiler
 gcc:gcc
+miniupnpd:miniupnpd
 "
 
 missing() {

@@ -112,6 +112,8 @@ func TestNetcheckGolden(t *testing.T) {
 		"netcheck": {
 			UDP: true, IPv4: true, Mapped: []string{"198.51.100.2:40112"}, Mapping: "endpoint-independent",
 			Filtering: "unknown", FilteringNot: []string{"endpoint-independent"}, PortPreserving: true, UsablePorts: []int{443, 3478},
+			Routers: []agent.RouterStatus{{Gateway: "192.168.1.1", Protocols: []string{"pcp", "upnp"}, External: "198.51.100.2",
+				Mappings: []agent.MappingStatus{{Protocol: "pcp", External: "198.51.100.2:40113"}}}},
 		},
 		"netcheck-blocked": {Mapping: "unknown", Filtering: "unknown"},
 	}

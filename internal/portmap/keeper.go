@@ -2,7 +2,6 @@ package portmap
 
 import (
 	"context"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -26,20 +25,6 @@ type keeper struct {
 	refused map[Port]refusal
 	tried   bool // everything wanted was asked for once
 	silent  int  // surveys in a row that found nothing
-}
-
-// lease is a mapping that we hold.
-type lease struct {
-	Mapping
-	by    client
-	ends  time.Time // when it is not believed in any more
-	renew time.Time
-}
-
-// refusal is when a port is asked for again, and how often it was refused.
-type refusal struct {
-	at    time.Time
-	times int
 }
 
 func newKeeper(m *Mapper, r road) *keeper {
@@ -246,13 +231,13 @@ func sooner(a, b time.Time) time.Time {
 
 // tend asks for what is wanted and due, and takes back what is not wanted.
 func (k *keeper) tend(ctx context.Context) {
+	wanted := k.m.ports(k.road.source.Is6())
 	k.mu.Lock()
 	clients, look := slices.Clone(k.clients), k.look && len(k.clients) > 0
 	if look {
 		k.look, k.asked = false, time.Now()
 	}
 	unwanted := make([]*lease, 0, len(k.leases))
-	wanted := k.m.ports(k.road.source.Is6())
 	for p, l := range k.leases {
 		if !slices.Contains(wanted, p) {
 			unwanted = append(unwanted, l)
@@ -328,125 +313,4 @@ func (k *keeper) hold(ctx context.Context, c client, p Port, external netip.Addr
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(leaveWithin/2, cancel) })
 	defer stop()
 	return c.hold(longer, p, external)
-}
-
-// granted takes in what a gateway granted.
-func (k *keeper) granted(p Port, by client, g grant) {
-	now := time.Now()
-	renew, ends := leaseTimes(now, g, rand.Float64())
-	l := &lease{by: by, renew: renew, ends: ends, Mapping: Mapping{Port: p, Protocol: by.protocol(), Gateway: k.road.gateway,
-		Internal: netip.AddrPortFrom(k.road.source, p.Number), External: g.external}}
-	if !g.permanent {
-		l.Until = ends
-	}
-	if g.lost {
-		k.m.fault(Fault{Gateway: k.road.gateway, Protocol: by.protocol(), Reason: restarted,
-			Err: faultf(restarted, "%v: the gateway has lost its mappings, or its clock is wrong; ours were made again", by.protocol())})
-	}
-	if g.permanent {
-		k.m.fault(Fault{Gateway: k.road.gateway, Protocol: by.protocol(), Reason: noLeaseTerms,
-			Err: faultf(noLeaseTerms, "%v: the gateway keeps mappings until they are deleted; a crash of this program would leave one", by.protocol())})
-	}
-	k.mu.Lock()
-	before := k.leases[p]
-	k.leases[p] = l
-	delete(k.refused, p)
-	k.mu.Unlock()
-	if before == nil || before.External != l.External {
-		k.m.changed()
-	}
-}
-
-// leaseTimes are when a mapping is renewed, and how long it is believed in. It
-// is renewed at half of its life (RFC 6886 section 3.3, RFC 6887 section
-// 11.2.1), up to a tenth sooner, so that hosts spread. One that lives longer
-// than was asked for, or for ever, is treated as what was asked for.
-func leaseTimes(now time.Time, g grant, chance float64) (renew, ends time.Time) {
-	life := g.lease
-	if g.permanent {
-		life = leaseWanted
-	}
-	life = min(max(life, leaseLeast), leaseWanted)
-	half := life / 2
-	return now.Add(min(half, renewMost) - time.Duration(chance*0.1*float64(half))), now.Add(life)
-}
-
-// isSilence says whether err is that nothing came back.
-func isSilence(err error) bool {
-	f, ok := err.(*fault)
-	return ok && f.reason == noAnswer
-}
-
-// waitOf is how long a refusal asks us to wait; bounded by backOff's bounds.
-func waitOf(err error) time.Duration {
-	if f, ok := err.(*fault); ok {
-		return min(f.wait, retryMost)
-	}
-	return 0
-}
-
-// denied notes that nothing was granted: a mapping that we still have is asked
-// for again at half of what it has left, and what the gateway speaks is found
-// out anew.
-func (k *keeper) denied(p Port, longest time.Duration, gone bool) {
-	now := time.Now()
-	k.mu.Lock()
-	l := k.leases[p]
-	if l != nil && now.Add(leaseLeast/2).Before(l.ends) {
-		l.renew = now.Add(max(l.ends.Sub(now)/2, leaseLeast/2))
-		k.mu.Unlock()
-		return
-	}
-	delete(k.leases, p)
-	r := k.refused[p]
-	r.times++
-	r.at = now.Add(max(longest, backOff(r.times)))
-	k.refused[p] = r
-	if l != nil || gone {
-		k.clients, k.silent = nil, r.times-1
-	}
-	k.mu.Unlock()
-	if l != nil {
-		k.m.changed()
-	}
-}
-
-// release takes one mapping back.
-func (k *keeper) release(ctx context.Context, l *lease) {
-	err := l.by.release(ctx, l.Port, l.External)
-	if err != nil {
-		k.m.failed(k.road.gateway, l.Protocol, err)
-	}
-	k.mu.Lock()
-	delete(k.leases, l.Port)
-	k.mu.Unlock()
-	k.m.changed()
-}
-
-// releaseAll takes everything back when we end, side by side.
-func (k *keeper) releaseAll(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveWithin)
-	defer cancel()
-	k.mu.Lock()
-	held := make([]*lease, 0, len(k.leases))
-	for _, l := range k.leases {
-		held = append(held, l)
-	}
-	clear(k.leases)
-	k.mu.Unlock()
-	var clients = make(map[client][]*lease)
-	for _, l := range held {
-		clients[l.by] = append(clients[l.by], l)
-	}
-	var wait sync.WaitGroup
-	for c, list := range clients {
-		wait.Go(func() {
-			for _, l := range list {
-				if err := c.release(ctx, l.Port, l.External); err != nil {
-					k.m.failed(k.road.gateway, c.protocol(), err)
-				}
-			}
-		})
-	}
-	wait.Wait()
 }

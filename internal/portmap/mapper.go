@@ -3,6 +3,7 @@ package portmap
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -39,18 +40,18 @@ func New(cfg Config) *Mapper {
 // Config.Changed tells when Mappings has it.
 func (m *Mapper) Map(p Port) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if !slices.Contains(m.wanted, p) {
 		m.wanted = append(m.wanted, p)
 	}
+	m.mu.Unlock()
 	m.wakeAll(false)
 }
 
 // Unmap takes a port back.
 func (m *Mapper) Unmap(p Port) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.wanted = slices.DeleteFunc(m.wanted, func(o Port) bool { return o == p })
+	m.mu.Unlock()
 	m.wakeAll(false)
 }
 
@@ -58,8 +59,6 @@ func (m *Mapper) Unmap(p Port) {
 // changed: gateways that did not answer are asked at once, and mappings are
 // renewed.
 func (m *Mapper) Look() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.wakeAll(true)
 	select {
 	case m.looked <- struct{}{}:
@@ -68,9 +67,17 @@ func (m *Mapper) Look() {
 }
 
 func (m *Mapper) wakeAll(look bool) {
-	for _, k := range m.keepers {
+	for _, k := range m.all() {
 		k.wake(look)
 	}
+}
+
+// all are the keepers of now. Their methods take locks of their own, and are
+// not called under this one.
+func (m *Mapper) all() []*keeper {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.keepers))
 }
 
 // ports are those that are wanted of one family.
@@ -95,13 +102,7 @@ func (m *Mapper) Mappings() (all []Mapping) {
 
 // States are what is known of the gateways.
 func (m *Mapper) States() (all []State) {
-	m.mu.Lock()
-	keepers := make([]*keeper, 0, len(m.keepers))
-	for _, k := range m.keepers {
-		keepers = append(keepers, k)
-	}
-	m.mu.Unlock()
-	for _, k := range keepers {
+	for _, k := range m.all() {
 		all = append(all, k.state())
 	}
 	slices.SortFunc(all, func(a, b State) int { return a.Internal.Compare(b.Internal) })
@@ -231,14 +232,7 @@ func Check(ctx context.Context, cfg Config, ports ...Port) []State {
 // settled says whether all gateways have been asked everything once.
 func (m *Mapper) settled() bool {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.began {
-		return false
-	}
-	for _, k := range m.keepers {
-		if !k.settled() {
-			return false
-		}
-	}
-	return true
+	began := m.began
+	m.mu.Unlock()
+	return began && !slices.ContainsFunc(m.all(), func(k *keeper) bool { return !k.settled() })
 }
