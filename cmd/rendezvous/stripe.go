@@ -31,7 +31,8 @@ Left out are the ports that a program of this host listens on, SSH's in any case
 those of ` + "`publish:`" + `, and those that ` + "`stripe:`" + ` in the configuration excludes or
 reserves. What docker or a firewall forwards stays theirs. The rules are a table of
 their own, inet ` + stripe.Table + `, for IPv4 and IPv6, and answers leave from the port that
-was asked.
+was asked. Interfaces of those addresses merge datagrams for all ports meanwhile
+(rx-udp-gro-forwarding of ethtool, from Linux 6.2 on).
 
 What leads where is told by the daemon that runs with the state folder, or by
 --config. To have the daemon keep the rules while it runs, set ` + "`stripe: {apply: true}`" + `.`,

@@ -24,8 +24,17 @@ func table() *nftables.Table {
 }
 
 // Apply puts the rules in place of whatever our table holds, in one step.
-// Connections and flows that stand go on as they are.
+// Connections and flows that stand go on as they are. It has the interfaces merge
+// what comes in bursts (see merge).
 func Apply(r Rules) error {
+	if err := put(r); err != nil {
+		return err
+	}
+	merge(r.Addrs)
+	return nil
+}
+
+func put(r Rules) error {
 	return change("put port striping into nftables", func(c *nftables.Conn) error {
 		c.AddTable(table()) // so that there is one to delete
 		c.DelTable(table())
@@ -47,13 +56,18 @@ func Apply(r Rules) error {
 }
 
 // Remove takes our table out; that there is none is no error. What it
-// translates already goes on until it ends.
+// translates already goes on until it ends. Interfaces merge as they did before
+// Apply.
 func Remove() error {
-	return change("take port striping out of nftables", func(c *nftables.Conn) error {
+	err := change("take port striping out of nftables", func(c *nftables.Conn) error {
 		c.AddTable(table())
 		c.DelTable(table())
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return unmerge()
 }
 
 // change sends one transaction to the kernel.
