@@ -28,7 +28,7 @@ func (r *relayRung) endpoint(conn dgram.Conn, far netip.AddrPort) (*endpoint, er
 
 // overUDP opens a UDP socket for the leg.
 func (r *relayRung) overUDP() (*endpoint, error) {
-	conn, far, err := r.as.a.overUDP(r.alloc)
+	conn, far, err := overUDP(r.as.a.cfg.Host.Net, r.alloc)
 	if err != nil {
 		return nil, err
 	}

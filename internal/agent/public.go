@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
@@ -27,6 +28,7 @@ type publisher struct {
 	wake  chan struct{}
 	drops publicDrops
 	tcp   *publicStreams
+	crowd *dgram.Crowd // the sockets of legs, and of their clients before services
 
 	mu     sync.Mutex // for what follows, and what ports and legs say it guards
 	ports  map[publicKey]*publicPort
@@ -66,7 +68,10 @@ type publicPort struct {
 }
 
 func newPublisher(a *Agent) *publisher {
-	p := &publisher{a: a, wake: make(chan struct{}, 1), ports: make(map[publicKey]*publicPort), legs: make(map[proto.Token]*publicLeg)}
+	p := &publisher{
+		a: a, wake: make(chan struct{}, 1), crowd: dgram.NewCrowd(a.cfg.Host.Net),
+		ports: make(map[publicKey]*publicPort), legs: make(map[proto.Token]*publicLeg),
+	}
 	p.tcp = newPublicStreams(p)
 	return p
 }
@@ -366,4 +371,5 @@ func (p *publisher) close() {
 	for _, l := range all {
 		l.close()
 	}
+	p.crowd.Close()
 }

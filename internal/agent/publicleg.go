@@ -20,8 +20,9 @@ import (
 
 // publicLeg is our leg of an allocation whose other leg is a client without an
 // agent, or will be. It has a conn of its own to the coordinator, and, from its
-// client's first datagram on, one before the service: two sockets, each with a
-// reader that runs every burst to completion. Timers do the rest.
+// client's first datagram on, one before the service: two sockets, whose readers
+// run every burst to completion. Over UDP the legs share a few readers
+// (dgram.Crowd), so nothing there may block. Timers do the rest.
 type publicLeg struct {
 	p     *publisher
 	port  *publicPort
@@ -31,7 +32,8 @@ type publicLeg struct {
 	known chan struct{} // closed once client is set
 	done  chan struct{} // closed by close
 
-	far atomic.Pointer[publicFar] // nil before the first datagram, and while the service can't be reached
+	far   atomic.Pointer[publicFar] // nil before the first datagram, and while the service can't be reached
+	first publicFirsts              // of its datagrams, until far is there
 	publicUse
 
 	// guarded by publisher.mu
@@ -47,7 +49,6 @@ type publicUse struct {
 	used     atomic.Int64 // when the client sent last; 0: it never did. Unix nanoseconds
 	answered atomic.Int64 // when the service did, or when it was last looked for
 	served   atomic.Bool  // the service has answered the client
-	failed   time.Time    // when connect did last; of the wire's reader
 }
 
 // publicWire is what a leg is carried over. Its functions are made once, for
@@ -188,12 +189,15 @@ func (l *publicLeg) fromClient(w *publicWire, b dgram.Burst) {
 	}
 	stamp(&l.used)
 	far := l.far.Load()
-	if far == nil {
-		if far = l.connect(w); far == nil {
-			l.p.drops.noService.Add(uint64(b.Len()))
+	if far == nil || l.first.waiting.Load() {
+		if far = l.hold(w, b); far == nil {
 			return
 		}
 	}
+	l.toService(far, b)
+}
+
+func (l *publicLeg) toService(far *publicFar, b dgram.Burst) {
 	b.Addr = far.service
 	l.p.drops.note(far.Conn.Write(b), b)
 }
@@ -204,90 +208,6 @@ func (l *publicLeg) begin() {
 	l.port.total++
 	l.p.mu.Unlock()
 	stamp(&l.answered)
-}
-
-const (
-	// knownWithin is how long a client's datagrams wait in its leg's socket until
-	// the coordinator has told its address, which left before them but on another
-	// way.
-	knownWithin = time.Second
-	// connectAgain follows a socket that could not be opened.
-	connectAgain = time.Second
-)
-
-// connect opens the client's socket before the service. It runs on the wire's
-// reader, so that what comes meanwhile waits in the kernel; nil where there is
-// none.
-func (l *publicLeg) connect(w *publicWire) *publicFar {
-	if !l.failed.IsZero() && time.Since(l.failed) < connectAgain {
-		return nil
-	}
-	at, err := l.port.where.find(l.p.a.tasks.ctx)
-	if err == nil {
-		var far *forward.Far
-		if far, err = forward.Before(l.p.a.cfg.Host.Net, at, l.aliases(), forward.Client{Addr: l.owner().Addr()}); err == nil {
-			return l.use(w, &publicFar{far, at})
-		}
-	}
-	l.failed = time.Now()
-	l.p.a.refusals.note(l.p.a, "public clients of "+l.port.service, err)
-	return nil
-}
-
-// aliases is where the client's source before the service comes from, if it
-// is to have one of its own.
-func (l *publicLeg) aliases() *forward.Aliases {
-	if !l.port.target.Alias {
-		return nil
-	}
-	return l.p.a.aliases
-}
-
-// owner is the client's address, as the coordinator tells it where that was asked
-// for.
-func (l *publicLeg) owner() netip.AddrPort {
-	if !l.port.target.Alias {
-		return netip.AddrPort{}
-	}
-	timer := time.NewTimer(knownWithin)
-	defer timer.Stop()
-	select {
-	case <-l.known:
-	case <-timer.C:
-	case <-l.done:
-	}
-	l.p.mu.Lock()
-	defer l.p.mu.Unlock()
-	if !l.client.IsValid() { // then it shares an alias with those like it
-		return netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
-	}
-	return l.client
-}
-
-// use makes far the client's socket and reads it; nil where the leg has ended.
-func (l *publicLeg) use(w *publicWire, far *publicFar) *publicFar {
-	l.p.mu.Lock()
-	ended := l.ended
-	if !ended {
-		l.far.Store(far)
-	}
-	l.p.mu.Unlock()
-	if ended {
-		far.Close()
-		return nil
-	}
-	l.p.a.tasks.start(func(context.Context) {
-		_ = path.Read(far.Conn, func(b dgram.Burst) { l.fromService(w, far, b) })
-	})
-	return far
-}
-
-// disconnect closes the client's socket before the service, unless another has
-// taken its place.
-func (l *publicLeg) disconnect(far *publicFar) {
-	if far != nil && l.far.CompareAndSwap(far, nil) {
-		far.Close()
-	}
 }
 
 // fromService takes what the service sent to the client's socket, on its reader.

@@ -72,7 +72,7 @@ func (l *publicLeg) ways(alloc *proto.Allocation) (out []publicWay) {
 		}
 		switch k {
 		case path.RelayUDP:
-			out = append(out, publicWay{kind: k, open: func(context.Context) (dgram.Conn, netip.AddrPort, error) { return a.overUDP(alloc) }})
+			out = append(out, publicWay{kind: k, open: func(context.Context) (dgram.Conn, netip.AddrPort, error) { return overUDP(l.p.crowd, alloc) }})
 		case path.RelayFakeTCP:
 			for _, far := range w.fakeTCP[:min(len(w.fakeTCP), maxDoorsTried)] {
 				out = append(out, publicWay{kind: k, ready: openFakeTCP, open: func(context.Context) (dgram.Conn, netip.AddrPort, error) {
@@ -120,7 +120,7 @@ func (l *publicLeg) try(ctx context.Context, way publicWay, alloc *proto.Allocat
 	w := &publicWire{conn: conn, kind: way.kind, leg: leg, write: conn.Write}
 	w.pulse = relay.NewPulse(leg, time.Duration(l.alloc.GetKeepaliveS())*time.Second)
 	w.deliver = func(b dgram.Burst) error { l.fromClient(w, b); return nil }
-	l.p.a.tasks.start(func(context.Context) { l.read(w) })
+	l.p.attend(conn, func(b dgram.Burst) { l.receive(w, b) }, func() { l.broke(w) })
 	if way.ready != nil {
 		err = way.ready(open, conn, far)
 	}
@@ -136,9 +136,23 @@ func (l *publicLeg) try(ctx context.Context, way publicWay, alloc *proto.Allocat
 	return w, nil
 }
 
-// read is the wire's reader. A stream may break, which ends the leg.
-func (l *publicLeg) read(w *publicWire) {
-	_ = path.Read(w.conn, func(b dgram.Burst) { l.receive(w, b) })
+// attend has a conn of a leg read until it is closed, then ended called. What
+// shares its reader with others ends only with its leg, so nothing is called.
+func (p *publisher) attend(conn dgram.Conn, handle func(dgram.Burst), ended func()) {
+	if c, ok := conn.(dgram.Attended); ok && c.Attend(handle) == nil {
+		return
+	}
+	p.a.tasks.start(func(context.Context) {
+		_ = path.Read(conn, handle)
+		if ended != nil {
+			ended()
+		}
+	})
+}
+
+// broke ends a leg whose wire was closed by others than itself: a stream may
+// break.
+func (l *publicLeg) broke(w *publicWire) {
 	l.p.mu.Lock()
 	broke := l.wire == w && !l.ended
 	l.p.mu.Unlock()
@@ -148,13 +162,13 @@ func (l *publicLeg) read(w *publicWire) {
 }
 
 // overUDP opens a UDP socket towards the relay of an allocation.
-func (a *Agent) overUDP(alloc *proto.Allocation) (dgram.Conn, netip.AddrPort, error) {
+func overUDP(network dgram.Network, alloc *proto.Allocation) (dgram.Conn, netip.AddrPort, error) {
 	for _, m := range alloc.GetRelay() {
 		far, ok := m.AddrPort()
 		if !ok {
 			continue
 		}
-		conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(dgram.Any(far.Addr()), 0))
+		conn, err := network.ListenUDP(netip.AddrPortFrom(dgram.Any(far.Addr()), 0))
 		if err != nil {
 			return nil, far, fmt.Errorf("open a socket for the relay: %w", err)
 		}

@@ -224,7 +224,7 @@ func TestPitICMPRefusalOnASharedSocket(t *testing.T) {
 // sockOf is the socket below a Conn.
 func sockOf(conn Conn) *net.UDPConn {
 	if s, ok := conn.(*socket); ok {
-		return s.sock
+		return s.sock.(*net.UDPConn)
 	}
 	return conn.(*portable).sock
 }

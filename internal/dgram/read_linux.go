@@ -48,7 +48,7 @@ func (s *socket) Read(a *Arena) ([]Burst, error) {
 func (s *socket) readable(fd uintptr) bool {
 	b := s.rx.arena.borrow()
 	for {
-		want := s.expect(b)
+		want := s.expect(b, Slots)
 		n, errno := s.kernel.receive(fd, &b.headers.msgs[0], want)
 		switch {
 		case errno == 0 && n > 0:
@@ -68,18 +68,18 @@ func (s *socket) readable(fd uintptr) bool {
 }
 
 // expect lays out the memory for the next visit and returns for how many
-// messages.
+// messages, most at most.
 //
 // Messages of one size should come out as a long burst, so that the writer
 // behind can send it as one. For that each gets two pieces of memory: stride
 // bytes in the lane, where it ends up right behind the one before it, and the
 // rest of a whole slot, for the one that turns out longer than expected.
 // Whatever the guess, there is room for the longest message.
-func (s *socket) expect(b *block) int {
+func (s *socket) expect(b *block, most int) int {
 	stride := s.rx.stride
-	n := min(Slots, laneSize/max(stride, 1))
+	n := min(most, laneSize/max(stride, 1))
 	if stride == 0 {
-		n = laneSize / SlotSize
+		n = min(most, laneSize/SlotSize)
 	}
 	h := &b.headers
 	for i := range n {

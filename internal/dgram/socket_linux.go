@@ -16,7 +16,7 @@ import (
 // socket is a UDP socket of Linux: one visit to the kernel brings many
 // datagrams or takes many.
 type socket struct {
-	sock    *net.UDPConn
+	sock    waiter
 	raw     syscall.RawConn
 	local   netip.AddrPort
 	kernel  kernel
@@ -24,6 +24,13 @@ type socket struct {
 	segment atomic.Bool // UDP_SEGMENT works; never again after EIO
 	zones   zones
 	counters
+}
+
+// waiter is what owns the descriptor.
+type waiter interface {
+	SetReadDeadline(t time.Time) error
+	SetWriteDeadline(t time.Time) error
+	Close() error
 }
 
 // kernel is the three system calls, which tests replace to see the errors that
