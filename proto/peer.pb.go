@@ -917,7 +917,6 @@ type Again struct {
 	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	Raw           *RawFlow               `protobuf:"bytes,3,opt,name=raw,proto3" json:"raw,omitempty"`
 	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"` // the kinds of direct path to try; empty means direct-udp
-	Plan          string                 `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`   // the plan that this side goes to at most for UDP; empty: what both behaviours suggest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -978,13 +977,6 @@ func (x *Again) GetPaths() []string {
 		return x.Paths
 	}
 	return nil
-}
-
-func (x *Again) GetPlan() string {
-	if x != nil {
-		return x.Plan
-	}
-	return ""
 }
 
 // RawFlow gives a flow of a raw service a 5-tuple of its own.
@@ -2075,15 +2067,14 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\n" +
 	"candidates\x12\x1a\n" +
-	"\binstance\x18\x02 \x01(\x04R\binstance\"\xac\x01\n" +
+	"\binstance\x18\x02 \x01(\x04R\binstance\"\x98\x01\n" +
 	"\x05Again\x125\n" +
 	"\n" +
 	"candidates\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\n" +
 	"candidates\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12(\n" +
 	"\x03raw\x18\x03 \x01(\v2\x16.rendezvous.v1.RawFlowR\x03raw\x12\x14\n" +
-	"\x05paths\x18\x04 \x03(\tR\x05paths\x12\x12\n" +
-	"\x04plan\x18\x05 \x01(\tR\x04plan\"M\n" +
+	"\x05paths\x18\x04 \x03(\tR\x05paths\"M\n" +
 	"\aRawFlow\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x04R\binstance\x12\x12\n" +
