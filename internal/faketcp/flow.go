@@ -30,6 +30,7 @@ type flow struct {
 	opener   bool  // we sent a SYN, or would have
 	knows    bool  // irs is known: its SYN came
 	heard    bool  // an ACK came since the last SYN/ACK: the peer, and all trackers, know that we are established
+	answered bool  // our SYN/ACK left: the peer's SYN has passed our NAT
 	crossed  bool  // both sides sent a SYN/ACK, or RSTs are about, and the peer's ACK is not here yet: data waits
 	saw      uint8 // what the peer's SYN looked like, if knows
 	far      uint8 // runs in a row that are far from rcv

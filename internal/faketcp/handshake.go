@@ -80,6 +80,7 @@ func (t *table) sendSYN(now time.Duration, f *flow, ttl uint8) {
 	switch f.state {
 	case synReceived:
 		s.flags, s.ack = flagSYN|flagACK, f.irs+1
+		f.answered = true
 	case closed:
 		f.state = synSent
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,6 +78,7 @@ func TestRungThroughLinuxNATs(t *testing.T) {
 			if test.inline {
 				s.SetBoxes(s.HomeRouter.Name, &strict, &boxes.Renumber{})
 			}
+			var all []time.Duration
 			for i := range 5 {
 				a := newPuncher(t, s.Home, s.HomeRouter, netns.HomePublic, 41000+i)
 				b := newPuncher(t, s.Laptop, s.LaptopRouter, netns.LaptopPublic, 42000+i)
@@ -85,9 +87,7 @@ func TestRungThroughLinuxNATs(t *testing.T) {
 					t.Fatal(err)
 				}
 				t.Logf("open and checked %v and %v after the later one began", took[0], took[1])
-				if late := max(took[0], took[1]); late > 400*time.Millisecond {
-					t.Errorf("open and checked %v after the later one began", late)
-				}
+				all = append(all, max(took[0], took[1]))
 				invalid := a.router.Counter("invalid").Packets + b.router.Counter("invalid").Packets
 				for range 20 {
 					burst := dgram.Burst{Addr: b.seen, Buf: make([]byte, 10*1200), Size: 1200}
@@ -113,6 +113,10 @@ func TestRungThroughLinuxNATs(t *testing.T) {
 			}
 			if n := strict.Violations.Load(); n != 0 {
 				t.Errorf("%d violations", n)
+			}
+			slices.Sort(all) // on a busy machine one or another takes longer
+			if all[len(all)/2] > 400*time.Millisecond {
+				t.Errorf("open and checked %v after the later one began", all)
 			}
 		})
 	}

@@ -152,6 +152,9 @@ func (t *table) revive(now time.Duration, f *flow) {
 // shaky says that a RST hit the handshake a moment ago: another may have hit
 // the peer's NAT behind it, and only a SYN of ours mends that.
 func (f *flow) shaky(now time.Duration) bool {
+	if f.endAt > f.lastIn { // one came, and nothing since
+		return f.opener && now-f.upAt < leastPatience
+	}
 	return f.opener && f.hs.refused > 0 && now-f.upAt < 2*time.Second
 }
 

@@ -275,11 +275,19 @@ func (t *table) data(now time.Duration, f *flow, s *segment, n, k int) *flow {
 	}
 	switch f.state {
 	case closed, synSent:
-		// Perhaps a RST took our entry from the NAT after the peer was done. The
-		// NAT wants a SYN or SYN/ACK of the peer now, which sends one since it
-		// misses our ACK (see revive).
-		t.counts.Early++
-		return nil
+		if !f.answered || s.ack != f.iss+1 {
+			// Perhaps a RST took our entry from the NAT after the peer was done. The
+			// NAT wants a SYN or SYN/ACK of the peer now, which sends one since it
+			// misses our ACK (see revive).
+			t.counts.Early++
+			return nil
+		}
+		// A RST came between our SYN/ACK and its ACK. Linux' NAT has CLOSE now: it
+		// lets no SYN of the peer's in any more, and each of ours, which the peer's
+		// NAT answers by RST, renews that. But an ACK passes, both ways.
+		f.crossed = true
+		t.establish(now, f)
+		t.acknowledge(now, f)
 	case synReceived:
 		if s.ack != f.iss+1 {
 			t.counts.BadAck++
