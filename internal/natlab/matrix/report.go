@@ -3,7 +3,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -76,6 +78,11 @@ func (r *report) totals() {
 	r.line("| with IPv6, no port mapping | %.1f %% | |", 100*pairs.Total(weights, pairs.Help{IPv6: help.IPv6}, r.share))
 	r.line("| with port mapping, no IPv6 | %.1f %% | |", 100*pairs.Total(weights, pairs.Help{Mapping: help.Mapping}, r.share))
 	r.line("| with both in their published shares | **%.1f %%** | 97 %% |", 100*pairs.Total(weights, help, r.share))
+	r.line("\nWhat the first row lacks, by what keeps those pairs apart:\n\n| %% of all pairs | |\n|---|---|")
+	missing := pairs.Missing(weights, r.share)
+	for _, why := range slices.SortedFunc(maps.Keys(missing), func(a, b string) int { return cmp.Compare(missing[b], missing[a]) }) {
+		r.line("| %.2f | %s |", 100*missing[why], cmp.Or(why, "nothing by nature"))
+	}
 	r.line("\n%s\n\n%s\n", pairs.Source, pairs.HelpSource)
 	r.line("| share of hosts, %% | kind | |\n|---|---|---|")
 	for _, w := range weights {

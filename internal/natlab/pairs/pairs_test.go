@@ -103,6 +103,23 @@ func TestTotal(t *testing.T) {
 	}
 }
 
+func TestMissing(t *testing.T) {
+	weights := []Weight{{Kind: "ei-apd", Share: 30}, {Kind: "apd-apd-random", Share: 10}}
+	random, _ := Find("apd-apd-random")
+	got := Missing(weights, func(a, b string) float64 {
+		switch {
+		case a != b:
+			return 0.5
+		case a == "ei-apd":
+			return 1
+		}
+		return 0
+	})
+	if len(got) != 2 || math.Abs(got[Why(random, random)]-1.0/16) > 1e-9 || math.Abs(got[""]-3.0/16) > 1e-9 {
+		t.Errorf("%v", got)
+	}
+}
+
 // Whatever has no reason in its nature to fail must not be listed with one, and
 // the other way round.
 func TestWhy(t *testing.T) {

@@ -85,6 +85,25 @@ func Total(weights []Weight, h Help, share func(a, b string) float64) float64 {
 	return total
 }
 
+// Missing is what keeps the rest of all pairs from a direct path, as shares of
+// all pairs by reason (see Why); "" is that of pairs which nothing forbids.
+func Missing(weights []Weight, share func(a, b string) float64) map[string]float64 {
+	sum, missing := 0.0, make(map[string]float64)
+	for _, w := range weights {
+		sum += w.Share
+	}
+	for _, x := range weights {
+		for _, y := range weights {
+			a, _ := Find(x.Kind)
+			b, _ := Find(y.Kind)
+			if lost := x.Share * y.Share / (sum * sum) * (1 - share(a.Name, b.Name)); lost > 0 {
+				missing[Why(a, b)] += lost
+			}
+		}
+	}
+	return missing
+}
+
 // pair is the share of two classes.
 func (h Help) pair(a, b Weight, share func(a, b string) float64) float64 {
 	direct := 0.0
