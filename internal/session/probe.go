@@ -18,6 +18,7 @@ type prober struct {
 	window  seal.Window
 	waiting map[uint64]sent
 	shots   map[uint64]sent // that are not watched
+	shot    time.Time       // when the last of them left
 	rekey   rekeying
 }
 
@@ -60,6 +61,9 @@ func (s *Session) ask(st *state, size int, now time.Time, done chan time.Duratio
 	p.counter++
 	if len(p.waiting) >= maxWaiting {
 		s.forget(now)
+	}
+	if now.Sub(p.shot) > answerWithin {
+		p.shots = nil // a session lives long after a spray
 	}
 	p.waiting[p.counter] = sent{path: st.path, at: now, size: size, tx: st.tx.Load(), done: done}
 	if size == 0 {
@@ -132,6 +136,7 @@ func (s *Session) Shoot(p path.Path, k path.Kind) error {
 	if len(pr.shots) < maxShots {
 		pr.shots[pr.counter] = sent{path: p, kind: k, at: now}
 	}
+	pr.shot = now
 	body := proto.ProbeBody{Next: s.dataCounter(), Epoch: s.epoch(), Size: proto.ProbeSize}
 	b := s.cfg.Probe.Seal(nil, false, pr.counter, body, 0)
 	s.mu.Unlock()
