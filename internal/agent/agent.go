@@ -127,17 +127,26 @@ func (a *Agent) listen(k path.Kind) ([]*endpoint, error) {
 	var out []*endpoint
 	var faults []error
 	for _, family := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
-		conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(family, 0))
+		e, err := a.listenOn(family, k)
 		if err != nil {
 			faults = append(faults, err)
 			continue
 		}
-		out = append(out, newEndpoint(conn, k, a.board))
+		out = append(out, e)
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("open a UDP socket: %w", errors.Join(faults...))
 	}
 	return out, nil
+}
+
+// listenOn opens a socket of one family.
+func (a *Agent) listenOn(family netip.Addr, k path.Kind) (*endpoint, error) {
+	conn, err := a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(family, 0))
+	if err != nil {
+		return nil, err
+	}
+	return newEndpoint(conn, k, a.board), nil
 }
 
 // configure exposes and dials what the config and the state name.

@@ -128,12 +128,18 @@ func (as *association) open() ([]*endpoint, error) {
 		return nil, err
 	}
 	for _, e := range out {
-		if as.raw != nil {
-			e.owner = as.Session
-		}
-		as.keep(e)
+		as.own(e)
 	}
 	return out, nil
+}
+
+// own keeps a new socket for direct paths; all that arrives at a raw flow's is
+// its own.
+func (as *association) own(e *endpoint) {
+	if as.raw != nil {
+		e.owner = as.Session
+	}
+	as.keep(e)
 }
 
 // keep reads e until the association or the agent ends.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -90,6 +91,31 @@ func TestWhatJoinedTwoNetworksIsRemembered(t *testing.T) {
 		p.Attempt = 1
 		if err := again.SawJoined(p); err != nil || again.JoinedBy(p) != 0 {
 			t.Errorf("the first attempt needs no memory: %d, %v", again.JoinedBy(p), err)
+		}
+	})
+}
+
+// The coordinator may take its STUN servers away while new ports are opened.
+func TestSampleWithoutServers(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		home, _, _ := w.home()
+		road, _ := w.road(natlab.Home())
+		w.agent(home, "home", nil)
+		laptop := w.agent(road, "laptop", nil)
+		w.settle()
+		reach(t, laptop, "home", "direct-udp", 3*time.Second)
+		state := laptop.cfg.State
+		at, err := netip.ParseAddrPort(state.Coordinator().Addr)
+		if err == nil {
+			err = state.SawCoordinator(at, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, g := &openings{as: laptop.peer("home").association()}, gathered{}
+		if o.sample(t.Context(), &g); g.behaviour.GetLastPort() != 0 {
+			t.Errorf("%+v", g.behaviour)
 		}
 	})
 }

@@ -162,7 +162,8 @@ func (o *openings) sample(ctx context.Context, g *gathered) {
 		return
 	}
 	defer o.as.discard([]*endpoint{e})
-	seen := e.mapped(ctx, sameFamily(o.as.a.stunServers(), true)[:1])
+	servers := sameFamily(o.as.a.stunServers(), true)
+	seen := e.mapped(ctx, servers[:min(len(servers), 1)]) // a new coordinator may have named none meanwhile
 	if len(seen) > 0 {
 		g.behaviour = proto.Clone(g.behaviour)
 		g.behaviour.LastPort = uint32(seen[0].mapped.Port())
@@ -181,14 +182,9 @@ func translatedAddr(g gathered) netip.Addr {
 
 // openOne opens one more IPv4 socket for this association.
 func (as *association) openOne() (*endpoint, error) {
-	conn, err := as.a.cfg.Host.Net.ListenUDP(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
-	if err != nil {
-		return nil, err
+	e, err := as.a.listenOn(netip.IPv4Unspecified(), path.DirectUDP)
+	if err == nil {
+		as.own(e)
 	}
-	e := newEndpoint(conn, path.DirectUDP, as.a.board)
-	if as.raw != nil {
-		e.owner = as.Session
-	}
-	as.keep(e)
-	return e, nil
+	return e, err
 }
