@@ -85,6 +85,18 @@ type RoutersWriter interface {
 	WriteRouters(b Burst, routers int) error
 }
 
+// RefusalCounter is a Conn that can tell how many of its datagrams were answered
+// by ICMP as unreachable (RFC 792, type 3). On Linux that is so over IPv4; a
+// socket that is not connected is told nothing of it elsewhere.
+type RefusalCounter interface {
+	// CountRefusals has the system gather them, or gather them no longer. Its
+	// error is the system's.
+	CountRefusals(on bool) error
+	// Refusals is how many came since the last call, 0 while they are not
+	// gathered.
+	Refusals() int
+}
+
 // Network makes sockets; agents in tests live on an internet in memory.
 type Network interface {
 	// ListenUDP binds addr; port 0 picks a free one. An address of the
