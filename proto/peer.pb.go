@@ -575,6 +575,7 @@ type CandidateSet struct {
 	MadeUnixNs    int64                  `protobuf:"varint,3,opt,name=made_unix_ns,json=madeUnixNs,proto3" json:"made_unix_ns,omitempty"`
 	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"`                                   // the kinds of path this agent allows; empty means all
 	TcpBehaviour  *Behaviour             `protobuf:"bytes,5,opt,name=tcp_behaviour,json=tcpBehaviour,proto3" json:"tcp_behaviour,omitempty"` // of the NAT towards TCP, which may differ
+	NoSpray       bool                   `protobuf:"varint,6,opt,name=no_spray,json=noSpray,proto3" json:"no_spray,omitempty"`               // this agent takes no part in sprays of many ports
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -642,6 +643,13 @@ func (x *CandidateSet) GetTcpBehaviour() *Behaviour {
 		return x.TcpBehaviour
 	}
 	return nil
+}
+
+func (x *CandidateSet) GetNoSpray() bool {
+	if x != nil {
+		return x.NoSpray
+	}
+	return false
 }
 
 // Opening is what the body of an introduction holds.
@@ -2037,7 +2045,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x12DEPENDENCE_UNKNOWN\x10\x00\x12\x18\n" +
 	"\x14ENDPOINT_INDEPENDENT\x10\x01\x12\x15\n" +
 	"\x11ADDRESS_DEPENDENT\x10\x02\x12\x1e\n" +
-	"\x1aADDRESS_AND_PORT_DEPENDENT\x10\x03\"\xf7\x01\n" +
+	"\x1aADDRESS_AND_PORT_DEPENDENT\x10\x03\"\x92\x02\n" +
 	"\fCandidateSet\x128\n" +
 	"\n" +
 	"candidates\x18\x01 \x03(\v2\x18.rendezvous.v1.CandidateR\n" +
@@ -2046,7 +2054,8 @@ const file_peer_proto_rawDesc = "" +
 	"\fmade_unix_ns\x18\x03 \x01(\x03R\n" +
 	"madeUnixNs\x12\x14\n" +
 	"\x05paths\x18\x04 \x03(\tR\x05paths\x12=\n" +
-	"\rtcp_behaviour\x18\x05 \x01(\v2\x18.rendezvous.v1.BehaviourR\ftcpBehaviour\"b\n" +
+	"\rtcp_behaviour\x18\x05 \x01(\v2\x18.rendezvous.v1.BehaviourR\ftcpBehaviour\x12\x19\n" +
+	"\bno_spray\x18\x06 \x01(\bR\anoSpray\"b\n" +
 	"\aOpening\x12\x1e\n" +
 	"\thandshake\x18\x01 \x01(\fH\x00R\thandshake\x12/\n" +
 	"\x06sealed\x18\x02 \x01(\v2\x15.rendezvous.v1.SealedH\x00R\x06sealedB\x06\n" +

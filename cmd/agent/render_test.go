@@ -71,6 +71,7 @@ func TestStatusGolden(t *testing.T) {
 				},
 				{Name: "office", Paths: []agent.PathStatus{{Path: "relay-udp", State: agent.PathFailed, Remote: "203.0.113.10:443"}}},
 			},
+			Punch:    &agent.PunchStatus{PerSecond: 500, PerTarget: 2000, PerAttempt: 300, Sent: 612, Cut: 2, Refused: 31},
 			Counters: map[string]uint64{"replayed": 3, "malformed": 120},
 		},
 		"status-waiting": {

@@ -54,6 +54,9 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 	for _, r := range s.Routers {
 		head.add("router", routerText(r))
 	}
+	if s.Punch != nil {
+		head.add("punching", punchLine(s.Punch))
+	}
 	head.write(w, "")
 	if len(s.Services) > 0 {
 		rows := newTable("SERVICE", "URL", "FLOWS")
@@ -81,6 +84,24 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 		fmt.Fprintln(w)
 		rows.write(w, "")
 	}
+}
+
+// punchLine is what punches sent beyond probes of candidates, within which bounds.
+func punchLine(p *agent.PunchStatus) string {
+	line := fmt.Sprintf("%d datagrams to ports foreseen or by chance; at most %d/s, %d to an address, %d an attempt", p.Sent, p.PerSecond, p.PerTarget, p.PerAttempt)
+	if !p.Spray {
+		line += "; no sprays"
+	}
+	if p.Spraying {
+		line += "; spraying now"
+	}
+	if p.Cut > 0 {
+		line += fmt.Sprintf("; %d attempts cut short", p.Cut)
+	}
+	if p.Refused > 0 {
+		line += fmt.Sprintf("; %d refused by ICMP", p.Refused)
+	}
+	return line
 }
 
 // writePublic tells of the ports that the coordinator opens for clients without

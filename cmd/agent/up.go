@@ -21,6 +21,7 @@ type upFlags struct {
 	expose, dial []string
 	paths        string
 	noPortmap    bool
+	noSpray      bool
 }
 
 func newUp(t *terminal) *cobra.Command {
@@ -59,6 +60,7 @@ A dialed URL may end in ?paths= too.`,
 	cmd.Flags().StringArrayVar(&f.dial, "dial", nil, "listen for clients of a peer's service: `PEER/NAME=URL`; may be given again")
 	cmd.Flags().StringVar(&f.paths, "paths", "", "allow only these paths: a `list` such as direct-udp,relay-udp (default all)")
 	cmd.Flags().BoolVar(&f.noPortmap, "no-portmap", false, "ask the router here for no port (PCP, NAT-PMP, UPnP)")
+	cmd.Flags().BoolVar(&f.noSpray, "no-spray", false, "never try many ports by chance where a NAT's are random")
 	return cmd
 }
 
@@ -74,6 +76,7 @@ func (f upFlags) load() (agent.Config, error) {
 		return agent.Config{}, usage(err)
 	}
 	cfg.Portmap = cfg.Portmap && !f.noPortmap
+	cfg.Punch.Spray = cfg.Punch.Spray && !f.noSpray
 	return cfg, usage(cfg.Check())
 }
 

@@ -19,6 +19,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
 	"rendezvous/internal/seal"
 )
 
@@ -41,7 +42,7 @@ type Agent struct {
 	public    *publisher
 	here      atomic.Pointer[gathered] // of the main sockets
 	nature    studied
-	shots     atomic.Uint64 // that punches have sent beyond the candidates' probes
+	ration    *punch.Ration // what punches send beyond the candidates' probes
 	tasks     tasks
 	began     time.Time
 	refusals  refusals
@@ -79,6 +80,7 @@ func New(cfg Config) (*Agent, error) {
 	a.link = newLink(a)
 	a.public = newPublisher(a)
 	a.mapper = newMapper(a)
+	a.ration = punch.NewRation(cfg.Punch.Budget)
 	a.peers.byName = make(map[string]*peer)
 	return a, nil
 }

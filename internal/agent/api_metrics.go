@@ -12,6 +12,7 @@ type Collector struct {
 	bytes       *prometheus.Desc
 	flows       *prometheus.Desc
 	public      *prometheus.Desc
+	punched     *prometheus.Desc
 	dropped     *prometheus.Desc
 }
 
@@ -29,13 +30,14 @@ func NewCollector(w Watcher) *Collector {
 		bytes:       describe("peer_bytes_total", "Bytes of services' datagrams, by direction.", "peer", "direction"),
 		flows:       describe("flows", "Flows of a service or dial.", "kind", "name"),
 		public:      describe("public_clients", "Clients without an agent, and legs that stand ready for more, of a service's public port.", "service", "state"),
+		punched:     describe("punch_datagrams_total", "Datagrams that punches sent beyond probing candidates, and those of them that were refused by ICMP.", "what"),
 		dropped:     describe("dropped_datagrams_total", "Datagrams that were dropped, by reason.", "reason"),
 	}
 }
 
 // Describe is prometheus.Collector's.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.coordinator, c.path, c.rtt, c.loss, c.bytes, c.flows, c.public, c.dropped} {
+	for _, d := range []*prometheus.Desc{c.coordinator, c.path, c.rtt, c.loss, c.bytes, c.flows, c.public, c.punched, c.dropped} {
 		out <- d
 	}
 }
@@ -73,6 +75,10 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, d := range s.Dials {
 		gauge(c.flows, float64(d.Flows), "dial", d.Peer+"/"+d.Service)
+	}
+	if s.Punch != nil {
+		counter(c.punched, s.Punch.Sent, "sent")
+		counter(c.punched, s.Punch.Refused, "refused")
 	}
 	for reason, n := range s.Counters {
 		counter(c.dropped, n, reason)

@@ -242,6 +242,7 @@ func TestCollector(t *testing.T) {
 		Dials:       []DialStatus{{Peer: "home", Service: "wg", Flows: 3}},
 		Peers:       []PeerStatus{{Name: "home", Path: "direct-udp", RTT: 41, TxBytes: 7}, {Name: "away"}},
 		Counters:    map[string]uint64{"replayed": 5},
+		Punch:       &PunchStatus{Sent: 1500, Refused: 2},
 	}}
 	r := ops.NewRegistry()
 	r.MustRegister(NewCollector(d))
@@ -255,6 +256,8 @@ func TestCollector(t *testing.T) {
 		`rendezvous_agent_peer_bytes_total{direction="sent",peer="home"} 7`,
 		`rendezvous_agent_flows{kind="dial",name="home/wg"} 3`,
 		`rendezvous_agent_flows{kind="service",name="wg"} 2`,
+		`rendezvous_agent_punch_datagrams_total{what="sent"} 1500`,
+		`rendezvous_agent_punch_datagrams_total{what="refused"} 2`,
 		`rendezvous_agent_dropped_datagrams_total{reason="replayed"} 5`,
 	} {
 		if !strings.Contains(text, want) {

@@ -18,7 +18,21 @@ type Status struct {
 	Peers       []PeerStatus      `json:"peers"`
 	// Routers are those here that map ports for us.
 	Routers  []RouterStatus    `json:"routers,omitempty"`
+	Punch    *PunchStatus      `json:"punch,omitempty"`
 	Counters map[string]uint64 `json:"counters,omitempty"` // what was dropped, by reason
+}
+
+// PunchStatus is what punches sent beyond probing the peers' candidates, and what
+// they may send, all in datagrams.
+type PunchStatus struct {
+	PerSecond  int    `json:"per_second"`
+	PerTarget  int    `json:"per_target"`  // to one address in an attempt
+	PerAttempt int    `json:"per_attempt"` // to all addresses
+	Spray      bool   `json:"spray"`       // many ports may be tried by chance
+	Spraying   bool   `json:"spraying"`    // that is under way now
+	Sent       uint64 `json:"sent"`
+	Cut        uint64 `json:"cut"`     // attempts that the budget, or refusals, ended
+	Refused    uint64 `json:"refused"` // answered by ICMP as unreachable; counted on Linux
 }
 
 // CoordinatorStatus is the agent's side of its control connection.

@@ -103,6 +103,9 @@ func (as *association) plan(r *punch.Rung, c climbing) {
 	if as.raw != nil && r.Plan.Name == punch.Spray {
 		r.Plan = punch.DefaultPlan() // the flow crosses sealed; not for each one a spray
 	}
+	if why := as.noSpray(c.theirs); why != nil && r.Plan.Name == punch.Spray {
+		r.Plan, r.Context = punch.DefaultPlan(), func() *path.Failure { return why }
+	}
 	if best := as.Best(); best == path.None || best.Relayed() {
 		r.Found = as.found()
 	}
@@ -119,8 +122,22 @@ func (as *association) plan(r *punch.Rung, c climbing) {
 			}
 			return conns
 		},
-		Theirs: c.theirs.behaviour, Budget: punch.DefaultBudget, Sent: &as.a.shots,
+		Theirs: c.theirs.behaviour, Ration: as.a.ration,
 	}
+}
+
+// noSpray says that one side's settings want no spray: the other would send its
+// part in vain. Nil: both do.
+func (as *association) noSpray(theirs offered) *path.Failure {
+	where := "here"
+	switch {
+	case !theirs.noSpray && as.a.cfg.Punch.Spray:
+		return nil
+	case theirs.noSpray:
+		where = "of the peer"
+	}
+	return &path.Failure{Reason: "no-spray", Evidence: "ports of one NAT are random, so many have to be tried, and the settings " + where + " leave that out (punch.spray)",
+		Advice: "let `punch: {spray: true}` stand there, and leave out --no-spray; or forward a UDP port on one side"}
 }
 
 func connsOf(endpoints []*endpoint) []dgram.Conn {

@@ -17,6 +17,7 @@ import (
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/portmap"
+	"rendezvous/internal/punch"
 	"rendezvous/internal/session"
 	"rendezvous/proto"
 )
@@ -46,8 +47,20 @@ type Settings struct {
 	Disguise  faketcp.Options // how fake TCP looks
 	Offload   bool            // send and receive bursts in one system call (UDP GSO and GRO)
 	Ignore    []string        // interfaces whose addresses are no candidates; a pattern as in path.Match
-	Portmap   bool            // ask the router for ports: PCP, NAT-PMP, UPnP
+	Opening
 	Telling
+}
+
+// Opening is how ways through NATs are made.
+type Opening struct {
+	Portmap bool // ask the router for ports: PCP, NAT-PMP, UPnP
+	Punch   Punch
+}
+
+// Punch is what punches may do beyond probing the peer's candidates.
+type Punch struct {
+	Budget punch.Budget
+	Spray  bool // try many ports by chance where one NAT's are random
 }
 
 // Telling is what the agent tells those who run it.
@@ -113,7 +126,7 @@ func DefaultConfig() Config {
 		Disguise:  faketcp.Options{},
 		Keepalive: 15 * time.Second,
 		Offload:   true,
-		Portmap:   true,
+		Opening:   Opening{Portmap: true, Punch: Punch{Budget: punch.DefaultBudget, Spray: true}},
 		Telling:   Telling{LogLevel: "info"},
 	}}
 }
@@ -135,6 +148,9 @@ func (c Config) Check() error {
 	}
 	if err := c.Disguise.Check(); err != nil {
 		add("faketcp", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	for _, fault := range c.Punch.Budget.Faults() {
+		add("punch", "%s", fault)
 	}
 	for _, pattern := range c.Ignore {
 		if _, err := filepath.Match(pattern, ""); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
 	"rendezvous/internal/session"
 )
 
@@ -23,7 +24,7 @@ func LoadConfig(file string) (Config, error) {
 		Degraded:  degradedForm{100 * c.Degraded.Loss, durationForm(c.Degraded.RTT)},
 		FakeTCP:   fakeTCPForm{c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer},
 		Offload:   c.Offload,
-		Portmap:   c.Portmap,
+		Opening:   openingForm{c.Portmap, punchForm{c.Punch.Budget.PerSecond, c.Punch.Budget.PerTarget, c.Punch.Budget.PerAttempt, c.Punch.Spray}},
 		Tell:      tellForm{Log: c.LogLevel},
 	}
 	source, err := ops.ReadConfig(file, &form)
@@ -37,7 +38,9 @@ func LoadConfig(file string) (Config, error) {
 	c.Keepalive = time.Duration(form.Keepalive)
 	c.Degraded = session.Thresholds{Loss: form.Degraded.Loss / 100, RTT: time.Duration(form.Degraded.RTT)}
 	c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer = form.FakeTCP.Window, form.FakeTCP.Packed, form.FakeTCP.MaxPerPeer
-	c.Offload, c.Portmap, c.Ignore = form.Offload, form.Portmap, form.Interfaces.Ignore
+	c.Offload, c.Portmap, c.Ignore = form.Offload, form.Opening.Portmap, form.Interfaces.Ignore
+	p := form.Opening.Punch
+	c.Punch = Punch{punch.Budget{PerSecond: p.PerSecond, PerTarget: p.PerTarget, PerAttempt: p.PerAttempt}, p.Spray}
 	if err := source.Check(c.Check()); err != nil {
 		return Config{}, err
 	}
@@ -58,8 +61,22 @@ type configForm struct {
 	FakeTCP    fakeTCPForm    `yaml:"faketcp"`
 	Offload    bool           `yaml:"offload"`
 	Interfaces interfacesForm `yaml:"interfaces"`
-	Portmap    bool           `yaml:"portmap"`
+	Opening    openingForm    `yaml:",inline"`
 	Tell       tellForm       `yaml:",inline"`
+}
+
+// openingForm is how ways through NATs are made.
+type openingForm struct {
+	Portmap bool      `yaml:"portmap"`
+	Punch   punchForm `yaml:"punch"`
+}
+
+// punchForm bounds what punches send, in datagrams.
+type punchForm struct {
+	PerSecond  int  `yaml:"per_second"`
+	PerTarget  int  `yaml:"per_target"`
+	PerAttempt int  `yaml:"per_attempt"`
+	Spray      bool `yaml:"spray"`
 }
 
 // tellForm is what the agent tells those who run it.

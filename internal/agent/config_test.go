@@ -13,6 +13,7 @@ import (
 	"rendezvous/internal/forward"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
 	"rendezvous/internal/session"
 )
 
@@ -47,6 +48,7 @@ degraded: {loss: 20, rtt: 1s}
 faketcp: {window: 0xff00, packed: true, max_per_peer: 8}
 offload: false
 portmap: false
+punch: {per_second: 100, per_attempt: 300, spray: false}
 interfaces: {ignore: ["docker*", virbr0]}
 metrics: 127.0.0.1:9464
 log: debug
@@ -71,6 +73,7 @@ log: debug
 		Degraded:  session.Thresholds{Loss: 0.2, RTT: time.Second},
 		Disguise:  faketcp.Options{Window: 0xff00, Packed: true, PerPeer: 8},
 		Ignore:    []string{"docker*", "virbr0"},
+		Opening:   Opening{Punch: Punch{Budget: punch.Budget{PerSecond: 100, PerTarget: 2000, PerAttempt: 300}}},
 		Telling:   Telling{Metrics: "127.0.0.1:9464", LogLevel: "debug"},
 	}}
 	if !reflect.DeepEqual(got, want) {
@@ -104,7 +107,7 @@ func TestConfigDefaults(t *testing.T) {
 
 func TestConfigFaults(t *testing.T) {
 	tests := []struct{ name, text, want string }{
-		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: expsoe: unknown key; known here: degraded, dial, expose, faketcp, flows, interfaces, keepalive, log, metrics, name, offload, paths, portmap, ports, public`},
+		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: expsoe: unknown key; known here: degraded, dial, expose, faketcp, flows, interfaces, keepalive, log, metrics, name, offload, paths, portmap, ports, public, punch`},
 		{"unknown key within", "flows:\n  max: 5\n  idle: 3s\n", `agent.yaml:3: flows.idle: unknown key; known here: answered, max, unanswered`},
 		{"unknown key in a service", "expose:\n- name: wg\n  url: udp://h:1\n  raw: true\n", `agent.yaml:4: expose.raw: unknown key "raw"; known here: name, url`},
 		{"key twice", "expose:\n  wg: udp://h:1\n  wg: udp://h:2\n", `agent.yaml:3: expose.wg: "wg" stands here a second time, first in line 2`},
@@ -132,6 +135,7 @@ func TestConfigFaults(t *testing.T) {
 		{"keepalive", "keepalive: 1h\n", "agent.yaml:1: keepalive: it is 1h0m0s and must be from 1s to 10m"},
 		{"degraded", "degraded: {loss: 120}\n", "agent.yaml:1: degraded: loss is 120 and must be more than 0 and less than 100 percent; rtt is 700ms and must be more than 0"},
 		{"faketcp", "faketcp: {window: 5}\n", "agent.yaml:1: faketcp: window 0x5: it must be 0xfe00 to 0xfffe, or 0 to draw one"},
+		{"punch", "punch: {per_second: 501, per_target: 0, spray: true}\n", "agent.yaml:1: punch: per_second is 501 and must be from 1 to 500: it may be lowered, not raised\nagent.yaml:1: punch: per_target is 0 and must be from 1 to 2000: it may be lowered, not raised"},
 		{"level", "log: loud\n", `agent.yaml:1: log: there is no log level "loud"; there are [debug info warn error]`},
 		{"metrics", "metrics: 9464\n", `agent.yaml:1: metrics: "9464" is not HOST:PORT, as in 127.0.0.1:9464`},
 		{"pattern", "interfaces:\n  ignore: ['[']\n", `agent.yaml:1: interfaces: ignore: "[" is not a pattern like docker*`},

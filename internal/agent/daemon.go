@@ -22,7 +22,7 @@ import (
 func (a *Agent) Status() Status {
 	st := Status{Name: a.cfg.State.Name(), PID: os.Getpid(), Version: a.cfg.Version, Coordinator: a.link.status(), Counters: a.counters()}
 	st.Fingerprint = seal.Fingerprint(a.id.Key())
-	st.Routers = a.mapper.routers()
+	st.Routers, st.Punch = a.mapper.routers(), a.punchStatus()
 	if _, ok := a.cfg.State.Secret(); !ok {
 		st.Waiting = errWaiting.Error()
 	}
@@ -43,6 +43,12 @@ func (a *Agent) Status() Status {
 		}
 	}
 	return st
+}
+
+func (a *Agent) punchStatus() *PunchStatus {
+	b, r := a.ration.Budget, a.ration
+	return &PunchStatus{PerSecond: b.PerSecond, PerTarget: b.PerTarget, PerAttempt: b.PerAttempt, Spray: a.cfg.Punch.Spray,
+		Spraying: r.Spraying(), Sent: r.Sent.Load(), Cut: r.Cut.Load(), Refused: r.Refused.Load()}
 }
 
 // urlOf is where a dial listens, as users write it.

@@ -254,7 +254,7 @@ func (a *Agent) signCandidates(g gathered) (*proto.Signed, error) {
 	if !ok {
 		return nil, errWaiting
 	}
-	set := &proto.CandidateSet{Behaviour: g.behaviour, TcpBehaviour: g.tcpBehaviour, MadeUnixNs: time.Now().UnixNano()}
+	set := &proto.CandidateSet{Behaviour: g.behaviour, TcpBehaviour: g.tcpBehaviour, MadeUnixNs: time.Now().UnixNano(), NoSpray: !a.cfg.Punch.Spray}
 	for _, c := range g.candidates {
 		m := proto.NewCandidate(c.kind, c.addr)
 		m.Transport = c.transport
@@ -281,6 +281,7 @@ type offered struct {
 	tcpBehaviour *proto.Behaviour
 	made         time.Time
 	kinds        []string // of path that it allows; empty means all
+	noSpray      bool     // it takes no part in one
 }
 
 func (o offered) allows(k path.Kind) bool {
@@ -302,7 +303,7 @@ func (a *Agent) readCandidates(s *proto.Signed, peer Peer) (offered, error) {
 		return offered{}, err
 	}
 	o := offered{behaviour: set.GetBehaviour(), tcpBehaviour: set.GetTcpBehaviour(),
-		made: time.Unix(0, set.GetMadeUnixNs()), kinds: set.GetPaths()}
+		made: time.Unix(0, set.GetMadeUnixNs()), kinds: set.GetPaths(), noSpray: set.GetNoSpray()}
 	for _, m := range set.GetCandidates() {
 		if addr, ok := m.AddrPort(); ok {
 			o.add(candidate{m.GetType(), addr, m.GetTransport()})

@@ -62,7 +62,7 @@ func TestHardPairsAreJoined(t *testing.T) {
 				w.settle()
 				time.Sleep(5 * time.Second) // both have studied their NAT
 				took := reach(t, laptop, "home", "direct-udp", c.within)
-				t.Logf("direct after %v; shots: %d", took, laptop.shots.Load())
+				t.Logf("direct after %v; shots: %d", took, laptop.ration.Sent.Load())
 			})
 		})
 	}

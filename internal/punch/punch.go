@@ -51,10 +51,11 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 		r.prime(c, allowed)
 	}
 	all, cancel := context.WithDeadline(ctx, r.FireAt.Add(r.patience(r.Plan.Least)))
+	var cut *path.Failure
 	shot := make(chan struct{})
 	go func() {
 		defer close(shot)
-		r.shoot(all, translated(allowed))
+		cut = r.shoot(all, translated(allowed))
 	}()
 	defer func() {
 		cancel()
@@ -70,7 +71,9 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 	if c.run(allowed) || r.Plan.shoots() && r.hit(all) {
 		return nil
 	}
-	return r.explain(c, refused, r.patience(r.Plan.Least))
+	cancel()
+	<-shot
+	return r.explain(c, refused, cut)
 }
 
 // patience is how long after the instant to fire an answer may come.
@@ -227,11 +230,21 @@ func (c *climb) drain(d time.Duration) {
 	}
 }
 
-func (r *Rung) explain(c *climb, refused []string, patience time.Duration) error {
+// explain says why there is no path; cut is what kept the plan from being carried
+// out, nil where nothing did.
+func (r *Rung) explain(c *climb, refused []string, cut *path.Failure) error {
+	var context *path.Failure
 	if r.Context != nil {
-		if f := r.Context(); f != nil {
-			return f
-		}
+		context = r.Context()
+	}
+	switch {
+	case cut != nil && context != nil:
+		cut.Evidence += "; " + context.Evidence
+		return cut
+	case cut != nil:
+		return cut
+	case context != nil:
+		return context
 	}
 	var tried []string
 	for a := range c.seen {
@@ -239,7 +252,7 @@ func (r *Rung) explain(c *climb, refused []string, patience time.Duration) error
 	}
 	f := &path.Failure{
 		Reason:   "no-answer",
-		Evidence: fmt.Sprintf("probed %s for %v from the instant that both sides fired; nothing came back", strings.Join(tried, ", "), patience),
+		Evidence: fmt.Sprintf("probed %s for %v from the instant that both sides fired; nothing came back", strings.Join(tried, ", "), r.patience(r.Plan.Least)),
 		Advice: "let firewalls pass incoming UDP that answers outgoing UDP, and routers drop incoming UDP to themselves that nobody asked for " +
 			"(one that accepts it takes an early probe for its own, and then sends ours from another port); otherwise what looks like TCP, TCP or the relay has to do",
 	}

@@ -3,26 +3,16 @@ package punch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
-
-// Budget bounds what one attempt sends beyond the candidates' probes.
-type Budget struct {
-	PerSecond int // datagrams
-	PerTarget int // to one address, all its ports together
-}
-
-// DefaultBudget lets a spray of 1500 ports take three seconds: less than what
-// monitoring takes for a flood, and within a carrier's limits of new flows.
-var DefaultBudget = Budget{PerSecond: 500, PerTarget: 2000}
 
 // Gunnery is what a plan needs that goes beyond the candidates. The zero
 // Gunnery shoots at nothing.
@@ -34,20 +24,21 @@ type Gunnery struct {
 	Open func(n int) []dgram.Conn
 	// Theirs is the peer's behaviour, its newest port included.
 	Theirs *proto.Behaviour
-	Budget Budget
-	// Sent counts the datagrams; may be nil.
-	Sent *atomic.Uint64
+	// Ration is the host's; it must be given where Shoot is.
+	Ration *Ration
 }
-
-// errSpent ends a climb's shots: the rest of the plan would overdraw.
-var errSpent = errors.New("the budget of datagrams for one attempt is spent")
 
 // shooting is one climb's shots.
 type shooting struct {
-	rung *Rung
-	ctx  context.Context
-	left map[netip.Addr]int
-	next time.Time // when the budget has one more
+	rung    *Rung
+	ctx     context.Context
+	sent    map[netip.Addr]int
+	all     int // sent to whichever address
+	planned int // those that the plan has
+	wary    wariness
+	ears    []dgram.RefusalCounter
+	refused int
+	cut     *path.Failure // why not all of the plan was sent
 }
 
 // Rounds of a plan, counted from the instant to fire. Sockets that are not
@@ -60,12 +51,22 @@ var (
 
 // shoot does this side's part of the plan beyond the candidates, until ctx ends
 // or all is sent. at is where the peer's probes come from, as servers saw them.
-func (r *Rung) shoot(ctx context.Context, at []netip.AddrPort) {
-	if r.Shoot == nil {
-		return
-	}
-	s := &shooting{rung: r, ctx: ctx, left: make(map[netip.Addr]int), next: r.FireAt}
+// It says why less was sent than the plan has, nil where nothing was left out.
+func (r *Rung) shoot(ctx context.Context, at []netip.AddrPort) *path.Failure {
 	role := r.Plan.Role
+	if r.Shoot == nil || role.Sockets == 0 && role.Window == 0 && role.Shots == 0 {
+		return nil
+	}
+	s := &shooting{rung: r, ctx: ctx, sent: make(map[netip.Addr]int)}
+	if r.Plan.Name == Spray {
+		release, ok := r.Ration.spray(ctx)
+		if !ok {
+			return &path.Failure{Reason: "spray-busy", Evidence: "another spray, for another peer, was under way here all the while, and there is one at a time",
+				Advice: "wait: it is tried again"}
+		}
+		defer release()
+	}
+	defer s.deafen()
 	switch {
 	case role.Sockets > 0:
 		s.hold(role.Sockets, at)
@@ -74,6 +75,10 @@ func (r *Rung) shoot(ctx context.Context, at []netip.AddrPort) {
 	case role.Shots > 0:
 		s.scattered(at)
 	}
+	if s.cut != nil {
+		r.Ration.Cut.Add(1)
+	}
+	return s.cut
 }
 
 // hold opens a mapping towards the peer from each of many sockets: at once with
@@ -82,16 +87,17 @@ func (s *shooting) hold(n int, at []netip.AddrPort) {
 	if len(at) == 0 {
 		return
 	}
+	rounds := holdRounds
+	if s.rung.Plan.Name == Predict {
+		rounds = predictRounds
+	}
 	conns := s.rung.Open(n)
-	s.next = time.Now()
+	s.planned = len(conns) * (1 + len(rounds))
+	s.listen(conns)
 	for _, c := range conns {
 		if s.may(at[0].Addr()) == nil {
 			s.rung.primeFrom(c, at[0])
 		}
-	}
-	rounds := holdRounds
-	if s.rung.Plan.Name == Predict {
-		rounds = predictRounds
 	}
 	for _, after := range rounds {
 		if !path.Wait(s.ctx, time.Until(s.rung.FireAt.Add(after))) {
@@ -113,6 +119,8 @@ func (s *shooting) predicted(at []netip.AddrPort) {
 		return
 	}
 	ports := predict(s.rung.Theirs, max(role.Window, len(conns)), role.Stride)
+	s.planned = len(ports) * len(addresses(at)) * len(predictRounds)
+	s.listen(conns)
 	for _, after := range predictRounds {
 		if !path.Wait(s.ctx, time.Until(s.rung.FireAt.Add(after))) {
 			return
@@ -138,12 +146,18 @@ func (s *shooting) scattered(at []netip.AddrPort) {
 	if len(conns) == 0 || len(at) == 0 || !path.Wait(s.ctx, time.Until(s.rung.FireAt)) {
 		return
 	}
-	for _, port := range scatter(s.rung.Theirs, s.rung.Plan.Role.Shots, rand.IntN) {
+	ports := scatter(s.rung.Theirs, s.rung.Plan.Role.Shots, rand.IntN)
+	s.planned = len(ports)
+	s.listen(conns[:1])
+	for _, port := range ports {
 		if s.send(path.Path{Conn: conns[0], Addr: netip.AddrPortFrom(at[0].Addr(), port)}) != nil {
 			return
 		}
 	}
 }
+
+// errCut ends a climb's shots.
+var errCut = errors.New("the rest of the plan is left out")
 
 // send sends one probe when the budget lets it; the error says that it never
 // will, or that the climb is over.
@@ -151,29 +165,82 @@ func (s *shooting) send(p path.Path) error {
 	if err := s.may(p.Addr.Addr()); err != nil {
 		return err
 	}
-	_ = s.rung.Shoot(p) // what the kernel refuses once may pass the next time
-	return nil
+	// What the kernel refuses once may pass the next time; where it tells of
+	// ICMP apart, the error may be of an earlier shot, and is counted there.
+	if err := s.rung.Shoot(p); err != nil && len(s.ears) == 0 {
+		s.refused++
+	}
+	return s.look()
 }
 
 // may waits for the budget's next datagram.
 func (s *shooting) may(to netip.Addr) error {
-	b := s.rung.Budget
-	left, known := s.left[to]
-	if !known {
-		left = b.PerTarget
+	b := s.rung.Ration.Budget
+	switch {
+	case s.cut != nil:
+		return errCut
+	case s.sent[to] >= b.PerTarget:
+		return s.spent("per_target", b.PerTarget, "to one address in an attempt", DefaultBudget.PerTarget)
+	case s.all >= b.PerAttempt:
+		return s.spent("per_attempt", b.PerAttempt, "in an attempt", DefaultBudget.PerAttempt)
 	}
-	if left <= 0 {
-		return errSpent
-	}
-	s.left[to] = left - 1
-	if !path.Wait(s.ctx, time.Until(s.next)) {
+	if !path.Wait(s.ctx, s.wary.gap(b)) || !s.rung.Ration.pace(s.ctx) {
+		if errors.Is(s.ctx.Err(), context.DeadlineExceeded) && b.PerSecond < DefaultBudget.PerSecond {
+			return s.spent("per_second", b.PerSecond, "a second", DefaultBudget.PerSecond)
+		}
 		return s.ctx.Err()
 	}
-	s.next = s.next.Add(time.Second / time.Duration(max(b.PerSecond, 1)))
-	if s.rung.Sent != nil {
-		s.rung.Sent.Add(1)
-	}
+	s.sent[to]++
+	s.all++
 	return nil
+}
+
+// spent says which budget ended the shots.
+func (s *shooting) spent(name string, figure int, what string, most int) error {
+	s.cut = &path.Failure{
+		Reason: "budget",
+		Evidence: fmt.Sprintf("the budget of %d datagrams %s (punch.%s) let %d of %d leave", figure, what, name,
+			s.all, max(s.planned, s.all)),
+		Advice: fmt.Sprintf("raise punch.%s in agent.yaml, up to %d, or leave it out there", name, most),
+	}
+	return errCut
+}
+
+// listen has the system tell from now on which shots were refused.
+func (s *shooting) listen(conns []dgram.Conn) {
+	for _, c := range conns {
+		if e, ok := c.(dgram.RefusalCounter); ok && e.CountRefusals(true) == nil {
+			s.ears = append(s.ears, e)
+		}
+	}
+}
+
+func (s *shooting) deafen() {
+	for _, e := range s.ears {
+		_ = e.CountRefusals(false) // the socket is closed: nothing is to be turned off
+	}
+}
+
+// look has the network's answers slow the shots down, or end them.
+func (s *shooting) look() error {
+	if !s.wary.shot() {
+		return nil
+	}
+	refused := s.refused
+	s.refused = 0
+	for _, e := range s.ears {
+		refused += e.Refusals()
+	}
+	s.rung.Ration.Refused.Add(uint64(refused))
+	if s.wary.saw(refused) {
+		return nil
+	}
+	s.cut = &path.Failure{
+		Reason:   "refused",
+		Evidence: fmt.Sprintf("a network on the way answers by ICMP that it lets nothing pass: %d of the last %d datagrams; stopped after %d", refused, lookEvery, s.all),
+		Advice:   "let UDP to all ports leave in the firewalls on both sides; otherwise what looks like TCP, TCP or the relay has to do",
+	}
+	return errCut
 }
 
 // four is our sockets of IPv4.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,11 +23,11 @@ type gunner struct {
 	opened []dgram.Conn
 	hits   netip.AddrPort // closes found
 	found  chan struct{}
-	sent   atomic.Uint64
+	ration *Ration
 }
 
 func newGunner() *gunner {
-	return &gunner{shots: map[netip.AddrPort]int{}, from: map[dgram.Conn]int{}, found: make(chan struct{})}
+	return &gunner{shots: map[netip.AddrPort]int{}, from: map[dgram.Conn]int{}, found: make(chan struct{}), ration: NewRation(DefaultBudget)}
 }
 
 func (g *gunner) shoot(p path.Path) error {
@@ -57,7 +56,7 @@ func (g *gunner) climb(t *testing.T, plan Plan, theirs *proto.Behaviour, candida
 	r := &Rung{
 		Conns: []dgram.Conn{newSocket("0.0.0.0:5000"), newSocket("0.0.0.0:5001"), newSocket("0.0.0.0:5002"), newSocket("0.0.0.0:5003")},
 		Found: g.found, FireAt: began.Add(100 * time.Millisecond), RTT: 40 * time.Millisecond, Plan: plan,
-		Gunnery: Gunnery{Shoot: g.shoot, Open: g.open, Theirs: theirs, Budget: DefaultBudget, Sent: &g.sent},
+		Gunnery: Gunnery{Shoot: g.shoot, Open: g.open, Theirs: theirs, Ration: g.ration},
 	}
 	for _, c := range candidates {
 		r.Candidates = append(r.Candidates, ap(c))
@@ -105,8 +104,8 @@ func TestASprayKeepsToItsBudget(t *testing.T) {
 		if err == nil || took != 100*time.Millisecond+longest {
 			t.Errorf("%v after %v", err, took)
 		}
-		if len(g.shots) != shots || g.sent.Load() != shots {
-			t.Errorf("%d ports, %d counted", len(g.shots), g.sent.Load())
+		if len(g.shots) != shots || g.ration.Sent.Load() != shots {
+			t.Errorf("%d ports, %d counted", len(g.shots), g.ration.Sent.Load())
 		}
 		if least := shots / DefaultBudget.PerSecond * int(time.Second); g.last.Sub(began) < time.Duration(least) {
 			t.Errorf("all were sent within %v", g.last.Sub(began))
@@ -130,7 +129,7 @@ func TestHoldingSideOpensMappings(t *testing.T) {
 				t.Fatalf("primed %v with TTL %d", s.primes, s.ttl)
 			}
 		}
-		if sent := g.sent.Load(); sent > 2500 {
+		if sent := g.ration.Sent.Load(); sent > 2500 {
 			t.Errorf("%d datagrams", sent)
 		}
 	})
