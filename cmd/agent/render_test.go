@@ -252,7 +252,12 @@ func TestCoordinatorLine(t *testing.T) {
 		"h:443 over quic, 40.2 ms":                        {Connected: true, Addr: "h:443", Transport: "quic", Over: "udp", RTT: 40.2},
 		"h:443 over quic in fake TCP":                     {Connected: true, Addr: "h:443", Transport: "quic", Over: "faketcp"},
 		"h:443 over tls via proxy p.example:3128, 1.0 ms": {Connected: true, Addr: "h:443", Transport: "tls", Over: "tcp", Via: "p.example:3128", RTT: 1},
-		"h:443: not connected yet":                        {Addr: "h:443"},
+		"h:53 over quic, 1.0 ms; relay legs to port 53":   {Connected: true, Addr: "h:53", Transport: "quic", Over: "udp", RTT: 1, RelayPort: 53},
+		"h:443 over quic, 1.0 ms; relay legs to port 5060 (answered on 5060: 40 of 40, 1.0 ms; 443: 0 of 120)": {
+			Connected: true, Addr: "h:443", Transport: "quic", RTT: 1, RelayPort: 5060,
+			Ports: []agent.PortStatus{{Port: 5060, Sent: 40, Answered: 40, RTT: 1}, {Port: 443, Sent: 120}},
+		},
+		"h:443: not connected yet": {Addr: "h:443"},
 	} {
 		if got := coordinatorLine(c); got != want {
 			t.Errorf("got %q, want %q", got, want)

@@ -169,11 +169,28 @@ func coordinatorLine(c agent.CoordinatorStatus) string {
 		if c.Via != "" {
 			over += " via proxy " + c.Via
 		}
-		return strings.TrimSuffix(fmt.Sprintf("%s over %s, %s", c.Addr, over, millis(c.RTT)), ", -")
+		return strings.TrimSuffix(fmt.Sprintf("%s over %s, %s", c.Addr, over, millis(c.RTT)), ", -") + portsNote(c)
 	case c.Error != "":
 		return fmt.Sprintf("%s: not connected: %s", c.Addr, c.Error)
 	}
 	return c.Addr + ": not connected yet"
+}
+
+// portsNote says which port relay legs over UDP go to, and what was measured of
+// those that the settings prefer.
+func portsNote(c agent.CoordinatorStatus) string {
+	if c.RelayPort == 0 {
+		return ""
+	}
+	note := fmt.Sprintf("; relay legs to port %d", c.RelayPort)
+	measured := make([]string, 0, len(c.Ports))
+	for _, p := range c.Ports {
+		measured = append(measured, strings.TrimSuffix(fmt.Sprintf("%d: %d of %d, %s", p.Port, p.Answered, p.Sent, millis(p.RTT)), ", -"))
+	}
+	if len(measured) > 0 {
+		note += " (answered on " + strings.Join(measured, "; ") + ")"
+	}
+	return note
 }
 
 func writePeers(w io.Writer, peers []agent.PeerStatus, now time.Time) {

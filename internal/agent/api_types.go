@@ -37,13 +37,25 @@ type PunchStatus struct {
 
 // CoordinatorStatus is the agent's side of its control connection.
 type CoordinatorStatus struct {
-	Connected bool    `json:"connected"`
-	Transport string  `json:"transport"`      // "quic" or "tls", "" while not connected
-	Over      string  `json:"over,omitempty"` // what carries that: "udp", "faketcp" or "tcp"
-	Via       string  `json:"via,omitempty"`  // the proxy that it goes through
-	Addr      string  `json:"addr"`
-	RTT       float64 `json:"rtt_ms"`
-	Error     string  `json:"error,omitempty"` // why it is not connected
+	Connected bool   `json:"connected"`
+	Transport string `json:"transport"`      // "quic" or "tls", "" while not connected
+	Over      string `json:"over,omitempty"` // what carries that: "udp", "faketcp" or "tcp"
+	Via       string `json:"via,omitempty"`  // the proxy that it goes through
+	Addr      string `json:"addr"`
+	// RelayPort is where relay legs over UDP go by the agent's own choice, and
+	// Ports what was measured of those that the settings prefer.
+	RelayPort int          `json:"relay_port,omitempty"`
+	Ports     []PortStatus `json:"ports,omitempty"`
+	RTT       float64      `json:"rtt_ms"`
+	Error     string       `json:"error,omitempty"` // why it is not connected
+}
+
+// PortStatus is what was measured of one of the coordinator's ports over UDP.
+type PortStatus struct {
+	Port     int     `json:"port"`
+	Sent     int     `json:"sent"` // STUN requests
+	Answered int     `json:"answered"`
+	RTT      float64 `json:"rtt_ms"` // the median; 0: none was answered
 }
 
 // ServiceStatus is a local service that peers may dial.

@@ -120,6 +120,7 @@ func (l *link) try(ctx context.Context, t attempt, cert tls.Certificate) (*reach
 		client, release, err = l.tryFakeTCP(ctx, t.addr, cert)
 	default:
 		e := l.a.mainFor(t.addr)
+		l.raced.try(time.Now(), t.addr)
 		client, release, err = l.tryQUIC(ctx, e, t.addr, cert)
 	}
 	if err != nil {

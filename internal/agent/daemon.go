@@ -57,6 +57,7 @@ func urlOf(d forward.DialStatus) string {
 }
 
 func (l *link) status() CoordinatorStatus {
+	at, chosen := l.relayDoor()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := CoordinatorStatus{Addr: l.a.cfg.State.Coordinator().Addr}
@@ -68,6 +69,12 @@ func (l *link) status() CoordinatorStatus {
 		}
 		if !l.client.Addr.IsValid() {
 			c.Addr = l.how.at // a proxy hides the address
+		}
+		if chosen {
+			c.RelayPort = int(at.Port())
+		}
+		for _, t := range l.reach.trials {
+			c.Ports = append(c.Ports, PortStatus{Port: int(t.port), Sent: t.sent, Answered: t.got, RTT: Millis(t.median)})
 		}
 	} else if l.err != nil {
 		c.Error = l.err.Error()

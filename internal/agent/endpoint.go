@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,7 @@ type switchboard struct {
 	mu        sync.RWMutex
 	byToken   map[proto.Token]*session.Session
 	stunAddrs map[netip.AddrPort]time.Time // when it last answered, or was named
+	doubtful  []netip.AddrPort             // of those, which may see a main socket's port wrong
 	dropped   dropCounts
 }
 
@@ -100,9 +102,27 @@ func (b *switchboard) answered(a netip.AddrPort) {
 	}
 }
 
-func (b *switchboard) setSTUN(addrs []netip.AddrPort) {
+// doubts says whether a server may see a main socket's port wrong; see raced.
+func (b *switchboard) doubts(server netip.AddrPort) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return slices.Contains(b.doubtful, netip.AddrPortFrom(server.Addr().Unmap(), server.Port()))
+}
+
+// certain leaves of what servers saw of a main socket that which is its NAT's
+// mapping, or all where nobody else has answered.
+func (b *switchboard) certain(seen []sighting) []sighting {
+	sure := slices.DeleteFunc(slices.Clone(seen), func(s sighting) bool { return b.doubts(s.server) })
+	if len(sure) == 0 {
+		return seen
+	}
+	return sure
+}
+
+func (b *switchboard) setSTUN(addrs, doubtful []netip.AddrPort) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.doubtful = doubtful
 	clear(b.stunAddrs)
 	for _, a := range addrs {
 		b.stunAddrs[a] = time.Now()

@@ -68,7 +68,7 @@ func newReceiver(t *testing.T, kind int) *receiver {
 	conn := nowhere{netip.MustParseAddrPort("0.0.0.0:1")}
 	board := newSwitchboard()
 	board.add(r.s)
-	board.setSTUN([]netip.AddrPort{relayAt})
+	board.setSTUN([]netip.AddrPort{relayAt}, nil)
 	r.endpoint = newEndpoint(conn, path.DirectUDP, board)
 	switch kind {
 	case relayLeg:

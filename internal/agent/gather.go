@@ -121,6 +121,9 @@ func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 		}
 		wait.Go(func() {
 			seen := e.mapped(ctx, servers)
+			if slices.Contains(a.mains, e) {
+				seen = a.board.certain(seen)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			g.add(e, seen)

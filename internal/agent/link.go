@@ -23,6 +23,8 @@ type link struct {
 
 	resolve func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error)
 
+	raced raced
+
 	hunt hunt // of the goroutine that dials, without the mutex
 
 	mu         sync.Mutex // for what follows
@@ -144,7 +146,7 @@ func (l *link) adopt(d *reached, reg *proto.Registered) {
 	if d.Addr.IsValid() {
 		l.addr = d.Addr
 	}
-	l.reach.doors, l.reach.preferred = doors, 0
+	l.reach.doors, l.reach.preferred, l.reach.trials = doors, 0, nil
 	l.reach.took(d.how)
 	select {
 	case <-l.registered:

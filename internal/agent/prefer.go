@@ -93,7 +93,7 @@ func (l *link) took(trials []trial) {
 	chosen := bestPort(trials)
 	l.mu.Lock()
 	news := l.reach.preferred != chosen.port
-	l.reach.preferred = chosen.port
+	l.reach.preferred, l.reach.trials = chosen.port, trials
 	l.mu.Unlock()
 	if !news || chosen.port == 0 {
 		return

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
 )
 
@@ -112,4 +113,20 @@ func TestThroughDoor(t *testing.T) {
 			t.Errorf("%v: %v, want %v first", test.how, got, test.want)
 		}
 	}
+}
+
+// Status shows which port won, which one relay legs go to, and why.
+func TestStatusShowsPorts(t *testing.T) {
+	t.Parallel()
+	bubble.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		home, _, _ := w.home()
+		a := w.agent(home, "home", func(c *Config) { c.Ports = []uint16{3478, 443} })
+		w.settle()
+		time.Sleep(10 * time.Second)
+		s := a.Status().Coordinator
+		if s.Addr != vpsAddr+":3478" || s.RelayPort != 3478 || len(s.Ports) != 2 || s.Ports[0].Port != 3478 || s.Ports[0].Answered != trialTrain || s.Ports[0].RTT == 0 {
+			t.Errorf("%+v", s)
+		}
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"rendezvous/internal/seal"
@@ -25,8 +27,10 @@ func (l *link) register(ctx context.Context, client *reached) (*proto.Registered
 		return nil, fmt.Errorf("register: %w", err)
 	}
 	reg := answer.GetRegistered()
-	servers := throughDoor(l.a.askable(reg.GetStun(), client.Addr.Addr()), client.how)
-	l.a.board.setSTUN(servers)
+	servers := l.a.askable(reg.GetStun(), client.Addr.Addr())
+	doubtful := l.doubtful(servers, doorsTold(reg.GetDoors()), client)
+	servers = throughDoor(servers, client.how)
+	l.a.board.setSTUN(servers, doubtful)
 	if err := l.a.cfg.State.SawCoordinator(client.Addr, servers); err != nil {
 		l.a.refusals.note(l.a, "state", err)
 	}
@@ -38,12 +42,23 @@ func (l *link) register(ctx context.Context, client *reached) (*proto.Registered
 	return reg, nil
 }
 
+// doubtful are the servers, among all that a main socket has sent to, that may
+// see another port of it than its NAT's.
+func (l *link) doubtful(told []netip.AddrPort, doors []Door, client *reached) []netip.AddrPort {
+	at := client.Addr.Addr().Unmap()
+	main := portOf(l.a.cfg.State.Coordinator().Addr)
+	if len(told) > 0 && told[0].Addr() == at && !slices.Contains(portsOf(doors, proto.Transport_TRANSPORT_UDP), client.how.addr.Port()) {
+		main = told[0].Port() // what the coordinator takes the translated port for
+	}
+	return l.raced.doubtful(time.Now(), at, doors, main)
+}
+
 // observed publishes what the coordinator saw of the very socket that punches,
 // so that an introduction need not wait for STUN to tell the same.
 func (l *link) observed(client *Connection, reg *proto.Registered) {
 	at, ok := (&proto.Endpoint{Addr: reg.GetObservedAddr(), Port: reg.GetObservedPort()}).AddrPort()
 	e := l.a.mainFor(client.Addr)
-	if !ok || e == nil || l.a.here.Load() != nil {
+	if !ok || e == nil || l.a.here.Load() != nil || l.a.board.doubts(client.Addr) {
 		return
 	}
 	g := l.a.hosts(l.a.mains)

@@ -27,6 +27,7 @@ type learned struct {
 	// preferred is the port over UDP that was measured to be the best of those
 	// that the settings name; 0 where none was.
 	preferred uint16
+	trials    []trial // that said so
 }
 
 // maxTLS bounds the ways over TLS that are remembered.
