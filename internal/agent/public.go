@@ -253,7 +253,7 @@ func (p *publisher) admit(key publicKey, service string, alloc *proto.Allocation
 		return nil, nil // it went while this was on its way
 	}
 	if most := p.a.cfg.Public.MaxClients + p.a.cfg.Public.Spares*len(p.ports); len(p.legs) >= most {
-		evicted = p.leastUsed()
+		evicted = p.leastUsed(time.Now())
 		p.forget(evicted)
 	}
 	l = newPublicLeg(p, port, id, alloc)
@@ -262,23 +262,28 @@ func (p *publisher) admit(key publicKey, service string, alloc *proto.Allocation
 }
 
 // leastUsed is the leg of the client that was silent longest: one that the service
-// never answered, else one that it did, else a leg without a client. So a flood
-// of strangers displaces itself. p.mu is held.
-func (p *publisher) leastUsed() (least *publicLeg) {
+// has left without answer, else one that it has answered or may yet, else a leg
+// without a client. So a flood of strangers displaces itself. p.mu is held.
+func (p *publisher) leastUsed(now time.Time) (least *publicLeg) {
 	for _, l := range p.legs {
-		if least == nil || cmp.Or(l.worth()-least.worth(), cmp.Compare(l.used.Load(), least.used.Load())) < 0 {
+		if least == nil || cmp.Or(l.worth(now)-least.worth(now), cmp.Compare(l.used.Load(), least.used.Load())) < 0 {
 			least = l
 		}
 	}
 	return least
 }
 
+// answerSoon is how long a service near us may take for its first answer. A new
+// client brings a new spare along, which must not take that very client's place;
+// a crowd that is to displace whom the service has answered must come faster.
+const answerSoon = 100 * time.Millisecond
+
 // worth is in which order legs make room for others, the lowest first.
-func (l *publicLeg) worth() int {
+func (l *publicLeg) worth(now time.Time) int {
 	switch {
 	case !l.begun():
 		return 2
-	case l.served.Load():
+	case l.served.Load(), now.Sub(time.Unix(0, l.answered.Load())) < answerSoon:
 		return 1
 	}
 	return 0

@@ -291,7 +291,7 @@ func TestCrowdSparesWhoIsServed(t *testing.T) {
 		r.home.public.mu.Lock()
 		var kept, others int
 		for _, l := range r.home.public.legs {
-			switch l.worth() {
+			switch l.worth(time.Now()) {
 			case 1:
 				kept++
 			case 0:
