@@ -342,7 +342,7 @@ func TestNamesThatTheCoordinatorMakesUpFillNoMemory(t *testing.T) {
 		if n := len(b.home.peers.all()); n != 1 {
 			t.Errorf("%d peers", n)
 		}
-		if n := len(b.home.link.answers.early); n > maxEarly {
+		if n := sizes(b.home)["answers"]; n > maxEarly {
 			t.Errorf("%d answers wait", n)
 		}
 		if n := b.home.Status().Counters["forged"]; n != made {
