@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -66,12 +67,18 @@ func OpenRegistry(dir string) (*Registry, error) {
 
 func openRegistry(dir string, options bbolt.Options) (*Registry, error) {
 	path := filepath.Join(dir, RegistryName)
+	_, missing := os.Stat(path)
 	db, err := bbolt.Open(path, 0o600, &options)
+	if err != nil && errors.Is(missing, fs.ErrNotExist) {
+		_ = os.Remove(path) // half of a new file would be taken for a damaged one
+	}
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("open the registry %s: %w; is a coordinator running with this state folder?", path, ErrRegistryLocked)
 	case errors.Is(err, fs.ErrPermission):
 		return nil, fmt.Errorf("open the registry %s: permission denied; run this as the user that the coordinator runs as", path)
+	case errors.Is(err, syscall.ENOSPC):
+		return nil, fmt.Errorf("open the registry %s: %w; free some space there", path, err)
 	case err != nil:
 		return nil, fmt.Errorf("open the registry %s: %w; if the file is damaged, restore it from a backup: without it every agent must join again", path, err)
 	}
