@@ -150,17 +150,13 @@ func (r *Responder) Finish(payload []byte) (msg2 []byte, k Keys, err error) {
 
 func handshakeConfig(id Identity, secret Secret) noise.Config {
 	return noise.Config{
-		CipherSuite:           suite(),
+		CipherSuite:           id.suite(),
 		Pattern:               noise.HandshakeIK,
 		Prologue:              []byte(labelPrologue),
 		PresharedKey:          secret[:],
 		PresharedKeyPlacement: 2,
-		StaticKeypair:         id.static,
+		StaticKeypair:         dhKey(id.private),
 	}
-}
-
-func suite() noise.CipherSuite {
-	return noise.NewCipherSuite(noise.DH25519, noise.CipherChaChaPoly, noise.HashBLAKE2s)
 }
 
 // agree is the cipher that follows from both sides' flags.

@@ -14,8 +14,6 @@ import (
 	"math/big"
 	"strings"
 	"time"
-
-	"github.com/flynn/noise"
 )
 
 // IdentitySize is the size of an identity in a file, in bytes: the Ed25519
@@ -26,8 +24,8 @@ const IdentitySize = ed25519.SeedSize + 32
 // certificate of its control connection, and an X25519 key for handshakes.
 // Only NewIdentity and UnmarshalBinary make a usable one.
 type Identity struct {
-	sign   ed25519.PrivateKey
-	static noise.DHKey
+	sign    ed25519.PrivateKey
+	private *ecdh.PrivateKey // X25519
 }
 
 // NewIdentity makes a new one at random.
@@ -48,7 +46,12 @@ func (id Identity) Key() ed25519.PublicKey {
 }
 
 // StaticKey is the public X25519 key, 32 bytes.
-func (id Identity) StaticKey() []byte { return append([]byte(nil), id.static.Public...) }
+func (id Identity) StaticKey() []byte {
+	if id.private == nil {
+		return nil
+	}
+	return id.private.PublicKey().Bytes()
+}
 
 // String is the fingerprint, so that no log shows a private key.
 func (id Identity) String() string { return "identity " + Fingerprint(id.Key()) }
@@ -61,7 +64,7 @@ func (id Identity) MarshalBinary() ([]byte, error) {
 	if id.Key() == nil {
 		return nil, errors.New("this identity is empty; make one with NewIdentity")
 	}
-	return append(id.sign.Seed(), id.static.Private...), nil
+	return append(id.sign.Seed(), id.private.Bytes()...), nil
 }
 
 // UnmarshalBinary reads what MarshalBinary wrote.
@@ -74,7 +77,7 @@ func (id *Identity) UnmarshalBinary(b []byte) error {
 		return fmt.Errorf("the X25519 half of the identity: %w", err)
 	}
 	id.sign = ed25519.NewKeyFromSeed(b[:ed25519.SeedSize])
-	id.static = noise.DHKey{Private: private.Bytes(), Public: private.PublicKey().Bytes()}
+	id.private = private
 	return nil
 }
 

@@ -53,9 +53,9 @@ func OpenFrom(id Identity, peerStatic, sealed []byte) ([]byte, error) {
 
 func memberConfig(id Identity) noise.Config {
 	return noise.Config{
-		CipherSuite:   suite(),
+		CipherSuite:   id.suite(),
 		Pattern:       noise.HandshakeX,
 		Prologue:      []byte(labelPrologueTo),
-		StaticKeypair: id.static,
+		StaticKeypair: dhKey(id.private),
 	}
 }
