@@ -33,8 +33,9 @@ type sealed struct {
 	end      int
 }
 
-// NewRx makes an Rx.
-func NewRx() *Rx { return &Rx{out: make([]byte, 0, dgram.SlotSize)} }
+// NewRx makes an Rx. Its buffer is made when there is something to open: of the
+// hundreds of sockets that a spray opens, data comes to one.
+func NewRx() *Rx { return &Rx{} }
 
 // Receive takes a burst that came on p, a path of kind k. It reports whether
 // a probe in it proved that its sender is the peer, so that the conn's reader
@@ -89,6 +90,9 @@ func (s *Session) open(rx *Rx, p path.Path) {
 		expected = max(expected, d.counter+1)
 	}
 	key.mu.Unlock()
+	if rx.out == nil {
+		rx.out = make([]byte, 0, dgram.SlotSize)
+	}
 	rx.out, rx.misses = rx.out[:0], 0
 	for i := range in {
 		s.openOne(rx, key, &in[i])
