@@ -12,12 +12,13 @@ type agenda struct {
 	queue events
 	count uint64
 	timer *time.Timer
-	armed time.Time
+	armed time.Duration // 0: not at all
+	began time.Time
 	over  chan struct{}
 }
 
 type event struct {
-	at  time.Time
+	at  time.Duration // since the lab's beginning: compared faster than a Time
 	seq uint64
 	do  func()
 }
@@ -25,6 +26,7 @@ type event struct {
 func (g *agenda) init(l *Lab) {
 	g.lab = l
 	g.over = make(chan struct{})
+	g.began = time.Now().Add(-1) // so that nothing is due at 0
 }
 
 // plan runs do at the given time with the lab's lock held.
@@ -33,7 +35,7 @@ func (g *agenda) plan(at time.Time, do func()) {
 		return
 	}
 	g.count++
-	g.queue.push(event{at, g.count, do})
+	g.queue.push(event{at.Sub(g.began), g.count, do})
 	g.arm()
 }
 
@@ -42,16 +44,17 @@ func (g *agenda) arm() {
 		return
 	}
 	next := g.queue[0].at
-	if !g.armed.IsZero() && !next.Before(g.armed) {
+	if g.armed != 0 && next >= g.armed {
 		return
 	}
 	g.armed = next
+	in := next - time.Since(g.began)
 	if g.timer == nil {
-		g.timer = time.NewTimer(time.Until(next))
+		g.timer = time.NewTimer(in)
 		go g.keep()
 		return
 	}
-	g.timer.Reset(time.Until(next))
+	g.timer.Reset(in)
 }
 
 func (g *agenda) keep() {
@@ -68,11 +71,11 @@ func (g *agenda) keep() {
 func (g *agenda) run() {
 	g.lab.mu.Lock()
 	defer g.lab.mu.Unlock()
-	now := time.Now()
-	for len(g.queue) > 0 && !g.queue[0].at.After(now) {
+	now := time.Since(g.began)
+	for len(g.queue) > 0 && g.queue[0].at <= now {
 		g.queue.pop().do()
 	}
-	g.armed = time.Time{}
+	g.armed = 0
 	g.arm()
 }
 
@@ -92,10 +95,10 @@ func (g *agenda) clear() {
 type events []event
 
 func (e events) less(i, j int) bool {
-	if e[i].at.Equal(e[j].at) {
+	if e[i].at == e[j].at {
 		return e[i].seq < e[j].seq
 	}
-	return e[i].at.Before(e[j].at)
+	return e[i].at < e[j].at
 }
 
 func (e *events) push(x event) {

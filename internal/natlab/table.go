@@ -3,7 +3,6 @@ package natlab
 import (
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -79,9 +78,37 @@ type mapping struct {
 	key      pair
 	ext      netip.AddrPort
 	expires  time.Time
-	ends     time.Time                // whatever is sent; zero: never
-	peers    map[netip.Addr]time.Time // remote addresses that inside sent to, until when
-	explicit bool                     // a port forwarding: never expires, filters nothing
+	ends     time.Time // whatever is sent; zero: never
+	peers    []spoken  // remote addresses that inside sent to
+	explicit bool      // a port forwarding: never expires, filters nothing
+}
+
+// spoken is an address that was sent to; the filter knows it for a time. A
+// mapping has few of them, and there are many mappings.
+type spoken struct {
+	addr  netip.Addr
+	until time.Time
+}
+
+// spoke notes that remote was sent to.
+func (m *mapping) spoke(remote netip.Addr, until time.Time) {
+	for i := range m.peers {
+		if m.peers[i].addr == remote {
+			m.peers[i].until = later(m.peers[i].until, until)
+			return
+		}
+	}
+	m.peers = append(m.peers, spoken{remote, until})
+}
+
+// knows says whether remote was sent to, not too long ago.
+func (m *mapping) knows(now time.Time, remote netip.Addr) bool {
+	for _, p := range m.peers {
+		if p.addr == remote {
+			return now.Before(p.until)
+		}
+	}
+	return false
 }
 
 func newTable(b Behaviour, addrs []netip.Addr, r *rand.Rand) *table {
@@ -105,47 +132,18 @@ func (t *table) behave(b Behaviour) {
 	}
 }
 
-// flush forgets all but port forwardings, as conntrack -F does.
-func (t *table) flush() {
-	old := t.mappings
-	t.byInside, t.byOutside = map[ends]*flow{}, map[ends]*flow{}
-	t.mappings, t.byExt = map[ends][]*mapping{}, map[place][]*mapping{}
-	t.held = held{sessions: map[netip.Addr]int{}, mappings: map[netip.Addr]int{}}
-	for _, list := range old {
-		for _, m := range list {
-			if m.explicit {
-				t.insert(m)
-			}
-		}
-	}
-}
-
 func (t *table) insert(m *mapping) {
-	t.mappings[m.key.key()] = append([]*mapping{m}, t.mappings[m.key.key()]...)
-	t.byExt[placeOf(m.ext)] = append(t.byExt[placeOf(m.ext)], m)
+	from, at := m.key.key(), placeOf(m.ext)
+	t.mappings[from] = append([]*mapping{m}, t.mappings[from]...)
+	t.byExt[at] = append(t.byExt[at], m)
 	if !m.explicit {
 		t.held.mappings[m.key.near.Addr()]++
 	}
 }
 
-// forget ends the flows with other remotes than those to keep, and the
-// mappings that have no other left.
-func (t *table) forget(keep func(remote netip.AddrPort) bool) {
-	kept := map[*mapping]bool{}
-	for _, f := range t.byOutside {
-		switch {
-		case !keep(f.remote):
-			t.remove(f)
-		case f.mapping != nil:
-			kept[f.mapping] = true
-		}
-	}
-	t.drop(func(m *mapping) bool { return !m.explicit && !kept[m] })
-}
-
 // publish forwards an external port to an inside address for good.
 func (t *table) publish(ext, inside netip.AddrPort) {
-	t.insert(&mapping{key: pair{near: inside}, ext: ext, explicit: true, peers: map[netip.Addr]time.Time{}})
+	t.insert(&mapping{key: pair{near: inside}, ext: ext, explicit: true})
 }
 
 // outbound is a datagram from inside: it gives the external source address.
@@ -173,7 +171,7 @@ func (t *table) outbound(now time.Time, inside, remote netip.AddrPort) verdict {
 		if !ok {
 			return verdict{why: DropNoPort}
 		}
-		m = &mapping{key: t.mapKey(inside, remote), ext: ext, peers: map[netip.Addr]time.Time{}}
+		m = &mapping{key: t.mapKey(inside, remote), ext: ext}
 		if t.behaviour.Absolute > 0 {
 			m.ends = now.Add(t.behaviour.Absolute)
 		}
@@ -239,7 +237,7 @@ func (t *table) admits(now time.Time, m *mapping, remote netip.AddrPort) bool {
 	case EndpointIndependent:
 		return true
 	case AddressDependent:
-		return now.Before(m.peers[remote.Addr()])
+		return m.knows(now, remote.Addr())
 	}
 	return false // its flow would have been found
 }
@@ -277,14 +275,14 @@ func (t *table) refresh(now time.Time, f *flow) {
 	}
 	f.expires = later(f.expires, now.Add(life))
 	f.mapping.expires = later(f.mapping.expires, f.expires)
-	f.mapping.peers[f.remote.Addr()] = later(f.mapping.peers[f.remote.Addr()], f.expires)
+	f.mapping.spoke(f.remote.Addr(), f.expires)
 }
 
 func (t *table) add(f *flow) {
-	t.remove(t.byInside[pair{f.inside, f.remote}.key()])
-	t.remove(t.byOutside[pair{f.ext, f.remote}.key()])
-	t.byInside[pair{f.inside, f.remote}.key()] = f
-	t.byOutside[pair{f.ext, f.remote}.key()] = f
+	from, at := pair{f.inside, f.remote}.key(), pair{f.ext, f.remote}.key()
+	t.remove(t.byInside[from])
+	t.remove(t.byOutside[at])
+	t.byInside[from], t.byOutside[at] = f, f
 	t.held.sessions[f.inside.Addr()]++
 }
 
@@ -304,54 +302,6 @@ func (t *table) remove(f *flow) {
 	a := f.inside.Addr()
 	if t.held.sessions[a]--; t.held.sessions[a] == 0 {
 		delete(t.held.sessions, a)
-	}
-}
-
-// sweep throws away what has expired, now and then: look-ups judge expiry by
-// themselves.
-func (t *table) sweep(now time.Time) {
-	if now.Before(t.swept.Add(10 * time.Second)) {
-		return
-	}
-	t.swept = now
-	t.purge(now)
-}
-
-func (t *table) purge(now time.Time) {
-	for _, f := range t.byOutside {
-		if !f.alive(now) {
-			t.remove(f)
-		}
-	}
-	t.drop(func(m *mapping) bool { return !m.alive(now) })
-}
-
-// drop ends the mappings for which gone is true.
-func (t *table) drop(gone func(m *mapping) bool) {
-	for k, list := range t.mappings {
-		before, a := len(list), list[0].key.near.Addr()
-		if list = slices.DeleteFunc(list, gone); len(list) == before {
-			continue
-		}
-		if t.held.mappings[a] -= before - len(list); t.held.mappings[a] == 0 {
-			delete(t.held.mappings, a)
-		}
-		if len(list) == 0 {
-			delete(t.mappings, k)
-		} else {
-			t.mappings[k] = list
-		}
-	}
-	for at, list := range t.byExt {
-		before := len(list)
-		if list = slices.DeleteFunc(list, gone); len(list) == before {
-			continue
-		}
-		if len(list) == 0 {
-			delete(t.byExt, at)
-		} else {
-			t.byExt[at] = list
-		}
 	}
 }
 

@@ -35,7 +35,7 @@ func hard(t netns.T, r *report) {
 
 // meetHard lets all pairs of all groups meet.
 func meetHard(roundTrip time.Duration) (pairs.Tallies, error) {
-	plan := pairs.Plan{Runs: hardRuns, Members: 4, RoundTrip: roundTrip, Seed: 1}
+	plan := pairs.Plan{Runs: hardRuns, Members: 2, RoundTrip: roundTrip, Seed: 1}
 	kinds := pairs.Kinds()
 	for i, a := range kinds {
 		plan.Kinds = append(plan.Kinds, a.Name)

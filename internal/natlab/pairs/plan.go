@@ -1,6 +1,7 @@
 package pairs
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -31,10 +32,68 @@ func (p Plan) wants(a, b string) bool {
 	return p.Only == nil || slices.Contains(p.Only, [2]string{a, b}) || slices.Contains(p.Only, [2]string{b, a})
 }
 
+// few is how many kinds a cell has at most twice: whatever happens in a world
+// touches what all its agents have in memory, and in a small one that is in the
+// processor's cache. In one world of all kinds a meeting takes three times as
+// long as in such.
+const few = 4
+
+// cells are plans that come to the same as p, in worlds of few agents. Those
+// that take long come first.
+func (p Plan) cells() (out []Plan) {
+	groups := slices.Collect(slices.Chunk(p.Kinds, few))
+	for i, a := range groups {
+		for j, b := range groups[i:] {
+			c := p
+			c.Scenes, c.Only, c.Kinds = nil, []([2]string){}, slices.Clone(a)
+			if j > 0 {
+				c.Kinds = append(c.Kinds, b...)
+			}
+			for k, x := range a {
+				from := 0
+				if j == 0 {
+					from = k
+				}
+				for _, y := range b[from:] {
+					if p.wants(x, y) {
+						c.Only = append(c.Only, [2]string{x, y})
+					}
+				}
+			}
+			if len(c.Only) > 0 {
+				out = append(out, c)
+			}
+		}
+	}
+	if len(p.Scenes) > 0 {
+		c := p
+		c.Kinds, c.Only = nil, nil
+		out = append(out, c)
+	}
+	for i := range out {
+		out[i].Seed = p.Seed*1000 + uint64(i) + 1
+	}
+	slices.SortStableFunc(out, func(a, b Plan) int { return cmp.Compare(b.sprays(), a.sprays()) })
+	return out
+}
+
+// sprays is how many of the pairs take many ports.
+func (p Plan) sprays() (n int) {
+	for _, pair := range p.Only {
+		a, _ := Find(pair[0])
+		b, _ := Find(pair[1])
+		if max(a.tcpChoice(), b.tcpChoice()) == anyPort && !Easy(a, b) {
+			n++
+		}
+	}
+	return n
+}
+
 // wish is two groups of members that are still to meet.
 type wish struct {
 	a, b  int // in dispatch.free
 	left  int
+	begun int // meetings, those under way too
 	tally *Tally
 }
 
@@ -154,7 +213,7 @@ func (d *dispatch) run() []*Tally {
 func (d *dispatch) begin() bool {
 	for i := range d.wishes {
 		w := d.wishes[(d.next+i)%len(d.wishes)]
-		if w.left == 0 {
+		if w.left == 0 || d.enough > 0 && w.tally.Direct == 0 && w.begun >= d.enough {
 			continue
 		}
 		a, b := d.take(w)
@@ -163,6 +222,7 @@ func (d *dispatch) begin() bool {
 		}
 		d.next = (d.next + i + 1) % len(d.wishes)
 		w.left--
+		w.begun++
 		d.under++
 		dialing, dialed := a, b
 		if w.left%2 == 1 { // each kind dials as often as it is dialed

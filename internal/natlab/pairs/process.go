@@ -62,21 +62,25 @@ func (t Tallies) add(list []*Tally) {
 	}
 }
 
-// Spread runs p in a process for each processor, since agents in one bubble of
-// virtual time run one after the other, and adds up what they found. The
-// meetings of each two kinds are dealt out among them.
+// Spread runs p cell by cell, a process for each, as many at a time as there
+// are processors, since agents in one bubble of virtual time run one after the
+// other. It gives what all of them found.
 func Spread(p Plan) (Tallies, error) {
-	n := runtime.NumCPU()
-	parts, faults := make([][]*Tally, n), make([]error, n)
+	cells := p.cells()
+	parts, faults := make([][]*Tally, len(cells)), make([]error, len(cells))
+	next := make(chan int)
 	var wait sync.WaitGroup
-	for i := range n {
-		part := p
-		part.Runs, part.Seed = (p.Runs+i)/n, p.Seed*1000+uint64(i)+1
-		part.Enough = (p.Enough + n - 1) / n
-		if part.Runs > 0 {
-			wait.Go(func() { parts[i], faults[i] = part.process() })
-		}
+	for range runtime.NumCPU() {
+		wait.Go(func() {
+			for i := range next {
+				parts[i], faults[i] = cells[i].process()
+			}
+		})
 	}
+	for i := range cells {
+		next <- i
+	}
+	close(next)
 	wait.Wait()
 	sum := make(Tallies)
 	for i, part := range parts {
