@@ -463,6 +463,7 @@ type Behaviour struct {
 	Addresses      uint32                 `protobuf:"varint,8,opt,name=addresses,proto3" json:"addresses,omitempty"`                    // outside addresses that one host was seen from at once
 	Sessions       uint32                 `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`                      // flows at once that the NAT was seen to carry; 0: not tried
 	Hairpin        bool                   `protobuf:"varint,10,opt,name=hairpin,proto3" json:"hairpin,omitempty"`
+	LifetimeS      uint32                 `protobuf:"varint,11,opt,name=lifetime_s,json=lifetimeS,proto3" json:"lifetime_s,omitempty"` // that mappings reach and do not outlast by much, whatever is sent; 0: not known, or no such end
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -565,6 +566,13 @@ func (x *Behaviour) GetHairpin() bool {
 		return x.Hairpin
 	}
 	return false
+}
+
+func (x *Behaviour) GetLifetimeS() uint32 {
+	if x != nil {
+		return x.LifetimeS
+	}
+	return 0
 }
 
 // CandidateSet: context "rendezvous candidates v1".
@@ -924,7 +932,8 @@ type Again struct {
 	Candidates    *Signed                `protobuf:"bytes,1,opt,name=candidates,proto3" json:"candidates,omitempty"`
 	Attempt       uint32                 `protobuf:"varint,2,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	Raw           *RawFlow               `protobuf:"bytes,3,opt,name=raw,proto3" json:"raw,omitempty"`
-	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"` // the kinds of direct path to try; empty means direct-udp
+	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"`    // the kinds of direct path to try; empty means direct-udp
+	Renews        bool                   `protobuf:"varint,5,opt,name=renews,proto3" json:"renews,omitempty"` // the direct path still works and is about to end
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -985,6 +994,13 @@ func (x *Again) GetPaths() []string {
 		return x.Paths
 	}
 	return nil
+}
+
+func (x *Again) GetRenews() bool {
+	if x != nil {
+		return x.Renews
+	}
+	return false
 }
 
 // RawFlow gives a flow of a raw service a 5-tuple of its own.
@@ -2026,7 +2042,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x04type\x18\x01 \x01(\x0e2\x1c.rendezvous.v1.CandidateTypeR\x04type\x12\x12\n" +
 	"\x04addr\x18\x02 \x01(\fR\x04addr\x12\x12\n" +
 	"\x04port\x18\x03 \x01(\rR\x04port\x126\n" +
-	"\ttransport\x18\x04 \x01(\x0e2\x18.rendezvous.v1.TransportR\ttransport\"\xf5\x03\n" +
+	"\ttransport\x18\x04 \x01(\x0e2\x18.rendezvous.v1.TransportR\ttransport\"\x94\x04\n" +
 	"\tBehaviour\x12=\n" +
 	"\amapping\x18\x01 \x01(\x0e2#.rendezvous.v1.Behaviour.DependenceR\amapping\x12A\n" +
 	"\tfiltering\x18\x02 \x01(\x0e2#.rendezvous.v1.Behaviour.DependenceR\tfiltering\x12'\n" +
@@ -2039,7 +2055,9 @@ const file_peer_proto_rawDesc = "" +
 	"\taddresses\x18\b \x01(\rR\taddresses\x12\x1a\n" +
 	"\bsessions\x18\t \x01(\rR\bsessions\x12\x18\n" +
 	"\ahairpin\x18\n" +
-	" \x01(\bR\ahairpin\"u\n" +
+	" \x01(\bR\ahairpin\x12\x1d\n" +
+	"\n" +
+	"lifetime_s\x18\v \x01(\rR\tlifetimeS\"u\n" +
 	"\n" +
 	"Dependence\x12\x16\n" +
 	"\x12DEPENDENCE_UNKNOWN\x10\x00\x12\x18\n" +
@@ -2076,14 +2094,15 @@ const file_peer_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\n" +
 	"candidates\x12\x1a\n" +
-	"\binstance\x18\x02 \x01(\x04R\binstance\"\x98\x01\n" +
+	"\binstance\x18\x02 \x01(\x04R\binstance\"\xb0\x01\n" +
 	"\x05Again\x125\n" +
 	"\n" +
 	"candidates\x18\x01 \x01(\v2\x15.rendezvous.v1.SignedR\n" +
 	"candidates\x12\x18\n" +
 	"\aattempt\x18\x02 \x01(\rR\aattempt\x12(\n" +
 	"\x03raw\x18\x03 \x01(\v2\x16.rendezvous.v1.RawFlowR\x03raw\x12\x14\n" +
-	"\x05paths\x18\x04 \x03(\tR\x05paths\"M\n" +
+	"\x05paths\x18\x04 \x03(\tR\x05paths\x12\x16\n" +
+	"\x06renews\x18\x05 \x01(\bR\x06renews\"M\n" +
 	"\aRawFlow\x12\x12\n" +
 	"\x04flow\x18\x01 \x01(\rR\x04flow\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\x04R\binstance\x12\x12\n" +

@@ -80,6 +80,9 @@ func (t *terminal) netcheck(ctx context.Context, servers []netip.AddrPort, coord
 	if err == nil {
 		n.CGNAT = n.CGNAT || behindCarrier(ctx, report)
 	}
+	if state != nil {
+		addLifetimes(&n, state)
+	}
 	addRouters(&n, <-routers)
 	(<-tcp).addTo(&n)
 	return n, err
@@ -207,6 +210,8 @@ func writeNetcheck(w io.Writer, n agent.Netcheck) {
 		rows.add("mapping", behaviour(n.Mapping, n.MappingNot))
 		rows.add("filtering", behaviour(n.Filtering, n.FilteringNot))
 		rows.add("outside port", portRule(n))
+		rows.add("idle mappings last", idleText(n))
+		rows.add("mappings end at", absoluteText(n))
 		rows.add("hairpinning", yesNo(n.Hairpin))
 		rows.add("carrier-grade NAT", map[bool]string{true: "yes", false: "none seen"}[n.CGNAT])
 		rows.add("port mapping", routersText(n.Routers))

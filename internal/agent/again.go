@@ -139,6 +139,12 @@ func failedAttempt(err error) ladder.Attempt {
 // sides, their addresses exchanged sealed, and one instant to fire. another
 // asks for a relay leg of another kind besides.
 func (as *association) again(ctx context.Context, attempt uint32, kinds []path.Kind, another bool) error {
+	return as.againWith(ctx, &proto.Again{Attempt: attempt}, kinds, another)
+}
+
+// againWith is again with a message that says more.
+func (as *association) againWith(ctx context.Context, m *proto.Again, kinds []path.Kind, another bool) error {
+	attempt := m.GetAttempt()
 	o, err := as.openKinds(kinds, attempt)
 	if err != nil {
 		return err
@@ -146,7 +152,8 @@ func (as *association) again(ctx context.Context, attempt uint32, kinds []path.K
 	defer o.close()
 	wanted := append(slices.Clone(kinds), as.lacking(as.Best())...)
 	f := freshening{mine: o.gather(ctx), ports: &freshPorts{openings: o, wanted: wanted}, attempt: attempt, another: another, target: as}
-	return as.fresh(ctx, &proto.Again{Attempt: attempt, Paths: o.names(kinds)}, f)
+	m.Paths = o.names(kinds)
+	return as.fresh(ctx, m, f)
 }
 
 // lacking is the kinds that would be better than best and that this agent is
@@ -319,6 +326,9 @@ func (a *Agent) offeredAgain(ctx context.Context, o *proto.Offer, sealed *proto.
 		}
 		defer s.peer.settleRaw(target)
 	}
+	if m.GetRenews() && target == s {
+		s.peer.renewRaws(time.Now(), true)
+	}
 	return s.answerAgain(ctx, o, m, theirs, target)
 }
 
@@ -347,6 +357,9 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 		}
 		defer ports.close()
 		target.Check() // the peer's path may have died: look at ours
+		if m.GetRenews() && slices.Contains(able, path.DirectUDP) {
+			target.Renew(path.DirectUDP)
+		}
 		f.mine = ports.gather(ctx)
 		f.ports = &freshPorts{openings: ports, wanted: asked, agreed: able}
 		reply.Paths = ports.names(able)

@@ -307,6 +307,7 @@ func (a *Agent) tend(ctx context.Context) {
 		case now := <-flows.C:
 			for _, p := range a.peers.all() {
 				p.flows.Expire(now)
+				p.renew(now)
 			}
 			a.public.tend(now)
 		case now := <-tick.C:

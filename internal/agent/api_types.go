@@ -182,13 +182,17 @@ type Netcheck struct {
 	CGNAT           bool           `json:"cgnat"`
 	Portmap         []string       `json:"portmap"`
 	Routers         []RouterStatus `json:"routers,omitempty"`  // that answered, with the mapping that was made and taken back
-	MappingLifetime int            `json:"mapping_lifetime_s"` // 0: not measured
-	FakeTCP         string         `json:"faketcp"`
-	UsablePorts     []int          `json:"usable_ports"` // over UDP
-	TCPPorts        []int          `json:"tcp_ports"`
-	FakeTCPPorts    []int          `json:"faketcp_ports"`
-	TLS             bool           `json:"tls"`           // the coordinator answers over TLS
-	Via             string         `json:"via,omitempty"` // through this proxy
+	MappingLifetime int            `json:"mapping_lifetime_s"` // what an idle mapping outlasts, as a running agent has found out; 0: not known
+	// AbsoluteLifetime is the age at which mappings end whatever crosses them;
+	// 0: not known, or none where NoAbsolute says so.
+	AbsoluteLifetime int    `json:"absolute_lifetime_s"`
+	NoAbsolute       bool   `json:"no_absolute_lifetime,omitempty"`
+	FakeTCP          string `json:"faketcp"`
+	UsablePorts      []int  `json:"usable_ports"` // over UDP
+	TCPPorts         []int  `json:"tcp_ports"`
+	FakeTCPPorts     []int  `json:"faketcp_ports"`
+	TLS              bool   `json:"tls"`           // the coordinator answers over TLS
+	Via              string `json:"via,omitempty"` // through this proxy
 	// Middlebox is what boxes on the way do to TCP: split-tcp,
 	// sequence-rewriting, coalescing, window-clamping, option-stripping,
 	// mss-clamping.

@@ -49,6 +49,7 @@ type search struct {
 	attempt  uint32 // of punching; 1 is the first, on the main sockets
 	seeking  bool
 	sought   time.Time // when an Again of the peer's was last answered
+	renewal  renewal
 }
 
 // heard is what the peer has told of where it is.
@@ -87,6 +88,7 @@ func (p *peer) newAssociation(keys seal.ProbeKeys, initiator bool, raw *proto.Ra
 		cfg.Rekey = rekeyer{p}
 	}
 	as.Session = session.New(cfg)
+	as.Keep(p.a.keepalive())
 	p.a.board.add(as.Session)
 	p.a.tasks.start(func(context.Context) { as.Run(as.ctx) })
 	return as

@@ -24,6 +24,7 @@ type endpoint struct {
 	board *switchboard
 	rx    *session.Rx
 	ended chan struct{}
+	since time.Time
 
 	// owner is the session that the socket was opened for: a relay leg's or a
 	// raw flow's. All that arrives is its own, whatever it looks like.
@@ -133,7 +134,7 @@ func (b *switchboard) setSTUN(addrs, doubtful []netip.AddrPort) {
 func newEndpoint(conn dgram.Conn, kind path.Kind, board *switchboard) *endpoint {
 	return &endpoint{
 		conn: conn, kind: kind, board: board, stun: stun.NewClient(conn.Write), rx: session.NewRx(),
-		ended: make(chan struct{}), byAddr: make(map[netip.AddrPort]talkers),
+		ended: make(chan struct{}), since: time.Now(), byAddr: make(map[netip.AddrPort]talkers),
 	}
 }
 

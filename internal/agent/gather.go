@@ -257,7 +257,7 @@ func (a *Agent) signCandidates(g gathered) (*proto.Signed, error) {
 	if !ok {
 		return nil, errWaiting
 	}
-	set := &proto.CandidateSet{Behaviour: g.behaviour, TcpBehaviour: g.tcpBehaviour, MadeUnixNs: time.Now().UnixNano(), NoSpray: !a.cfg.Punch.Spray}
+	set := &proto.CandidateSet{Behaviour: a.ageKnown(g.behaviour), TcpBehaviour: g.tcpBehaviour, MadeUnixNs: time.Now().UnixNano(), NoSpray: !a.cfg.Punch.Spray}
 	for _, c := range g.candidates {
 		m := proto.NewCandidate(c.kind, c.addr)
 		m.Transport = c.transport

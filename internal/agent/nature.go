@@ -18,6 +18,8 @@ const studyAgain = 6 * time.Hour
 
 // studied is what is known of the NAT before this host, per network.
 type studied struct {
+	ages ages
+
 	mu        sync.Mutex
 	network   string
 	at        time.Time

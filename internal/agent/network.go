@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"net/netip"
 	"slices"
+
+	"rendezvous/internal/dgram"
 )
 
 // fingerprint tells this network from others, as far as the host's own
@@ -15,10 +17,16 @@ func (a *Agent) fingerprint() string {
 	if err != nil {
 		return ""
 	}
+	return Fingerprint(addrs, a.cfg.Ignore)
+}
+
+// Fingerprint is that of the network which a host with these addresses is in;
+// ignore are patterns of interfaces that don't count.
+func Fingerprint(addrs []dgram.HostAddr, ignore []string) string {
 	var prefixes []string
 	for _, h := range addrs {
 		ip := h.Addr.Addr().Unmap()
-		if !h.Up || ignored(h.Interface, a.cfg.Ignore) || ip.IsLoopback() || ip.IsLinkLocalUnicast() {
+		if !h.Up || ignored(h.Interface, ignore) || ip.IsLoopback() || ip.IsLinkLocalUnicast() {
 			continue
 		}
 		bits := h.Addr.Bits()

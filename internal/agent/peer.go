@@ -323,6 +323,7 @@ func (p *peer) tend(now time.Time) {
 		p.ended(as, "no path to the peer has worked for "+lostFor.String())
 		return
 	}
+	as.sweep(now)
 	if as.Ready() && as.spareDue(now) {
 		as.needSpare()
 	}

@@ -98,6 +98,7 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 		if ctx.Err() != nil {
 			return
 		}
+		l.a.sawMain(g)
 		g.behaviour = knowing(g.behaviour, l.a.natureWithin(ctx, 0))
 		l.a.here.Store(&g)
 		if text := fmt.Sprint(g.candidates, g.behaviour); text != last || time.Since(stood) > standingFor/4 {

@@ -52,6 +52,7 @@ func TestServiceThatMayUseFakeTCPAloneDoesSoBesideOneThatUsesUDP(t *testing.T) {
 			virtual(t, func(t *testing.T) {
 				p, service := ruledPair(t, c.exposed, c.dialed, nil, nil)
 				p.goes(t, "direct-udp")
+				ageless(p.laptop, p.far)
 				client := listen(t, p.road, "127.0.0.1:0", false)
 				s := startStream(client, ruledTo, 20*time.Millisecond)
 				d := waitFor(t, "an answer over fake TCP", 10*time.Second, func() bool {

@@ -58,10 +58,11 @@ type kept struct {
 	Handshakes  map[string]int64      `json:"handshakes,omitempty"`     // newest timestamp, by the peer's key in base64
 	LastSent    int64                 `json:"last_handshake,omitempty"` // timestamp of our own newest handshake
 	Revocations map[string]Revocation `json:"revocations,omitempty"`
-	Networks    []Network             `json:"networks,omitempty"` // the last used first
-	Pairs       []Pair                `json:"pairs,omitempty"`    // of networks that were joined by more than the first attempt; the last used first
-	Services    []string              `json:"services,omitempty"` // NAME=URL, added while the agent ran
-	Dials       []string              `json:"dials,omitempty"`    // PEER/NAME=URL
+	Networks    []Network             `json:"networks,omitempty"`  // the last used first
+	Pairs       []Pair                `json:"pairs,omitempty"`     // of networks that were joined by more than the first attempt; the last used first
+	Lifetimes   []Lifetimes           `json:"lifetimes,omitempty"` // of mappings, per network; the last found first
+	Services    []string              `json:"services,omitempty"`  // NAME=URL, added while the agent ran
+	Dials       []string              `json:"dials,omitempty"`     // PEER/NAME=URL
 }
 
 // Coordinator is where the agent's coordinator is and was.

@@ -202,7 +202,7 @@ func slower(st *state, than time.Duration) bool {
 // measure runs the trials that are due, and leaves a bad best path for one
 // that was measured to be better. Caller holds s.mu.
 func (s *Session) measure(now time.Time, active bool) (out []parcel, events []Event, next time.Duration) {
-	next = s.cfg.Timers.Keepalive
+	next = s.idlePace()
 	best := s.paths.best
 	if best == nil {
 		return nil, nil, next

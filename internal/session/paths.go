@@ -13,6 +13,7 @@ type table struct {
 	states map[path.Path]*state
 	best   *state
 	rules  []*rule
+	keep   time.Duration // between probes of an idle path over IPv4, where Keep said so
 
 	verdict  Verdict // the last one
 	degraded reminder
@@ -49,6 +50,7 @@ type state struct {
 	failing  bool           // the kernel refused a write
 	dead     bool
 	doubt    bool
+	elder    bool // newer ones of its kind are to take its place
 	size     sizeSearch
 	trial    trial
 	outdone  outdone
@@ -135,9 +137,9 @@ func (st *state) revive() (news bool) {
 func (st *state) usable() bool { return st.isProven() && !st.dead }
 
 // better says whether a should carry data rather than b. What was measured to
-// be bad comes last, then kinds count; among paths of one kind the shorter
-// round trip, with hysteresis in favour of the one in use so that two equal
-// paths don't alternate.
+// be bad comes last, then kinds count; among paths of one kind a newer one where
+// that is wanted (see Renew), then the shorter round trip, with hysteresis in
+// favour of the one in use so that two equal paths don't alternate.
 func better(a, b, current *state) bool {
 	if b == nil {
 		return true
@@ -147,6 +149,9 @@ func better(a, b, current *state) bool {
 	}
 	if a.kind != b.kind {
 		return a.kind < b.kind
+	}
+	if a.elder != b.elder {
+		return b.elder
 	}
 	margin := func(st *state) time.Duration {
 		if st == current {

@@ -155,7 +155,7 @@ func (s *Session) leads(st *state) bool {
 // for where one is starved. It returns how long nothing will be due. Caller
 // holds s.mu.
 func (s *Session) tendRules(now time.Time) (events []Event, next time.Duration) {
-	next = s.cfg.Timers.Keepalive
+	next = s.idlePace()
 	kept := s.paths.rules[:0]
 	for _, rl := range s.paths.rules {
 		idle := now.Sub(s.seen.began) - time.Duration(rl.used.Load())

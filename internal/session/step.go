@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"time"
 
 	"rendezvous/internal/path"
@@ -23,11 +24,10 @@ func (s *Session) step(now time.Time) time.Duration {
 	active := s.seen.active(now, s.cfg.Timers.Active)
 	events := s.judge(now, active)
 	var out []parcel
-	next := s.cfg.Timers.Keepalive
+	next := s.idlePace()
 	kept := s.kept()
 	for _, st := range s.paths.states {
-		if !st.isProven() {
-			s.expire(st, now)
+		if !s.stays(st, now) {
 			continue
 		}
 		wait := s.due(st, now, active, kept)
@@ -134,7 +134,7 @@ func (s *Session) kept() map[path.Path]bool {
 	for range maxSpares {
 		var next *state
 		for _, st := range s.paths.states {
-			if !kept[st.path] && st.usable() && (next == nil || better(st, next, nil)) {
+			if !kept[st.path] && !st.elder && st.usable() && (next == nil || better(st, next, nil)) {
 				next = st
 			}
 		}
@@ -144,7 +144,7 @@ func (s *Session) kept() map[path.Path]bool {
 		kept[next.path] = true
 	}
 	for _, st := range s.paths.states {
-		if st.outdone.is && st.usable() || s.leads(st) {
+		if st.outdone.is && st.usable() && !st.elder || s.leads(st) {
 			kept[st.path] = true // it may get better, or a rule wants it
 		}
 	}
@@ -155,6 +155,9 @@ func (s *Session) kept() map[path.Path]bool {
 func (s *Session) due(st *state, now time.Time, active bool, kept map[path.Path]bool) time.Duration {
 	t := s.cfg.Timers
 	pace := t.Keepalive
+	if st.path.Addr.Addr().Unmap().Is4() {
+		pace = s.idlePace()
+	}
 	switch {
 	case st.dead:
 		pace = deadPace
@@ -173,6 +176,18 @@ func (s *Session) due(st *state, now time.Time, active bool, kept map[path.Path]
 	late := st.answer.waitsFrom.Add(3*st.answer.rtt + t.Doubt + time.Millisecond).Sub(now)
 	return min(next, max(late, time.Millisecond))
 }
+
+// Keep has idle paths over IPv4 probed so often, in place of the timers'
+// keepalive: the lifetime of mappings was found out.
+func (s *Session) Keep(every time.Duration) {
+	s.mu.Lock()
+	s.paths.keep = every
+	s.mu.Unlock()
+	s.poke()
+}
+
+// idlePace is how often an idle path over IPv4 is probed. Caller holds s.mu.
+func (s *Session) idlePace() time.Duration { return cmp.Or(s.paths.keep, s.cfg.Timers.Keepalive) }
 
 // Check probes every proven path now: the network here has changed.
 func (s *Session) Check() {

@@ -95,8 +95,10 @@ type request struct {
 type call struct {
 	server netip.AddrPort
 	flags  uint32
-	ids    []transaction // guarded by Client.mu
-	done   chan outcome  // of one
+	port   uint16                  // that the answer goes to; 0: the request's own
+	write  func(dgram.Burst) error // who asks
+	ids    []transaction           // guarded by Client.mu
+	done   chan outcome            // of one
 }
 
 type outcome struct {
@@ -136,13 +138,27 @@ func (c *Client) Bind(ctx context.Context, server netip.AddrPort) (Result, error
 // port, or both (RFC 5780 CHANGE-REQUEST). A server that doesn't know how may
 // answer with an error, or from where it was asked, or not at all.
 func (c *Client) Ask(ctx context.Context, server netip.AddrPort, changeIP, changePort bool) (Result, error) {
-	call := &call{server: plain(server), done: make(chan outcome, 1)}
+	call := &call{server: plain(server), write: c.write, done: make(chan outcome, 1)}
 	if changeIP {
 		call.flags |= flagChangeIP
 	}
 	if changePort {
 		call.flags |= flagChangePort
 	}
+	return c.run(ctx, call)
+}
+
+// Reach has another socket, whose write is given, ask server to answer to an
+// outside port of this one (RESPONSE-PORT, RFC 5780 section 7.5): so it is known
+// whether the mapping is still there, and nothing is sent that would renew it.
+// Mapped is where the server sees the other socket.
+func (c *Client) Reach(ctx context.Context, server netip.AddrPort, port uint16, write func(dgram.Burst) error) (Result, error) {
+	return c.run(ctx, &call{server: plain(server), port: port, write: write, done: make(chan outcome, 1)})
+}
+
+// run sends a request until there is an answer.
+func (c *Client) run(ctx context.Context, call *call) (Result, error) {
+	server := call.server
 	c.mu.Lock()
 	wait := c.first
 	c.mu.Unlock()
@@ -180,7 +196,7 @@ func (c *Client) send(call *call) error {
 	call.ids = append(call.ids, id)
 	c.stats.Sent++
 	c.mu.Unlock()
-	err := c.write(dgram.One(call.server, bindingRequest(id, call.flags)))
+	err := call.write(dgram.One(call.server, bindingRequestTo(id, call.flags, call.port)))
 	if err != nil {
 		c.mu.Lock()
 		c.stats.WriteErrors++

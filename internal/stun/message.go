@@ -119,10 +119,16 @@ func newMessage(t pion.MessageType, id transaction) *pion.Message {
 
 // bindingRequest is a request of requestSize bytes with the given flags of
 // CHANGE-REQUEST.
-func bindingRequest(id transaction, flags uint32) []byte {
+func bindingRequest(id transaction, flags uint32) []byte { return bindingRequestTo(id, flags, 0) }
+
+// bindingRequestTo is bindingRequest with RESPONSE-PORT, where port is not 0.
+func bindingRequestTo(id transaction, flags uint32, port uint16) []byte {
 	m := newMessage(pion.BindingRequest, id)
 	if flags != 0 {
 		m.Add(pion.AttrChangeRequest, binary.BigEndian.AppendUint32(nil, flags))
+	}
+	if port != 0 {
+		m.Add(pion.AttrResponsePort, binary.BigEndian.AppendUint16(nil, port))
 	}
 	m.Add(attrFill, make([]byte, requestSize-len(m.Raw)-attrHeaderSize))
 	return m.Raw

@@ -1,0 +1,257 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
+	"rendezvous/internal/session"
+	"rendezvous/proto"
+)
+
+const (
+	// renewAt is the part of a mapping's lifetime after which a path through it
+	// gets a successor.
+	renewAt = 0.8
+	// renewPause is between attempts, and doubles up to renewMost.
+	renewPause = 5 * time.Second
+	renewMost  = 80 * time.Second
+	// inUse is since when data must have crossed for a path to be renewed.
+	inUse = time.Minute
+	// unusedFor is how long a socket for direct paths may be without one.
+	unusedFor = time.Minute
+)
+
+// renewal is how it stands with successors of a direct path that is about to
+// end, and what the peer has seen of its mapping. The association's mutex
+// guards it.
+type renewal struct {
+	busy  bool
+	at    time.Time     // when the last one began
+	wait  time.Duration // until another may
+	on    path.Path
+	seen  netip.AddrPort // where the peer sees us on it
+	since time.Time      // since when
+	born  bool           // that mapping was new then
+}
+
+// renew punches anew while the direct path still works where a NAT is known to
+// end mappings at an age: ours, or the peer's as it says. The session's
+// initiator does so for both; where it does not, who is behind such a NAT does.
+func (p *peer) renew(now time.Time) {
+	p.renewRaws(now, false)
+	as := p.association()
+	if as == nil || !as.Ready() || as.answeredLately() {
+		return
+	}
+	age, due := as.ageing(now)
+	if due == 0 {
+		return
+	}
+	if !as.initiator {
+		due += 2 * seekPause
+	}
+	if !p.carries(now) || !as.renews(now, age < due) || as.sprays() {
+		return
+	}
+	p.a.tasks.start(func(context.Context) {
+		defer as.renewed()
+		as.Renew(path.DirectUDP)
+		m := &proto.Again{Attempt: as.learned(2), Renews: true}
+		if err := as.againWith(as.ctx, m, []path.Kind{path.DirectUDP}, false); err != nil && as.ctx.Err() == nil {
+			p.record(failedAttempt(err))
+		}
+	})
+}
+
+// ageing is how long ago the best path's mapping here was made, at most, and at
+// which age it gets a successor: 0 where it needs none.
+func (as *association) ageing(now time.Time) (age, due time.Duration) {
+	paths := as.Paths()
+	if len(paths) == 0 || paths[0].State != PathBest || paths[0].Kind != path.DirectUDP || !paths[0].Path.Addr.Addr().Unmap().Is4() {
+		return 0, 0
+	}
+	best := paths[0]
+	made := as.madeAt(best.Path)
+	if made.IsZero() {
+		return 0, 0
+	}
+	age = now.Sub(made)
+	if as.a.translated(best) {
+		as.observed(best, made, now)
+		if as.a.nature.ages.headStarted(made) {
+			return age, age
+		}
+	}
+	for _, end := range as.ends(best) {
+		if d := time.Duration(renewAt * float64(end)); d > 0 && (due == 0 || d < due) {
+			due = d
+		}
+	}
+	return age, due
+}
+
+// ends are the ages at which the NATs between end the mappings of a path; 0 for
+// one that is not known.
+func (as *association) ends(best session.Report) (all []time.Duration) {
+	if as.a.translated(best) {
+		all = append(all, as.a.nature.ages.lifetime(as.a))
+	}
+	if as.initiator && !path.Private(best.Path.Addr.Addr()) {
+		all = append(all, as.theirLifetime())
+		if parent := as.peer.association(); as.raw != nil && parent != nil {
+			all = append(all, parent.theirLifetime()) // it may have heard since
+		}
+	}
+	return all
+}
+
+// madeAt is when the socket of a path was opened.
+func (as *association) madeAt(p path.Path) time.Time {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	for _, e := range slices.Concat(as.a.mains, as.sockets.all) {
+		if e.conn == p.Conn {
+			return e.since
+		}
+	}
+	return time.Time{}
+}
+
+// observed takes in where the peer sees us: where that changes on one path
+// though nothing has changed here, a mapping has ended.
+func (as *association) observed(best session.Report, made, now time.Time) {
+	as.mu.Lock()
+	r := &as.search.renewal
+	old, same := *r, r.on == best.Path
+	if !same || r.seen != best.Observed {
+		r.on, r.seen, r.since = best.Path, best.Observed, now
+		r.born = same || now.Sub(made) < agePace
+	}
+	as.mu.Unlock()
+	if same && old.seen != best.Observed && old.born {
+		as.a.nature.ages.ended(as.a, now.Sub(old.since))
+	}
+}
+
+// theirLifetime is how long mappings last at the peer, as it says; 0 where it
+// does not.
+func (as *association) theirLifetime() time.Duration {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	d := time.Duration(as.heard.last.behaviour.GetLifetimeS()) * time.Second
+	if d < ageLeast || d > ageMost {
+		return 0
+	}
+	return d
+}
+
+// sprays says whether a path between these two NATs takes hundreds of ports: its
+// end costs less than a spray at each renewal would. The relay is the spare.
+func (as *association) sprays() bool {
+	as.mu.Lock()
+	theirs := as.heard.last.behaviour
+	as.mu.Unlock()
+	var mine *proto.Behaviour
+	if here := as.a.here.Load(); here != nil {
+		mine = here.behaviour
+	}
+	return punch.PlanFor(mine, theirs, as.initiator, as.learned(2)).Name == punch.Spray
+}
+
+// renews says whether the caller is the one to renew; then it ends with renewed.
+// The waits between attempts grow until a successor is there, which is young.
+func (as *association) renews(now time.Time, young bool) bool {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	s := &as.search
+	r := &s.renewal
+	if young {
+		r.wait = 0
+		return false
+	}
+	if r.busy || s.punching || s.seeking || now.Sub(r.at) < r.wait {
+		return false
+	}
+	r.busy, r.at, r.wait = true, now, min(max(2*r.wait, renewPause), renewMost)
+	return true
+}
+
+func (as *association) renewed() {
+	as.mu.Lock()
+	as.search.renewal.busy = false
+	as.mu.Unlock()
+}
+
+// carries says whether there are flows or connections with the peer, and data
+// crossed a while ago at most, in the session or in a raw flow beside it.
+func (p *peer) carries(now time.Time) bool {
+	if p.flows.Len() == 0 && p.tcp.live() == 0 {
+		return false
+	}
+	p.mu.Lock()
+	all := []*association{p.current}
+	for _, st := range p.raws {
+		all = append(all, st.child)
+	}
+	p.mu.Unlock()
+	return slices.ContainsFunc(all, func(as *association) bool { return as != nil && now.Sub(as.LastData()) <= inUse })
+}
+
+// renewRaws gives the raw flows that we dialed new 5-tuples in time; all that are
+// not quite new where the peer wants it, which can't begin any itself.
+func (p *peer) renewRaws(now time.Time, wanted bool) {
+	p.mu.Lock()
+	children := make(map[rawKey]*association)
+	for key, st := range p.raws {
+		if st.dialing && !st.busy && st.child != nil {
+			children[key] = st.child
+		}
+	}
+	p.mu.Unlock()
+	for key, child := range children {
+		age, due := child.ageing(now)
+		if wanted {
+			due = renewPause
+		}
+		if due == 0 || now.Sub(child.LastData()) > inUse || !child.renews(now, age < due) {
+			continue
+		}
+		p.mu.Lock()
+		if st := p.raws[key]; st != nil && st.child == child {
+			p.startRaw(key)
+		}
+		p.mu.Unlock()
+		child.renewed()
+	}
+}
+
+// translated says whether the peer sees us at an IPv4 address that is not the
+// host's.
+func (a *Agent) translated(r session.Report) bool {
+	at := r.Observed.Addr().Unmap()
+	return at.Is4() && !a.hasAddr(at)
+}
+
+// hasAddr says whether an address is the host's own, or may be.
+func (a *Agent) hasAddr(at netip.Addr) bool {
+	addrs, err := a.cfg.Host.Net.Addrs()
+	return err != nil || slices.ContainsFunc(addrs, func(h dgram.HostAddr) bool { return h.Addr.Addr().Unmap() == at })
+}
+
+// sweep closes the sockets that no direct path is on any more.
+func (as *association) sweep(now time.Time) {
+	as.mu.Lock()
+	var old []*endpoint
+	for _, e := range as.sockets.all {
+		if e.kind == path.DirectUDP && now.Sub(e.since) > unusedFor {
+			old = append(old, e)
+		}
+	}
+	as.mu.Unlock()
+	as.discard(old)
+}
