@@ -45,7 +45,6 @@ func (as *association) climb(c climbing) {
 		steps = append(steps, ladder.Step{Rung: refused{path.DirectUDP, "the peer"}})
 	default:
 		r := as.punchRung(c, c.mains)
-		r.Found = as.found()
 		if c.punched == nil {
 			c.punched = newSignal()
 		}
@@ -82,6 +81,9 @@ func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
 			if as.a.link.ways().udpDead {
 				return udpBlocked()
 			}
+			if f := as.a.noHairpin(c.mine, c.theirs); f != nil {
+				return f
+			}
 			return whyNot(c.mine.behaviour, as.theirBehaviour(c.theirs))
 		},
 	}
@@ -90,6 +92,10 @@ func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
 	}
 	if c.near {
 		r.Plan = r.Plan.Near()
+	}
+	if c.fresh == nil || as.raw != nil {
+		r.Reversal = as.reversal(c, proto.Transport_TRANSPORT_UDP)
+		r.Found = as.found()
 	}
 	if c.mine.mappedApart() {
 		r.Plan.PrimeTTL, r.FireAt = 0, r.FireAt.Add(c.rtt/2+mappedFirst)

@@ -13,6 +13,7 @@ import (
 	"rendezvous/internal/path"
 	"rendezvous/internal/session"
 	"rendezvous/internal/simopen"
+	"rendezvous/proto"
 )
 
 // freshPorts are new ports on both sides, and what is climbed from them.
@@ -50,6 +51,9 @@ func (as *association) freshSteps(c climbing) (steps []ladder.Step) {
 			continue
 		}
 		r := &directRung{Rung: as.directRung(k, c, udp), as: as, ports: c.fresh, began: time.Now(), won: newSignal()}
+		if hold := as.reversal(c, proto.Transport_TRANSPORT_FAKE_TCP); k == path.DirectFakeTCP && hold > 0 {
+			r.reversed = after(c.fireAt, udp, fakeTCPWaits).Add(hold)
+		}
 		for _, better := range directKinds {
 			if s := won[better]; s != nil {
 				r.better = append(r.better, s)
@@ -82,7 +86,7 @@ func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung
 		leaves := slices.ContainsFunc(c.fresh.tcp, (*tcpPort).answered)
 		return &simopen.Rung{
 			Net: as.a.cfg.Host.TCP, Local: locals, Listeners: listeners, Candidates: c.theirs.tcp, SharedOutside: shared, Leaves: leaves,
-			FireAt: after(c.fireAt, udp, tcpWaits), RTT: c.rtt, Attach: as.attach, Release: as.release,
+			FireAt: after(c.fireAt, udp, tcpWaits).Add(as.reversal(c, proto.Transport_TRANSPORT_TCP)), RTT: c.rtt, Attach: as.attach, Release: as.release,
 		}
 	}
 	return as.punchRung(c, c.fresh.udp)
@@ -135,6 +139,8 @@ type directRung struct {
 	began  time.Time
 	better []*signal
 	won    *signal
+	// reversed is until when the peer alone dials, and this rung is not climbed.
+	reversed time.Time
 }
 
 // Climb is the rung's own. The peer may also have come in from an address that
@@ -144,6 +150,10 @@ func (r *directRung) Climb(ctx context.Context, try path.Try) error {
 	defer cancel()
 	for _, s := range r.better {
 		defer context.AfterFunc(s.ctx, cancel)()
+	}
+	if !r.reversed.IsZero() && path.Wait(ctx, time.Until(r.reversed)) && r.came() {
+		r.won.give()
+		return nil
 	}
 	err := r.Rung.Climb(ctx, try)
 	if err == nil || r.came() {

@@ -275,6 +275,7 @@ func (a *Agent) signCandidates(g gathered) (*proto.Signed, error) {
 
 // offered is what a peer offers, proven to be its own.
 type offered struct {
+	all          []candidate
 	addrs        []netip.AddrPort // over UDP
 	tcp          []netip.AddrPort
 	fake         []netip.AddrPort // over fake TCP
@@ -318,6 +319,7 @@ func (a *Agent) readCandidates(s *proto.Signed, peer Peer) (offered, error) {
 // add takes in one candidate; one of a transport that we don't know is of no
 // use.
 func (o *offered) add(c candidate) {
+	o.all = append(o.all, c)
 	switch c.transport {
 	case proto.Transport_TRANSPORT_UDP:
 		o.addrs = append(o.addrs, c.addr)

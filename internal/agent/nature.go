@@ -74,6 +74,9 @@ func (a *Agent) natureWithin(ctx context.Context, d time.Duration) *proto.Behavi
 	return s.behaviour
 }
 
+// studiedHere is what was studied of this network, nil where nothing is known.
+func (a *Agent) studiedHere() *proto.Behaviour { return a.natureWithin(context.Background(), 0) }
+
 // behaviourFrom is a report as peers get it.
 func behaviourFrom(r stun.Report) *proto.Behaviour {
 	b := &proto.Behaviour{
@@ -116,9 +119,11 @@ func (o *openings) gatherUDP(ctx context.Context) gathered {
 	a := o.as.a
 	g := a.gather(ctx, o.udp)
 	seen := g.behaviour
-	if punch.NatureOf(seen) != punch.Easy {
-		seen = knowing(seen, a.natureWithin(ctx, patientStudy))
+	patience := patientStudy
+	if punch.NatureOf(seen) == punch.Easy {
+		patience = 0
 	}
+	seen = knowing(seen, a.natureWithin(ctx, patience))
 	g.behaviour = seen
 	switch punch.NatureOf(punch.Suppose(seen, o.attempt)) {
 	case punch.Kept:

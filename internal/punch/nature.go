@@ -54,14 +54,20 @@ func NatureOf(b *proto.Behaviour) Nature {
 	return Scattered
 }
 
-// Suppose is b as an attempt that follows failed ones takes it: one server's
-// address can't tell whether the mapping depends on the destination's address,
-// so from the third attempt on it is supposed to.
+// Suppose is b as an attempt that follows failed ones takes it, from the third
+// on. One server's address can't tell whether the mapping depends on the
+// destination's address: it is supposed to. And what was seen to let strangers in
+// where servers see it has let no peer in: it is supposed not to.
 func Suppose(b *proto.Behaviour, attempt uint32) *proto.Behaviour {
-	if attempt < 3 || b.GetMapping() != proto.Behaviour_DEPENDENCE_UNKNOWN || b == nil {
+	if attempt < 3 || b == nil {
 		return b
 	}
 	b = proto.Clone(b)
-	b.Mapping = proto.Behaviour_ADDRESS_DEPENDENT
+	if open(b) {
+		b.Filtering = proto.Behaviour_ADDRESS_AND_PORT_DEPENDENT
+	}
+	if b.Mapping == proto.Behaviour_DEPENDENCE_UNKNOWN {
+		b.Mapping = proto.Behaviour_ADDRESS_DEPENDENT
+	}
 	return b
 }

@@ -105,6 +105,19 @@ func TestUnknownMappingIsSupposedToVaryInTheEnd(t *testing.T) {
 	}
 }
 
+// Whom servers saw to let strangers in need not let the peer in: such a belief
+// puts the attempts in order and cancels none.
+//
+// S4-18
+func TestOpenFilteringIsNotBelievedForEver(t *testing.T) {
+	reached := fullCone
+	for attempt, want := range map[uint32]string{1: Plain, 2: Plain, 3: Spray} {
+		if n := PlanFor(reached, scattered, true, attempt).Name; n != want {
+			t.Errorf("attempt %d: %s, want %s", attempt, n, want)
+		}
+	}
+}
+
 func TestPredictedPortsGoRound(t *testing.T) {
 	if got := predict(stepping, 5, 1); !slices.Equal(got, []uint16{65532, 65534, 1024, 1026, 1028}) {
 		t.Error(got)

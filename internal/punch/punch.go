@@ -24,7 +24,10 @@ type Rung struct {
 	Found         <-chan struct{} // closed when the session has a direct path, however it came by it
 	SharedOutside bool
 	FireAt        time.Time
-	RTT           time.Duration // to the peer, an estimate
+	// Reversal is how long the peer alone sends from FireAt on, until Found: we
+	// are reached as we are (RFC 5128 section 3.2). 0: both fire at once.
+	Reversal time.Duration
+	RTT      time.Duration // to the peer, an estimate
 	Plan          Plan
 	// Context explains a failure that the NATs' behaviours explain.
 	Context func() *path.Failure
@@ -47,10 +50,13 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 		return &path.Failure{Reason: "no-candidates", Evidence: noCandidates(refused),
 			Advice: "check with `agent netcheck` on the peer that UDP passes there"}
 	}
+	if r.Reversal > 0 && r.reversed(ctx) {
+		return nil
+	}
 	for _, c := range allowed {
 		r.prime(c, allowed)
 	}
-	all, cancel := context.WithDeadline(ctx, r.FireAt.Add(r.patience(r.Plan.Least)))
+	all, cancel := context.WithDeadline(ctx, r.FireAt.Add(r.Reversal+r.patience(r.Plan.Least)))
 	var cut *path.Failure
 	shot := make(chan struct{})
 	go func() {
@@ -74,6 +80,13 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 	cancel()
 	<-shot
 	return r.explain(c, refused, cut)
+}
+
+// reversed says whether the peer has come in while we sent nothing.
+func (r *Rung) reversed(ctx context.Context) bool {
+	ctx, cancel := context.WithDeadline(ctx, r.FireAt.Add(r.Reversal))
+	defer cancel()
+	return r.hit(ctx)
 }
 
 // patience is how long after the instant to fire an answer may come.
