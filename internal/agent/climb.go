@@ -81,6 +81,9 @@ func (as *association) punchRung(c climbing, from []*endpoint) *punch.Rung {
 			if as.a.link.ways().udpDead {
 				return udpBlocked()
 			}
+			if f := noFamily(c.mine, as.lastHeard(c.theirs)); f != nil {
+				return f
+			}
 			if f := as.a.noHairpin(c.mine, c.theirs); f != nil {
 				return f
 			}
@@ -228,4 +231,15 @@ func (as *association) theirBehaviour(o offered) *proto.Behaviour {
 		return as.heard.last.behaviour
 	}
 	return o.behaviour
+}
+
+// lastHeard is what the peer offered with its answer, or else o, what stood at
+// the coordinator.
+func (as *association) lastHeard(o offered) offered {
+	as.mu.Lock()
+	defer as.mu.Unlock()
+	if len(as.heard.last.all) > 0 {
+		return as.heard.last
+	}
+	return o
 }

@@ -29,9 +29,7 @@ const (
 // tunnels of this host: no peer is there, and they must not eat the slots. A
 // tunnel that runs over us would loop.
 var bridges = []string{"docker*", "br-*", "virbr*", "veth*", "cni*", "flannel*", "cali*", "lxc*", "lxd*", "podman*",
-	"vmnet*", "vboxnet*", "tailscale*", "utun*", "tun*", "tap*", "wg*", "zt*", "nebula*", "teredo*"}
-
-var teredo = netip.MustParsePrefix("2001::/32") // RFC 4380: a tunnel that adds nothing here
+	"vmnet*", "vboxnet*", "tailscale*", "utun*", "tun*", "tap*", "wg*", "zt*", "nebula*", "teredo*", "Teredo*", "isatap*", "6to4*", "sit*"}
 
 // gathered is where one set of sockets may be reached.
 type gathered struct {
@@ -74,7 +72,7 @@ func hostCandidatesOf(addrs []dgram.HostAddr, ignore []string, locals []netip.Ad
 	var global, private []candidate
 	for _, h := range addrs {
 		a := h.Addr.Addr().Unmap()
-		if !h.Up || ignored(h.Interface, ignore) || a.IsLoopback() || a.IsLinkLocalUnicast() || !a.IsGlobalUnicast() || teredo.Contains(a) {
+		if !h.Up || h.Deprecated || ignored(h.Interface, ignore) || a.IsLoopback() || a.IsLinkLocalUnicast() || !a.IsGlobalUnicast() || path.Transition(a) {
 			continue
 		}
 		for _, local := range locals {
@@ -205,6 +203,9 @@ func (g *gathered) add(e *endpoint, seen []sighting) {
 // see takes in where servers saw one port from.
 func (g *gathered) see(seen []sighting, over proto.Transport) {
 	for _, s := range seen {
+		if path.Transition(s.mapped.Addr()) {
+			continue
+		}
 		c := candidate{proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE, s.mapped, over}
 		known := slices.ContainsFunc(g.candidates, func(k candidate) bool { return k.addr == s.mapped && k.transport == over })
 		if !known {

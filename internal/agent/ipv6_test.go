@@ -10,6 +10,7 @@ import (
 	"rendezvous/internal/natlab/bubble"
 )
 
+// S4-15: firewalls that keep state are punched over IPv6 with the same code.
 func TestIPv6(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

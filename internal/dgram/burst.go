@@ -111,4 +111,7 @@ type HostAddr struct {
 	Interface string
 	Addr      netip.Prefix
 	Up        bool
+	// Deprecated is an IPv6 address whose days are numbered: it serves what is
+	// under way, and nothing new begins there (RFC 4862 section 5.5.4).
+	Deprecated bool
 }

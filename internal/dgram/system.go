@@ -89,6 +89,7 @@ func (s system) Addrs() ([]HostAddr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the host's interfaces: %w", err)
 	}
+	flags := flagsSix()
 	var all []HostAddr
 	for _, ifc := range interfaces {
 		addrs, err := ifc.Addrs()
@@ -98,7 +99,8 @@ func (s system) Addrs() ([]HostAddr, error) {
 		up := ifc.Flags&net.FlagUp != 0 && ifc.Flags&net.FlagRunning != 0
 		for _, a := range addrs {
 			if prefix, ok := prefixOf(a); ok {
-				all = append(all, HostAddr{Interface: ifc.Name, Addr: prefix, Up: up})
+				f := flags[prefix.Addr()]
+				all = append(all, HostAddr{Interface: ifc.Name, Addr: prefix, Up: up && !f.unusable, Deprecated: f.deprecated})
 			}
 		}
 	}

@@ -116,6 +116,9 @@ type Behaviour struct {
 	Pooling bool
 	// Open6 lets all IPv6 in; otherwise IPv6 is filtered by Filtering.
 	Open6 bool
+	// NAT66 translates IPv6 too, to the NAT's own addresses (see Also): its hosts
+	// have unique local ones as a rule. Otherwise IPv6 is filtered only.
+	NAT66 bool
 	// TCP is the behaviour towards TCP; nil is the same as towards UDP, but for
 	// the lifetimes. See WithTCP.
 	TCP *Behaviour

@@ -37,8 +37,12 @@ func (s *segment) nat(name, addr string, b Behaviour, options []Option) *NAT {
 	n := &NAT{station: station{lab: l, name: name}}
 	n.inner = newSegment(l, "behind "+name, n)
 	n.attachment = s.attach(n, l.mustPrefixes(name, append([]string{addr}, c.also...)), c.conditions)
-	n.udp = tables{newTable(b, n.external(), l.rand(name+"/table")), newTable(b, nil, l.rand(name+"/firewall"))}
-	n.tcp = tables{newTCPTable(b, n.external(), l.rand(name+"/tcp")), newTCPTable(b, nil, l.rand(name+"/tcp6"))}
+	var six []netip.Addr
+	if b.NAT66 {
+		six = n.external(netip.Addr.Is6)
+	}
+	n.udp = tables{newTable(b, n.external(netip.Addr.Is4), l.rand(name+"/table")), newTable(b, six, l.rand(name+"/firewall"))}
+	n.tcp = tables{newTCPTable(b, n.external(netip.Addr.Is4), l.rand(name+"/tcp")), newTCPTable(b, six, l.rand(name+"/tcp6"))}
 	for _, text := range c.prefixes {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
@@ -69,11 +73,11 @@ func (n *NAT) routePrefix(p netip.Prefix) {
 
 func (n *NAT) segment() *segment { return n.inner }
 
-// external are the IPv4 addresses to translate to.
-func (n *NAT) external() []netip.Addr {
+// external are the addresses of a family to translate to.
+func (n *NAT) external(family func(netip.Addr) bool) []netip.Addr {
 	var out []netip.Addr
 	for _, p := range n.attachment.addrs {
-		if p.Addr().Is4() {
+		if family(p.Addr()) {
 			out = append(out, p.Addr())
 		}
 	}
@@ -140,7 +144,7 @@ func (n *NAT) Readdress(addrs ...string) {
 	defer n.lab.mu.Unlock()
 	n.readdress(addrs)
 	for _, t := range []*table{n.udp.nat, n.tcp.nat} {
-		t.addrs = n.external()
+		t.addrs = n.external(netip.Addr.Is4)
 		t.flush()
 	}
 }

@@ -10,8 +10,28 @@ var (
 		netip.MustParsePrefix("0.0.0.0/8"),
 		netip.MustParsePrefix("240.0.0.0/4"), // reserved, and the limited broadcast address
 		netip.MustParsePrefix("fec0::/10"),
+		netip.MustParsePrefix("100::/64"), // RFC 6666: discarded on the way
+	}
+	transitions = []netip.Prefix{
+		netip.MustParsePrefix("::/96"),          // RFC 4291 section 2.5.5.1: IPv4-compatible
+		netip.MustParsePrefix("64:ff9b::/96"),   // RFC 6052: NAT64
+		netip.MustParsePrefix("64:ff9b:1::/48"), // RFC 8215: NAT64 within one network
+		netip.MustParsePrefix("2001::/32"),      // RFC 4380: Teredo
+		netip.MustParsePrefix("2002::/16"),      // RFC 3056: 6to4
 	}
 )
+
+// Transition says whether a is IPv6 that travels as IPv4, or is translated to
+// it, by somebody on the way. A path over that adds nothing where IPv4 passes,
+// and such an address hides one of IPv4 that may be refused.
+func Transition(a netip.Addr) bool {
+	for _, p := range transitions {
+		if a = a.Unmap(); p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
 
 // Private says whether a is of a range that means another host in another
 // network: RFC 1918, RFC 6598, unique local.
@@ -21,7 +41,7 @@ func Private(a netip.Addr) bool {
 }
 
 // Refuse says why nothing may be sent to a, empty where it may: never to
-// loopback, multicast, broadcast or unspecified addresses, and to private ones
+// loopback, multicast, broadcast, unspecified or transition addresses, and to private ones
 // only if both agents share an outside address, so that a peer can't aim us
 // at a stranger in our own network.
 func Refuse(a netip.AddrPort, sharedOutside bool) string {
@@ -37,6 +57,8 @@ func Refuse(a netip.AddrPort, sharedOutside bool) string {
 		return "link-local"
 	case a.Port() == 0:
 		return "port 0"
+	case Transition(ip):
+		return "an IPv6 transition address"
 	case Private(ip) && !sharedOutside:
 		return "private, and the peer is not behind our outside address"
 	}

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// S4-04
+// S4-04, S4-19
 func TestForbiddenTargets(t *testing.T) {
 	for _, c := range []struct {
 		addr   string
@@ -37,6 +37,13 @@ func TestForbiddenTargets(t *testing.T) {
 		{"169.254.1.1:4000", true, "link-local"},
 		{"[fe80::1]:4000", true, "link-local"},
 		{"198.51.100.1:0", true, "port 0"},
+		{"[2001::4136:e378:8000:63bf:3fff:fdd2]:4000", true, "transition"}, // Teredo
+		{"[2001:1::1]:4000", false, ""},
+		{"[2002:c0a8:102::1]:4000", true, "transition"}, // 6to4 of 192.168.1.2
+		{"[64:ff9b::7f00:1]:4000", true, "transition"},  // NAT64 of 127.0.0.1
+		{"[64:ff9b:1::a00:1]:4000", true, "transition"},
+		{"[::192.168.1.2]:4000", true, "transition"},
+		{"[100::1]:4000", true, "reserved"},
 	} {
 		got := Refuse(netip.MustParseAddrPort(c.addr), c.shared)
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
