@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ const stunPort = 3478
 func newNetcheck(t *terminal) *cobra.Command {
 	var servers []string
 	var asJSON bool
+	var peer string
 	cmd := &cobra.Command{
 		Use:   "netcheck",
 		Short: "Find out what the network here does to UDP and TCP",
@@ -33,15 +35,14 @@ func newNetcheck(t *terminal) *cobra.Command {
 TCP, and what boxes on the way do to datagrams that are dressed as TCP. Ask the
 router for a port by PCP, NAT-PMP and UPnP, and give it back. No agent need be
 running. A server with one address can tell only part of it; RFC
-5780 servers, and a coordinator with two addresses, tell all.`,
-		Example: "  agent netcheck\n  agent netcheck --stun stun.example.org",
+5780 servers, and a coordinator with two addresses, tell all.
+
+Servers can only tell how they are treated: where an agent runs, its paths with
+peers are measured as well, and --peer has it look for one.`,
+		Example: "  agent netcheck\n  agent netcheck --peer home\n  agent netcheck --stun stun.example.org",
 		Args:    ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			addrs, err := t.stunServers(cmd.Context(), servers)
-			if err != nil {
-				return err
-			}
-			n, err := t.netcheck(cmd.Context(), addrs, len(servers) == 0)
+			n, addrs, err := t.check(cmd.Context(), servers, peer)
 			if err != nil {
 				return err
 			}
@@ -53,12 +54,36 @@ running. A server with one address can tell only part of it; RFC
 			if err == nil && !n.UDP && !plainTCP(n) && n.FakeTCP != fakeOK {
 				err = ops.Failed("no STUN server answered of %s, neither over UDP nor over TCP; is this network cut off, or the server down? try another network, or --stun with another server", joinAddrs(addrs))
 			}
-			return err
+			return cmp.Or(err, unreached(peer, n.Measured))
 		},
 	}
+	cmd.Flags().StringVar(&peer, "peer", "", "have the running agent look for a path with this `PEER`, and measure it")
 	cmd.Flags().StringArrayVar(&servers, "stun", nil, "ask this STUN server instead of the coordinator: `HOST[:PORT]`; may be given again")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
+}
+
+// check asks the servers, which it returns too, and then measures with peers.
+func (t *terminal) check(ctx context.Context, servers []string, peer string) (n agent.Netcheck, addrs []netip.AddrPort, err error) {
+	if peer != "" {
+		if err := agent.CheckName("peer", peer); err != nil {
+			return n, nil, usage(err)
+		}
+	}
+	if addrs, err = t.stunServers(ctx, servers); err != nil {
+		return n, nil, err
+	}
+	if n, err = t.netcheck(ctx, addrs, len(servers) == 0); err != nil || len(servers) > 0 && peer == "" {
+		return n, addrs, err
+	}
+	c, err := t.client()
+	switch {
+	case err == nil:
+		n.Measured = measure(ctx, c, peer)
+	case peer != "":
+		return n, addrs, err
+	}
+	return n, addrs, nil
 }
 
 // netcheck asks over UDP and over TCP at once; coordinator says that the
@@ -218,6 +243,9 @@ func writeNetcheck(w io.Writer, n agent.Netcheck) {
 		rows.add("ports that answered", strings.Join(portWords(n.UsablePorts), ", "))
 	}
 	addTCP(rows, n)
+	for _, l := range n.Measured {
+		rows.add("measured with "+l.Peer, measuredText(l))
+	}
 	rows.write(w, "")
 	if text := withoutUDP(n); text != "" {
 		fmt.Fprintln(w, "\n"+text)

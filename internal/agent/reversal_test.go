@@ -77,7 +77,7 @@ func TestConnectionReversal(t *testing.T) {
 					t.Errorf("the public side sent %+v", u)
 				}
 				for who, a := range agents {
-					if n := a.shots.Load(); n != 0 {
+					if n := a.ration.Sent.Load(); n != 0 {
 						t.Errorf("%s sprayed %d datagrams", who, n)
 					}
 				}

@@ -28,7 +28,7 @@ type Rung struct {
 	// are reached as we are (RFC 5128 section 3.2). 0: both fire at once.
 	Reversal time.Duration
 	RTT      time.Duration // to the peer, an estimate
-	Plan          Plan
+	Plan     Plan
 	// Context explains a failure that the NATs' behaviours explain.
 	Context func() *path.Failure
 	Gunnery
