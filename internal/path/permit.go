@@ -2,6 +2,7 @@ package path
 
 import (
 	"net/netip"
+	"slices"
 )
 
 var (
@@ -108,4 +109,26 @@ func Permitted(candidates []netip.AddrPort, sharedOutside bool, b Budget) (allow
 		allowed = append(allowed, c)
 	}
 	return allowed, refused
+}
+
+// Translated is where among a peer's candidates its NAT may be: public addresses
+// of IPv4, in their order.
+func Translated(candidates []netip.AddrPort) (at []netip.AddrPort) {
+	for _, c := range candidates {
+		if c.Addr().Unmap().Is4() && !Private(c.Addr()) {
+			at = append(at, c)
+		}
+	}
+	return at
+}
+
+// Turn says whether the i-th of our sockets of a family is for this candidate,
+// where each may have one of those behind the peer's NAT only: our own keeps a
+// socket's port towards the first destination, and no other.
+func Turn(i int, to netip.AddrPort, among []netip.AddrPort) bool {
+	if !to.Addr().Unmap().Is4() || Private(to.Addr()) {
+		return true
+	}
+	at := Translated(among)
+	return slices.Index(at, to) == i%len(at)
 }

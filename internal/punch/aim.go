@@ -9,8 +9,8 @@ const (
 )
 
 // predict is the ports that a NAT gives next: n of them, after the last one
-// that was seen, stride steps apart. It goes round at the ends of the range.
-func predict(b *proto.Behaviour, n, stride int) []uint16 {
+// that was seen and so many ahead, stride steps apart. It goes round at the ends of the range.
+func predict(b *proto.Behaviour, n, ahead, stride int) []uint16 {
 	last, step := int(b.GetLastPort()), int(b.GetPortDelta())
 	if last == 0 || step == 0 {
 		return nil
@@ -18,7 +18,7 @@ func predict(b *proto.Behaviour, n, stride int) []uint16 {
 	const span = highest - lowest + 1
 	ports := make([]uint16, 0, n)
 	for k := range n {
-		at := (last-lowest+step*(1+k*max(stride, 1)))%span + span
+		at := (last-lowest+step*(1+ahead+k*max(stride, 1)))%span + span
 		ports = append(ports, uint16(lowest+at%span))
 	}
 	return ports

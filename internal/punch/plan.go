@@ -43,9 +43,14 @@ type Role struct {
 	Single bool
 	// Sockets are new ones that each open a mapping towards the peer.
 	Sockets int
+	// Every has each of them open one towards every candidate behind the peer's
+	// NAT, in turn.
+	Every bool
 	// Window is how many of the ports to shoot at that the peer's NAT is about
 	// to give, from its last one on.
 	Window int
+	// Ahead is how many steps to leave out before the first of them.
+	Ahead int
 	// Stride is how many steps lie between two of them; 0 is 1. Where both
 	// sides' ports run on with each shot, one side strides by two, so that the
 	// two runs meet whatever lies between.
@@ -88,6 +93,8 @@ const (
 	shots     = 1500
 	stepped   = 8
 	window    = 64
+	laps      = 16 // sockets that each go round the peer's, which keep their port once
+	ahead     = laps * UnaskedSockets / 3
 	usable    = 64512 // ports from 1024 on
 	longest   = 12 * time.Second
 	predicted = 2500 * time.Millisecond
@@ -96,6 +103,19 @@ const (
 // UnaskedSockets is how many sockets a side opens whose own port its NAT keeps
 // towards the first destination.
 const UnaskedSockets = 4
+
+// Where one side's sockets have one shot each, at a port that the other's NAT is
+// about to give, nobody knows how many its neighbours take meanwhile. So the
+// other side's sockets go round the first's, which makes every fourth port lead
+// to the same one; each of these aims at a port by one further in its round. Then
+// one of them is right whatever the neighbours took, as long as that leaves the
+// port within the laps.
+var (
+	once  = Role{Single: true, Window: UnaskedSockets, Stride: 2, Ahead: ahead}
+	round = Role{Sockets: laps, Every: true}
+	// onceNear is for a NAT that has one port for a whole round: any will do.
+	onceNear = Role{Single: true, Window: UnaskedSockets, Stride: 2, Ahead: laps / 3}
+)
 
 // pair is what each of two sides does. first is the side that began.
 type pair struct {
@@ -115,13 +135,13 @@ var table = [...][5]pair{
 	Kept: {
 		Easy:      {Unasked, Role{Single: true}, Role{}},
 		Kept:      {Unasked, Role{Single: true}, Role{Single: true}},
-		Stepping:  {Predict, Role{Single: true, Window: 1, Stride: 2}, Role{}},
+		Stepping:  {Predict, once, round},
 		Scattered: {name: Hopeless},
 		Pooled:    {name: Hopeless},
 	},
 	Stepping: {
 		Easy:      {Predict, Role{Sockets: stepped}, Role{Window: window}},
-		Kept:      {Predict, Role{}, Role{Single: true, Window: 1, Stride: 2}},
+		Kept:      {Predict, round, once},
 		Stepping:  {Predict, Role{Window: window}, Role{Window: window, Stride: 2}},
 		Scattered: {name: Hopeless},
 		Pooled:    {name: Hopeless},
@@ -179,6 +199,10 @@ func pairOf(one, two *proto.Behaviour) pair {
 		return pair{Spray, Role{Sockets: sprayed}, Role{Shots: shots}}
 	case a == Stepping && b == Stepping && !(runsOn(one) && runsOn(two)):
 		return pair{Predict, Role{Window: window}, Role{Window: window}}
+	case a == Kept && b == Stepping && !runsOn(two):
+		return pair{Predict, onceNear, round}
+	case a == Stepping && b == Kept && !runsOn(one):
+		return pair{Predict, round, onceNear}
 	}
 	return table[a][b]
 }

@@ -56,6 +56,8 @@ func TestPlansOfPairs(t *testing.T) {
 		{home, admitting, Spray, Role{Shots: 1500}, Role{Sockets: 256}},
 		{stepping, stepping, Predict, Role{Window: 64}, Role{Window: 64, Stride: 2}},
 		{stepping, byAddress, Predict, Role{Window: 64}, Role{Window: 64}},
+		{kept, stepping, Predict, Role{Single: true, Window: 4, Stride: 2, Ahead: 21}, Role{Sockets: 16, Every: true}},
+		{kept, byAddress, Predict, Role{Single: true, Window: 4, Stride: 2, Ahead: 5}, Role{Sockets: 16, Every: true}},
 		{scattered, admitting, Spray, Role{Shots: 1500}, Role{Sockets: 256}},
 		{scattered, scattered, Hopeless, Role{}, Role{}},
 		{scattered, stepping, Hopeless, Role{}, Role{}},
@@ -118,15 +120,33 @@ func TestOpenFilteringIsNotBelievedForEver(t *testing.T) {
 	}
 }
 
+// Four sockets that have one shot each against one that goes round them: one
+// of them meets it, whatever ports others take before.
+func TestOneOfFourShotsMeets(t *testing.T) {
+	ports := predict(stepping, once.Window, once.Ahead, once.Stride)
+	for others := range ahead {
+		met := 0
+		given := predict(stepping, round.Sockets*UnaskedSockets+others, 0, 1)[others:]
+		for i, port := range ports {
+			if slices.Index(given, port)%UnaskedSockets == i && slices.Contains(given, port) {
+				met++
+			}
+		}
+		if met != 1 {
+			t.Errorf("others took %d ports: %d shots meet", others, met)
+		}
+	}
+}
+
 func TestPredictedPortsGoRound(t *testing.T) {
-	if got := predict(stepping, 5, 1); !slices.Equal(got, []uint16{65532, 65534, 1024, 1026, 1028}) {
+	if got := predict(stepping, 5, 0, 1); !slices.Equal(got, []uint16{65532, 65534, 1024, 1026, 1028}) {
 		t.Error(got)
 	}
 	down := behaviour(apdm, apdm, func(b *proto.Behaviour) { b.PortDelta, b.LastPort = -1, 1025 })
-	if got := predict(down, 3, 2); !slices.Equal(got, []uint16{1024, 65534, 65532}) {
+	if got := predict(down, 3, 0, 2); !slices.Equal(got, []uint16{1024, 65534, 65532}) {
 		t.Error(got)
 	}
-	if got := predict(scattered, 3, 1); got != nil {
+	if got := predict(scattered, 3, 0, 1); got != nil {
 		t.Error(got)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -61,7 +60,7 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 	shot := make(chan struct{})
 	go func() {
 		defer close(shot)
-		cut = r.shoot(all, translated(allowed))
+		cut = r.shoot(all, path.Translated(allowed))
 	}()
 	defer func() {
 		cancel()
@@ -136,11 +135,11 @@ func (r *Rung) suits(i int, conn dgram.Conn, to netip.AddrPort, among []netip.Ad
 	if !sameFamily(conn, to) {
 		return false
 	}
-	if !r.Plan.Role.Single || !to.Addr().Unmap().Is4() || path.Private(to.Addr()) {
-		return true
+	role := r.Plan.Role
+	if role.Single && role.Window > 0 && to.Addr().Unmap().Is4() && !path.Private(to.Addr()) {
+		return false // its one destination is a port that is foreseen
 	}
-	at := translated(among)
-	return slices.Index(at, to) == i%len(at)
+	return !role.Single || path.Turn(i, to, among)
 }
 
 func sameFamily(conn dgram.Conn, to netip.AddrPort) bool {

@@ -91,20 +91,29 @@ func (s *shooting) hold(n int, at []netip.AddrPort) {
 	if s.rung.Plan.Name == Predict {
 		rounds = predictRounds
 	}
+	if !s.rung.Plan.Role.Every {
+		at = at[:1]
+	}
 	conns := s.rung.Open(n)
-	s.planned = len(conns) * (1 + len(rounds))
-	s.listen(conns)
+	var ways []path.Path
 	for _, c := range conns {
-		if s.may(at[0].Addr()) == nil {
-			s.rung.primeFrom(c, at[0])
+		for _, a := range at {
+			ways = append(ways, path.Path{Conn: c, Addr: a})
+		}
+	}
+	s.planned = len(ways) * (1 + len(rounds))
+	s.listen(conns)
+	for _, w := range ways {
+		if s.may(w.Addr.Addr()) == nil {
+			s.rung.primeFrom(w.Conn, w.Addr)
 		}
 	}
 	for _, after := range rounds {
 		if !path.Wait(s.ctx, time.Until(s.rung.FireAt.Add(after))) {
 			return
 		}
-		for _, c := range conns {
-			if s.send(path.Path{Conn: c, Addr: at[0]}) != nil {
+		for _, w := range ways {
+			if s.send(w) != nil {
 				return
 			}
 		}
@@ -118,7 +127,7 @@ func (s *shooting) predicted(at []netip.AddrPort) {
 	if len(conns) == 0 {
 		return
 	}
-	ports := predict(s.rung.Theirs, max(role.Window, len(conns)), role.Stride)
+	ports := predict(s.rung.Theirs, role.Window, role.Ahead, role.Stride)
 	s.planned = len(ports) * len(addresses(at)) * len(predictRounds)
 	s.listen(conns)
 	for _, after := range predictRounds {
@@ -130,7 +139,7 @@ func (s *shooting) predicted(at []netip.AddrPort) {
 				// A socket that keeps its port towards one destination has one shot.
 				conn := conns[0]
 				if role.Single {
-					conn = conns[i]
+					conn = conns[i%len(conns)]
 				}
 				if s.send(path.Path{Conn: conn, Addr: netip.AddrPortFrom(ip, port)}) != nil {
 					return
@@ -246,17 +255,6 @@ func (s *shooting) look() error {
 // four is our sockets of IPv4.
 func (s *shooting) four() []dgram.Conn {
 	return slices.DeleteFunc(slices.Clone(s.rung.Conns), func(c dgram.Conn) bool { return !c.LocalAddr().Addr().Unmap().Is4() })
-}
-
-// translated is where among the peer's candidates its NAT may be: public
-// addresses of IPv4, in their order.
-func translated(candidates []netip.AddrPort) (at []netip.AddrPort) {
-	for _, c := range candidates {
-		if c.Addr().Unmap().Is4() && !path.Private(c.Addr()) {
-			at = append(at, c)
-		}
-	}
-	return at
 }
 
 // addresses are those of at, each once.
