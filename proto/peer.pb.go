@@ -584,6 +584,7 @@ type CandidateSet struct {
 	Paths         []string               `protobuf:"bytes,4,rep,name=paths,proto3" json:"paths,omitempty"`                                   // the kinds of path this agent allows; empty means all
 	TcpBehaviour  *Behaviour             `protobuf:"bytes,5,opt,name=tcp_behaviour,json=tcpBehaviour,proto3" json:"tcp_behaviour,omitempty"` // of the NAT towards TCP, which may differ
 	NoSpray       bool                   `protobuf:"varint,6,opt,name=no_spray,json=noSpray,proto3" json:"no_spray,omitempty"`               // this agent takes no part in sprays of many ports
+	TcpPorts      []uint32               `protobuf:"varint,7,rep,packed,name=tcp_ports,json=tcpPorts,proto3" json:"tcp_ports,omitempty"`     // the remote ports that TCP passes to from this network, best first, where to others it was seen not to; empty: no such limit is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -658,6 +659,13 @@ func (x *CandidateSet) GetNoSpray() bool {
 		return x.NoSpray
 	}
 	return false
+}
+
+func (x *CandidateSet) GetTcpPorts() []uint32 {
+	if x != nil {
+		return x.TcpPorts
+	}
+	return nil
 }
 
 // Opening is what the body of an introduction holds.
@@ -2063,7 +2071,7 @@ const file_peer_proto_rawDesc = "" +
 	"\x12DEPENDENCE_UNKNOWN\x10\x00\x12\x18\n" +
 	"\x14ENDPOINT_INDEPENDENT\x10\x01\x12\x15\n" +
 	"\x11ADDRESS_DEPENDENT\x10\x02\x12\x1e\n" +
-	"\x1aADDRESS_AND_PORT_DEPENDENT\x10\x03\"\x92\x02\n" +
+	"\x1aADDRESS_AND_PORT_DEPENDENT\x10\x03\"\xaf\x02\n" +
 	"\fCandidateSet\x128\n" +
 	"\n" +
 	"candidates\x18\x01 \x03(\v2\x18.rendezvous.v1.CandidateR\n" +
@@ -2073,7 +2081,8 @@ const file_peer_proto_rawDesc = "" +
 	"madeUnixNs\x12\x14\n" +
 	"\x05paths\x18\x04 \x03(\tR\x05paths\x12=\n" +
 	"\rtcp_behaviour\x18\x05 \x01(\v2\x18.rendezvous.v1.BehaviourR\ftcpBehaviour\x12\x19\n" +
-	"\bno_spray\x18\x06 \x01(\bR\anoSpray\"b\n" +
+	"\bno_spray\x18\x06 \x01(\bR\anoSpray\x12\x1b\n" +
+	"\ttcp_ports\x18\a \x03(\rR\btcpPorts\"b\n" +
 	"\aOpening\x12\x1e\n" +
 	"\thandshake\x18\x01 \x01(\fH\x00R\thandshake\x12/\n" +
 	"\x06sealed\x18\x02 \x01(\v2\x15.rendezvous.v1.SealedH\x00R\x06sealedB\x06\n" +

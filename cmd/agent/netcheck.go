@@ -284,8 +284,9 @@ func withoutUDP(n agent.Netcheck) string {
 	case n.UDP || !plainTCP(n) && n.FakeTCP != fakeOK:
 		return ""
 	case n.FakeTCP == fakeOK && onlyWeb(n.FakeTCPPorts):
-		return "Only the ports of web sites pass here, so no other agent is reached directly: data goes through the\n" +
-			"coordinator. Datagrams dressed as TCP do pass (relay-faketcp): one that is lost delays no other."
+		return "Only the ports of web sites pass here: another agent is reached directly where it has one of them\n" +
+			"outside, as behind a router that keeps ports (direct-faketcp), else by the coordinator (relay-faketcp).\n" +
+			"Datagrams dressed as TCP do pass: one that is lost delays no other."
 	case n.FakeTCP == fakeOK:
 		return "UDP does not pass here. Datagrams dressed as TCP do (direct-faketcp, relay-faketcp): they stay\n" +
 			"datagrams, and one that is lost delays no other."

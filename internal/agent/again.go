@@ -145,7 +145,10 @@ func (as *association) again(ctx context.Context, attempt uint32, kinds []path.K
 // againWith is again with a message that says more.
 func (as *association) againWith(ctx context.Context, m *proto.Again, kinds []path.Kind, another bool) error {
 	attempt := m.GetAttempt()
-	o, err := as.openKinds(kinds, attempt)
+	as.mu.Lock()
+	through := as.heard.last.passing
+	as.mu.Unlock()
+	o, err := as.openKinds(kinds, attempt, through)
 	if err != nil {
 		return err
 	}
@@ -351,7 +354,7 @@ func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto
 	if m.GetAttempt() > 0 || m.GetRaw() != nil {
 		asked := kindsOf(m.GetPaths())
 		able := slices.DeleteFunc(slices.Clone(asked), func(k path.Kind) bool { return as.a.unable(k) != nil || !theirs.allows(k) })
-		ports, err := target.openKinds(able, m.GetAttempt())
+		ports, err := target.openKinds(able, m.GetAttempt(), theirs.passing)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"rendezvous/internal/faketcp"
 	"rendezvous/internal/ladder"
 	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
 	"rendezvous/internal/session"
 	"rendezvous/internal/simopen"
 	"rendezvous/proto"
@@ -50,7 +52,7 @@ func (as *association) freshSteps(c climbing) (steps []ladder.Step) {
 			steps = append(steps, ladder.Step{Rung: hopeless{k, skip("unsupported", "not both sides have a port for it", "`agent explain` says for each side why")}})
 			continue
 		}
-		r := &directRung{Rung: as.directRung(k, c, udp), as: as, ports: c.fresh, began: time.Now(), won: newSignal()}
+		r := &directRung{Rung: as.directRung(k, c, udp), as: as, ports: c.fresh, began: time.Now(), won: newSignal(), why: c.behindPorts(k)}
 		if hold := as.reversal(c, proto.Transport_TRANSPORT_FAKE_TCP); k == path.DirectFakeTCP && hold > 0 {
 			r.reversed = after(c.fireAt, udp, fakeTCPWaits).Add(hold)
 		}
@@ -68,6 +70,7 @@ func (as *association) freshSteps(c climbing) (steps []ladder.Step) {
 // directRung is the rung of one kind; udp says that UDP goes first.
 func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung {
 	shared := sharesOutside(c.mine.outside, c.theirs.outside)
+	single := punch.NatureOf(punch.Suppose(c.mine.tcpBehaviour, c.attempt)) == punch.Kept
 	switch k {
 	case path.DirectFakeTCP:
 		conns := make([]dgram.Opener, 0, len(c.fresh.fake))
@@ -76,7 +79,7 @@ func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung
 				conns = append(conns, o)
 			}
 		}
-		return &faketcp.Rung{Conns: conns, Candidates: c.theirs.fake, SharedOutside: shared, FireAt: after(c.fireAt, udp, fakeTCPWaits), RTT: c.rtt}
+		return &faketcp.Rung{Conns: conns, Candidates: c.theirs.fake, SharedOutside: shared, Single: single, FireAt: after(c.fireAt, udp, fakeTCPWaits), RTT: c.rtt}
 	case path.DirectTCP:
 		var locals []netip.AddrPort
 		var listeners []net.Listener
@@ -85,7 +88,7 @@ func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung
 		}
 		leaves := slices.ContainsFunc(c.fresh.tcp, (*tcpPort).answered)
 		return &simopen.Rung{
-			Net: as.a.cfg.Host.TCP, Local: locals, Listeners: listeners, Candidates: c.theirs.tcp, SharedOutside: shared, Leaves: leaves,
+			Net: as.a.cfg.Host.TCP, Local: locals, Listeners: listeners, Candidates: c.theirs.tcp, SharedOutside: shared, Single: single, Leaves: leaves,
 			FireAt: after(c.fireAt, udp, tcpWaits).Add(as.reversal(c, proto.Transport_TRANSPORT_TCP)), RTT: c.rtt, Attach: as.attach, Release: as.release,
 		}
 	}
@@ -141,6 +144,7 @@ type directRung struct {
 	won    *signal
 	// reversed is until when the peer alone dials, and this rung is not climbed.
 	reversed time.Time
+	why      *path.Failure // what a failure is due to, where that is known beforehand
 }
 
 // Climb is the rung's own. The peer may also have come in from an address that
@@ -165,7 +169,42 @@ func (r *directRung) Climb(ctx context.Context, try path.Try) error {
 			return skip("not-needed", "a better kind of path was found first", "")
 		}
 	}
-	return err
+	return because(err, r.why)
+}
+
+// behindPorts is why a firewall on either side that lets TCP pass to few ports
+// keeps a kind from working; nil where none does, as far as is known.
+func (c climbing) behindPorts(k path.Kind) *path.Failure {
+	over, theirs := proto.Transport_TRANSPORT_FAKE_TCP, c.theirs.fake
+	switch k {
+	case path.DirectTCP:
+		over, theirs = proto.Transport_TRANSPORT_TCP, c.theirs.tcp
+	case path.DirectUDP:
+		return nil
+	}
+	if f := outOfReach(c.mine.passing, theirs); f != nil {
+		return f
+	}
+	if f := c.fresh.barred[k]; f != nil {
+		return f
+	}
+	var ours []netip.AddrPort
+	for _, m := range c.mine.candidates {
+		if m.transport == over && m.public() {
+			ours = append(ours, m.addr)
+		}
+	}
+	return outOfReachThere(c.theirs.passing, ours)
+}
+
+// because gives a failure that says no more than that nothing came of it the
+// reason that is known.
+func because(err error, why *path.Failure) error {
+	var f *path.Failure
+	if why == nil || !errors.As(err, &f) || !slices.Contains([]string{"no-answer", "refused", "syn-blocked", "no-candidates"}, f.Reason) {
+		return err
+	}
+	return &path.Failure{Reason: why.Reason, Evidence: why.Evidence + "; " + f.Evidence, Advice: why.Advice}
 }
 
 // came says whether a path on one of the new ports is proven.

@@ -37,6 +37,7 @@ type gathered struct {
 	behaviour    *proto.Behaviour
 	tcpBehaviour *proto.Behaviour
 	outside      []netip.Addr // addresses that STUN servers saw us from
+	passing      []uint16     // the remote ports that alone TCP passes to from here
 }
 
 type candidate struct {
@@ -104,6 +105,7 @@ func ignored(name string, extra []string) bool {
 // host's own addresses, and what STUN servers see of each very socket.
 func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 	g := a.hosts(endpoints)
+	g.passing = a.passingHere(1)
 	within := gatherWithin
 	if !a.link.ways().udp {
 		within = min(within, gatherDoubtful+2*a.link.rtt())
@@ -236,7 +238,8 @@ func (g *gathered) merge(o gathered) {
 // behaviourOf says what a few sightings can say. Equal ports at one address
 // with two ports leave open whether another address would see another port.
 func behaviourOf(seen []sighting, local uint16) *proto.Behaviour {
-	b := &proto.Behaviour{PortPreserving: seen[0].mapped.Port() == local}
+	kept := func(s sighting) bool { return s.mapped.Port() == local } // the first destination may get the own port, others another
+	b := &proto.Behaviour{PortPreserving: slices.ContainsFunc(seen, kept)}
 	for _, s := range seen[1:] {
 		same, sameAddr := s.mapped == seen[0].mapped, s.server.Addr() == seen[0].server.Addr()
 		switch {
@@ -267,6 +270,13 @@ func (a *Agent) signCandidates(g gathered) (*proto.Signed, error) {
 	for _, k := range a.cfg.Paths {
 		set.Paths = append(set.Paths, k.String())
 	}
+	passing := g.passing
+	if len(passing) == 0 {
+		passing = a.passingHere(1)
+	}
+	for _, port := range passing {
+		set.TcpPorts = append(set.TcpPorts, uint32(port))
+	}
 	body, err := proto.Marshal(set)
 	if err != nil {
 		return nil, err
@@ -287,6 +297,7 @@ type offered struct {
 	made         time.Time
 	kinds        []string // of path that it allows; empty means all
 	noSpray      bool     // it takes no part in one
+	passing      []uint16 // the remote ports that alone TCP passes to from there
 }
 
 func (o offered) allows(k path.Kind) bool {
@@ -308,7 +319,8 @@ func (a *Agent) readCandidates(s *proto.Signed, peer Peer) (offered, error) {
 		return offered{}, err
 	}
 	o := offered{behaviour: set.GetBehaviour(), tcpBehaviour: set.GetTcpBehaviour(),
-		made: time.Unix(0, set.GetMadeUnixNs()), kinds: set.GetPaths(), noSpray: set.GetNoSpray()}
+		made: time.Unix(0, set.GetMadeUnixNs()), kinds: set.GetPaths(), noSpray: set.GetNoSpray(),
+		passing: portsTold(set.GetTcpPorts())}
 	for _, m := range set.GetCandidates() {
 		if addr, ok := m.AddrPort(); ok {
 			o.add(candidate{m.GetType(), addr, m.GetTransport()})

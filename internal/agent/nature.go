@@ -25,6 +25,8 @@ type studied struct {
 	at        time.Time
 	behaviour *proto.Behaviour
 	under     chan struct{} // closed when the study under way ends; nil: none is
+	passing   passing
+	surveyed  chan struct{} // closed when the survey under way ends; nil: none was begun
 }
 
 // study finds out how the NAT behaves, unless that is known.

@@ -163,7 +163,7 @@ func TestWithoutUDP(t *testing.T) {
 			p.cafe.Set(natlab.NoUDP(true))
 			p.carrier.Set(natlab.NoUDP(true))
 		}, unprivileged, unprivileged, "direct-tcp"},
-		"TCP 443 out alone": {natlab.Home(), func(p *pair) { p.cafe.Set(natlab.NoUDP(true), natlab.TCPPorts(443)) }, nil, nil, "relay-faketcp"},
+		"TCP 443 out alone": {natlab.Home(), func(p *pair) { p.cafe.Set(natlab.NoUDP(true), natlab.TCPPorts(443)) }, nil, nil, "relay-faketcp"}, // home's carrier translates ports
 		"TCP 443 out alone, without privilege": {natlab.Home(), func(p *pair) { p.cafe.Set(natlab.NoUDP(true), natlab.TCPPorts(443)) },
 			nil, unprivileged, "relay-tls"},
 		"UDP passes":                  {natlab.Home(), func(*pair) {}, nil, nil, "direct-udp"},

@@ -3,13 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
-	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 	"rendezvous/internal/stun"
 	"rendezvous/proto"
@@ -35,55 +33,28 @@ func (a *Agent) unable(k path.Kind) *path.Failure {
 // may use.
 type openings struct {
 	as      *association
-	attempt uint32 // of punching
+	attempt uint32   // of punching
+	through []uint16 // the ports that alone TCP passes to from the peer's network; none: all do, as far as is known
 	udp     []*endpoint
 	fake    []*endpoint // datagrams dressed as TCP segments
 	tcp     []*tcpPort
-}
-
-// tcpPort is a TCP port that several connections share, so that what a server
-// sees of it holds for the peer as well.
-type tcpPort struct {
-	local    netip.AddrPort
-	listener net.Listener
-
-	mu    sync.Mutex
-	asked []net.Conn // to STUN servers; open, lest a NAT forgets the mapping
-}
-
-func (p *tcpPort) is4() bool { return p.local.Addr().Unmap().Is4() }
-
-// answered says whether a server has answered over TCP from this port.
-func (p *tcpPort) answered() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.asked) > 0
-}
-
-func (p *tcpPort) close() {
-	_ = p.listener.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range p.asked {
-		_ = c.Close()
-	}
-	p.asked = nil
+	// barred is why a kind has none of the ports of through.
+	barred map[path.Kind]*path.Failure
 }
 
 // openKinds opens ports for the kinds of direct path. A kind that can't be had
-// is left out; the error says why there is none at all.
-func (as *association) openKinds(kinds []path.Kind, attempt uint32) (*openings, error) {
-	o := &openings{as: as, attempt: attempt}
+// is left out; the error says why there is none at all. through is the ports
+// that alone TCP passes to from the peer's network, where there is such a limit.
+func (as *association) openKinds(kinds []path.Kind, attempt uint32, through []uint16) (*openings, error) {
+	o := &openings{as: as, attempt: attempt, through: through}
 	var faults []error
 	for _, k := range kinds {
 		var err error
 		switch k {
 		case path.DirectUDP:
 			o.udp, err = as.open()
-		case path.DirectFakeTCP:
-			err = o.listenFakeTCP()
-		case path.DirectTCP:
-			err = o.listenTCP()
+		case path.DirectFakeTCP, path.DirectTCP:
+			err = o.openEach(k)
 		}
 		if err != nil {
 			faults = append(faults, err)
@@ -92,6 +63,7 @@ func (as *association) openKinds(kinds []path.Kind, attempt uint32) (*openings, 
 	if len(o.udp)+len(o.fake)+len(o.tcp) == 0 && len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
+	o.openThrough()
 	return o, nil
 }
 
@@ -128,40 +100,6 @@ func (a *Agent) families() (all []netip.Addr) {
 	return all
 }
 
-func (o *openings) listenFakeTCP() error {
-	var faults []error
-	for _, family := range o.as.a.families() {
-		conn, err := o.as.a.cfg.Host.FakeTCP.ListenFakeTCP(netip.AddrPortFrom(family, 0), nil)
-		if err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		e := newEndpoint(conn, path.DirectFakeTCP, o.as.a.board)
-		o.fake = append(o.fake, e)
-		o.as.keep(e)
-	}
-	return errors.Join(faults...)
-}
-
-func (o *openings) listenTCP() error {
-	var faults []error
-	for _, family := range o.as.a.families() {
-		l, err := o.as.a.cfg.Host.TCP.ListenTCP(netip.AddrPortFrom(family, 0))
-		if err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		at, err := netip.ParseAddrPort(l.Addr().String())
-		if err != nil {
-			_ = l.Close()
-			faults = append(faults, err)
-			continue
-		}
-		o.tcp = append(o.tcp, &tcpPort{local: netip.AddrPortFrom(family, at.Port()), listener: l})
-	}
-	return errors.Join(faults...)
-}
-
 // close closes what led nowhere; what a path is on stays.
 func (o *openings) close() {
 	o.as.discard(o.udp)
@@ -185,10 +123,13 @@ func (o *openings) gather(ctx context.Context) gathered {
 			parts[0] = o.gatherUDP(ctx)
 		}
 	})
-	wait.Go(func() { parts[1] = o.gatherFakeTCP(ctx, w.fakeTCP) })
-	wait.Go(func() { parts[2] = o.gatherTCP(ctx, o.as.a.link.tcpServers()) })
+	wait.Go(func() { parts[1] = o.fakePorts(o.as.a.withOthers(w.fakeTCP)).gather(ctx) })
+	wait.Go(func() { parts[2] = o.tcpPorts(o.as.a.link.tcpServers()).gather(ctx) })
 	wait.Wait()
-	var g gathered
+	if len(o.fake)+len(o.tcp) > 0 {
+		o.as.a.nature.awaitSurvey(ctx)
+	}
+	g := gathered{passing: o.as.a.passingHere(o.attempt)}
 	for _, part := range parts {
 		g.merge(part)
 	}
@@ -198,65 +139,6 @@ func (o *openings) gather(ctx context.Context) gathered {
 // maxServers is how many servers a port asks: a second port and a second
 // address tell on what its mapping depends.
 const maxServers = 3
-
-// gatherFakeTCP asks STUN servers behind the coordinator's fake TCP.
-func (o *openings) gatherFakeTCP(ctx context.Context, servers []netip.AddrPort) gathered {
-	g := o.as.a.hostsOf(localsOf(o.fake), proto.Transport_TRANSPORT_FAKE_TCP)
-	var mu sync.Mutex
-	var wait sync.WaitGroup
-	for _, e := range o.fake {
-		wait.Go(func() {
-			seen := sightings(ctx, sameFamily(servers, e.is4()), func(ctx context.Context, server netip.AddrPort) (stun.Result, error) {
-				if conn, ok := e.conn.(dgram.Opener); ok {
-					if err := conn.Open(ctx, server); err != nil {
-						return stun.Result{}, err
-					}
-				}
-				return e.stun.Bind(ctx, server)
-			})
-			mu.Lock()
-			defer mu.Unlock()
-			g.see(seen, proto.Transport_TRANSPORT_FAKE_TCP)
-			if e.is4() && len(seen) > 0 {
-				g.tcpBehaviour = behaviourOf(seen, e.conn.LocalAddr().Port())
-			}
-		})
-	}
-	wait.Wait()
-	return g
-}
-
-// gatherTCP asks STUN servers over TCP from the very ports that will open.
-func (o *openings) gatherTCP(ctx context.Context, servers []netip.AddrPort) gathered {
-	locals := make([]netip.AddrPort, 0, len(o.tcp))
-	for _, p := range o.tcp {
-		locals = append(locals, p.local)
-	}
-	g := o.as.a.hostsOf(locals, proto.Transport_TRANSPORT_TCP)
-	var mu sync.Mutex
-	var wait sync.WaitGroup
-	for _, p := range o.tcp {
-		wait.Go(func() {
-			seen := sightings(ctx, sameFamily(servers, p.is4()), func(ctx context.Context, server netip.AddrPort) (stun.Result, error) {
-				r, conn, err := stun.BindTCP(ctx, o.as.a.cfg.Host.TCP, p.local, server)
-				if err == nil {
-					p.mu.Lock()
-					p.asked = append(p.asked, conn)
-					p.mu.Unlock()
-				}
-				return r, err
-			})
-			mu.Lock()
-			defer mu.Unlock()
-			g.see(seen, proto.Transport_TRANSPORT_TCP)
-			if p.is4() && len(seen) > 0 {
-				g.tcpBehaviour = behaviourOf(seen, p.local.Port())
-			}
-		})
-	}
-	wait.Wait()
-	return g
-}
 
 func sameFamily(servers []netip.AddrPort, v4 bool) (list []netip.AddrPort) {
 	for _, s := range servers {
@@ -305,10 +187,20 @@ func (l *link) tcpServers() []netip.AddrPort {
 	for _, port := range ports[:min(len(ports), maxServers-1)] {
 		list = append(list, netip.AddrPortFrom(at, port))
 	}
-	for _, s := range l.a.stunServers() {
-		ip := s.Addr().Unmap()
-		if len(ports) > 0 && ip != at {
-			list = append(list, netip.AddrPortFrom(ip, ports[0]))
+	return l.a.withOthers(list)
+}
+
+// withOthers is up to two doors of one address, and those of other addresses
+// that STUN is answered at: they tell whether a mapping depends on the address.
+func (a *Agent) withOthers(doors []netip.AddrPort) []netip.AddrPort {
+	if len(doors) == 0 {
+		return nil
+	}
+	list := slices.Clone(doors[:min(len(doors), maxServers-1)])
+	for _, s := range a.stunServers() {
+		other := netip.AddrPortFrom(s.Addr().Unmap(), doors[0].Port())
+		if other.Addr() != doors[0].Addr() && !slices.Contains(list, other) {
+			list = append(list, other)
 		}
 	}
 	return list

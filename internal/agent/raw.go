@@ -85,7 +85,7 @@ func (p *peer) raiseRaw(ctx context.Context, key rawKey) (direct bool, err error
 	child := p.newAssociation(seal.DeriveProbeKeys(m.Seed, secret, true), true, m)
 	defer p.settleRaw(child)
 	udp := []path.Kind{path.DirectUDP}
-	o, err := child.openKinds(udp, 1)
+	o, err := child.openKinds(udp, 1, nil)
 	if err != nil {
 		return false, err
 	}

@@ -89,6 +89,15 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 		defer close(known)
 		l.a.study(ctx)
 	})
+	var surveyed chan struct{}
+	if !l.ways().udp {
+		surveyed = make(chan struct{})
+		l.a.nature.surveys(surveyed)
+		l.a.tasks.start(func(context.Context) {
+			defer close(surveyed)
+			l.a.survey(ctx)
+		})
+	}
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	var last string
@@ -101,7 +110,7 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 		l.a.sawMain(g)
 		g.behaviour = knowing(g.behaviour, l.a.natureWithin(ctx, 0))
 		l.a.here.Store(&g)
-		if text := fmt.Sprint(g.candidates, g.behaviour); text != last || time.Since(stood) > standingFor/4 {
+		if text := fmt.Sprint(g.candidates, g.behaviour, g.passing); text != last || time.Since(stood) > standingFor/4 {
 			if err := l.stand(client, g); err == nil {
 				last, stood = text, time.Now()
 			}
@@ -111,6 +120,8 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 			return
 		case <-known:
 			known = nil
+		case <-surveyed:
+			surveyed = nil
 		case <-tick.C:
 		case <-l.a.mapper.changed:
 		}

@@ -34,12 +34,22 @@ func plainAddr(a netip.AddrPort) netip.AddrPort {
 }
 
 // ListenTCP is Streams'. Other sockets of this program that share the port must
-// come from ListenTCP or DialTCP too.
+// come from DialTCP. A port that any program listens on is not to be had, though
+// that one may share it: it would lose connections to us.
 func (systemStreams) ListenTCP(addr netip.AddrPort) (net.Listener, error) {
 	if !addr.IsValid() {
 		return nil, errors.New("listen on TCP: no address given; 0.0.0.0:0 or [::]:0 takes any")
 	}
 	addr = plainAddr(addr)
+	if addr.Port() != 0 {
+		alone, err := PlainStreams().ListenTCP(addr)
+		if err != nil {
+			return nil, fmt.Errorf("listen on TCP %v: %w", addr, bare(err))
+		}
+		if err := alone.Close(); err != nil {
+			return nil, fmt.Errorf("listen on TCP %v: %w", addr, err)
+		}
+	}
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return sharePort(c) }}
 	config.SetMultipathTCP(false) // its connections don't share ports with plain ones
 	l, err := config.Listen(context.Background(), tcpFamily(addr.Addr()), addr.String())

@@ -79,3 +79,20 @@ func TestDialErrorsAreRecognised(t *testing.T) {
 		t.Errorf("two families: %v", err)
 	}
 }
+
+// A port that a program listens on is left alone, even where it would share it.
+func TestListenersDoNotShareAPort(t *testing.T) {
+	streams := SystemStreams()
+	first, err := streams.ListenTCP(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = first.Close() }()
+	at := netip.MustParseAddrPort(first.Addr().String())
+	if second, err := streams.ListenTCP(at); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a second listener on %v: %v, %v", at, second, err)
+	}
+	if _, err := streams.DialTCP(t.Context(), at, netip.AddrPortFrom(at.Addr(), 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("a connection from the listener's port: %v", err)
+	}
+}

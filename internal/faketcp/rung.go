@@ -32,8 +32,11 @@ type Rung struct {
 	Conns         []dgram.Opener   // ours, one a family
 	Candidates    []netip.AddrPort // the peer's, best first, signed by it
 	SharedOutside bool             // both agents are seen at one address: private candidates are allowed
-	FireAt        time.Time
-	RTT           time.Duration // to the peer, an estimate; 0 unknown
+	// Single gives each conn of ours one of the candidates behind the peer's NAT
+	// (path.Turn).
+	Single bool
+	FireAt time.Time
+	RTT    time.Duration // to the peer, an estimate; 0 unknown
 	// PrimeTTL is the hop limit of a SYN sent ahead of FireAt, which opens our
 	// NAT and dies before it draws a RST from the peer's; 0 sends none.
 	PrimeTTL int
@@ -128,10 +131,15 @@ func (r *Rung) gather(ctx context.Context, results <-chan outcome, n int) error 
 
 func (r *Rung) pairs(allowed []netip.AddrPort) (pairs []pair) {
 	for _, to := range allowed {
+		i := 0
 		for _, c := range r.Conns {
-			if c.LocalAddr().Addr().Unmap().Is4() == to.Addr().Is4() {
+			if c.LocalAddr().Addr().Unmap().Is4() != to.Addr().Is4() {
+				continue
+			}
+			if !r.Single || path.Turn(i, to, allowed) {
 				pairs = append(pairs, pair{c, to})
 			}
+			i++
 		}
 	}
 	return pairs

@@ -47,6 +47,9 @@ func Sequential(step int, low, high uint16) Ports {
 // narrow.
 func Random(low, high uint16) Ports { return Ports{way: random, low: low, high: high} }
 
+// Preserved says whether p keeps the internal port.
+func (p Ports) Preserved() bool { return p.way == preserved }
+
 // Random says whether p takes any port of its range.
 func (p Ports) Random() bool { return p.way == random }
 

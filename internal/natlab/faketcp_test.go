@@ -267,6 +267,17 @@ func TestPortFilter(t *testing.T) {
 		if _, err := opens(c, "203.0.113.10:443", time.Second); err != nil {
 			t.Error(err)
 		}
+		// Nobody outside begins, from whichever port; a SYN that crosses one from
+		// inside is an answer.
+		outside, ours := fake(t, vps, "203.0.113.10:80"), l.Host("guest", "198.51.100.9", TCPPorts(80))
+		inside := fake(t, ours, "198.51.100.9:7000")
+		before := l.Dropped(DropTCPPort)
+		if _, err := opens(outside, "198.51.100.9:7000", time.Second); !errors.Is(err, context.DeadlineExceeded) || l.Dropped(DropTCPPort) == before {
+			t.Errorf("from outside: %v", err)
+		}
+		if _, err := opens(inside, "203.0.113.10:80", time.Second); err != nil {
+			t.Error(err)
+		}
 		office.Set(TCPPorts())
 		if _, err := opens(c, "203.0.113.10:3478", time.Second); err != nil {
 			t.Error(err)

@@ -41,7 +41,13 @@ type wall struct {
 	noUDP bool
 	noSYN bool
 	ports []uint16 // remote ports that TCP may use; nil: all
+	// until is how long what comes from a remote address is taken for an answer.
+	until map[pair]time.Time
 }
+
+// wallRemembers is how long a firewall knows a connection that is silent: what
+// RFC 5382 (REQ-5) wants of a NAT.
+const wallRemembers = 2*time.Hour + 4*time.Minute
 
 // setup is what options write into.
 type setup struct {
@@ -86,9 +92,10 @@ func Bandwidth(bits float64, queue time.Duration) Option {
 // NoUDP lets no UDP through, in either direction, or lets it through again.
 func NoUDP(on bool) Option { return func(s *setup) { s.wall.noUDP = on } }
 
-// TCPPorts lets TCP through only to and from these ports of the other side:
-// what is inside may connect to them, and hear their answers. UDP is another
-// matter (NoUDP). No port at all lifts it.
+// TCPPorts lets TCP through only to these ports of the other side, and what
+// comes back on such a connection: a SYN too, which is how two sides open at
+// once. Nobody outside begins one, from whichever port. UDP is another matter
+// (NoUDP). No port at all lifts it.
 func TCPPorts(ports ...uint16) Option { return func(s *setup) { s.wall.ports = ports } }
 
 // NoInboundSYN lets no SYN in, not even one that a hole was punched for, so
@@ -294,17 +301,30 @@ func (w *wall) stops(d direction, p *parcel) Reason {
 		}
 		return ""
 	}
-	remote := p.to.Port()
-	if d == down {
-		remote = p.from.Port()
-	}
 	switch {
-	case w.ports != nil && !slices.Contains(w.ports, remote):
+	case w.ports != nil && !w.knows(d, p):
 		return DropTCPPort
 	case w.noSYN && d == down && p.tcp.TCP == TCPSyn:
 		return DropSYN
 	}
 	return ""
+}
+
+// knows says whether p belongs to a connection that was begun from inside to one
+// of the ports that pass.
+func (w *wall) knows(d direction, p *parcel) bool {
+	now, flow := time.Now(), pair{p.from, p.to}
+	if d == down {
+		flow = pair{p.to, p.from}
+	}
+	if !slices.Contains(w.ports, flow.remote.Port()) || d == down && !now.Before(w.until[flow]) {
+		return false
+	}
+	if w.until == nil {
+		w.until = make(map[pair]time.Time)
+	}
+	w.until[flow] = now.Add(wallRemembers)
+	return true
 }
 
 // clamp lowers the segment size that a SYN announces to what the link carries,

@@ -20,12 +20,15 @@ import (
 // Rung is a TCP punch prepared for one introduction.
 type Rung struct {
 	Net        dgram.Streams
-	Local      []netip.AddrPort // ours, one a family; the ports that Listeners have
+	Local      []netip.AddrPort // ours; the ports that Listeners have
 	Listeners  []net.Listener   // on those ports; Climb closes them
 	Candidates []netip.AddrPort // the peer's, signed by it
 	// SharedOutside: both agents have one outside address, so private
 	// candidates may be tried.
 	SharedOutside bool
+	// Single gives each port of ours one of the candidates behind the peer's NAT
+	// (path.Turn).
+	Single bool
 	// Leaves: a server answered over TCP from these ports, so outgoing SYNs are
 	// known to pass. It only makes the reason of a failure more exact.
 	Leaves bool
@@ -108,10 +111,15 @@ type pair struct{ local, remote netip.AddrPort }
 
 func (r *Rung) pairs(allowed []netip.AddrPort) (all []pair) {
 	for _, remote := range allowed {
+		i := 0
 		for _, local := range r.Local {
-			if local.Addr().Unmap().Is4() == remote.Addr().Is4() {
+			if local.Addr().Unmap().Is4() != remote.Addr().Is4() {
+				continue
+			}
+			if !r.Single || path.Turn(i, remote, allowed) {
 				all = append(all, pair{local, remote})
 			}
+			i++
 		}
 	}
 	return all

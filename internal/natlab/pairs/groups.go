@@ -127,8 +127,8 @@ func (g Group) Figure(d, roundTrip time.Duration) string {
 // where nothing does.
 func Why(a, b Kind) string {
 	switch {
-	case a.OnlyHTTPS || b.OnlyHTTPS:
-		return "nothing but TCP to port 443 passes, which no peer listens on"
+	case a.OnlyHTTPS && !b.keepsPort() || b.OnlyHTTPS && !a.keepsPort():
+		return "nothing but TCP to port 443 passes, and the other side's NAT gives it another port"
 	case a.NoIPv4 && !b.IPv6 || b.NoIPv4 && !a.IPv6:
 		return "one side has IPv6 alone, the other IPv4 alone"
 	case a.IPv6 && b.IPv6:
@@ -155,6 +155,11 @@ func unforeseen(a, b Kind) string {
 		return "a limit of mappings keeps one side from opening enough of them"
 	}
 	return ""
+}
+
+// keepsPort says whether the port of a new socket is the same outside.
+func (k Kind) keepsPort() bool {
+	return !k.NoIPv4 && (k.Outer == nil || k.Outer.Ports.Preserved()) && (k.Inner == nil || k.Inner.Ports.Preserved())
 }
 
 // tcpChoice is choice of TCP's ports, which all kinds choose as they do UDP's.

@@ -128,7 +128,7 @@ func TestWhy(t *testing.T) {
 		why  bool
 	}{
 		{"ei-apd", "ei-apd", false}, {"apd-apd-random", "ei-apd", false}, {"apd-apd-random", "apd-apd-random", true},
-		{"apd-apd-random", "apd-apd-seq", true}, {"apd-apd-seq", "apd-apd", false}, {"ei-ei", "https-only", true},
+		{"apd-apd-random", "apd-apd-seq", true}, {"apd-apd-seq", "apd-apd", false}, {"ei-ei", "https-only", false}, {"cgn+home", "https-only", true},
 		{"ei-apd", "ipv6-only", true}, {"ipv6", "ipv6-only", false}, {"no-udp", "ei-apd", false}, {"no-udp", "apd-apd-random", true},
 		{"ei-apd", "apd-apd-random-512", true}, {"cgn+apd", "cgn+apd", true}, {"cgn+home", "cgn-seq+home", false},
 	} {
