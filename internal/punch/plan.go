@@ -197,6 +197,14 @@ func pairOf(one, two *proto.Behaviour) pair {
 		return pair{Spray, Role{Shots: shots}, Role{Sockets: sprayed}}
 	case b != Easy && admitsAnywhere(one):
 		return pair{Spray, Role{Sockets: sprayed}, Role{Shots: shots}}
+	}
+	return steady(one, two, table[a][b])
+}
+
+// steady is p where a stepping side has one port for all of the peer's: then the
+// other side need not reckon with ports that run on with each shot.
+func steady(one, two *proto.Behaviour, p pair) pair {
+	switch a, b := NatureOf(one), NatureOf(two); {
 	case a == Stepping && b == Stepping && !(runsOn(one) && runsOn(two)):
 		return pair{Predict, Role{Window: window}, Role{Window: window}}
 	case a == Kept && b == Stepping && !runsOn(two):
@@ -204,7 +212,7 @@ func pairOf(one, two *proto.Behaviour) pair {
 	case a == Stepping && b == Kept && !runsOn(one):
 		return pair{Predict, round, onceNear}
 	}
-	return table[a][b]
+	return p
 }
 
 // open says that what a peer sends from wherever comes in where servers see us.
