@@ -88,6 +88,8 @@ const (
 	labelTokenResponder = "rdv/1 token of responder"
 	labelLegAgent       = "rdv/1 public leg from agent"
 	labelLegCoordinator = "rdv/1 public leg from coordinator"
+	labelMeeting        = "rdv/1 meeting"
+	labelWord           = "rdv/1 secret of a word"
 )
 
 // derive fills out by HKDF-SHA256 (RFC 5869).

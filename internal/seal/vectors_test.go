@@ -65,6 +65,7 @@ func newFixed(t *testing.T) fixed {
 func computeVectors(t *testing.T) *table {
 	v, x := &table{value: map[string][]byte{}}, newFixed(t)
 	addIdentities(t, v, x)
+	addMeeting(t, v, x)
 	addHandshake(t, v, x)
 	addDatagrams(v)
 	addProbes(v, x)
@@ -127,6 +128,35 @@ func addHandshake(t *testing.T, v *table, x fixed) {
 	v.add("export", keys.Export[:])
 	if _, _, err := i.Finish(msg2); err != nil {
 		t.Error(err)
+	}
+}
+
+func addMeeting(t *testing.T, v *table, x fixed) {
+	m, first, err := meet(x.secret, v.add("meeting payload 1", []byte("hello")), x.ephemeral[0], flagAES)
+	check(t, err)
+	v.add("meeting message 1, flags 01", first)
+	second, keys, err := met(x.secret, first, greetWith(string(v.add("meeting payload 2", []byte("answer")))), x.ephemeral[1], flagAES)
+	check(t, err)
+	v.add("meeting message 2, flags 01", second)
+	v.add("meeting key from initiator", keys.Receive[:])
+	v.add("meeting key from responder", keys.Send[:])
+	v.add("meeting export", keys.Export[:])
+	if _, _, err := m.Finish(second); err != nil {
+		t.Error(err)
+	}
+	const word = "k7qy-3mfa-x2ce-p5wd"
+	secret := SecretOfWord(word)
+	v.add("word", []byte(word))
+	v.add("secret of the word", secret[:])
+}
+
+// openMeeting takes only the file's bytes, as the far end would.
+func openMeeting(t *testing.T, v map[string][]byte, x fixed) {
+	second, k, err := met(x.secret, v["meeting message 1, flags 01"], greetWith(string(v["meeting payload 2"])), x.ephemeral[1], flagAES)
+	check(t, err)
+	if !bytes.Equal(second, v["meeting message 2, flags 01"]) || k.Cipher != AES256GCM || !bytes.Equal(k.Receive[:], v["meeting key from initiator"]) ||
+		!bytes.Equal(k.Send[:], v["meeting key from responder"]) || !bytes.Equal(k.Export[:], v["meeting export"]) {
+		t.Errorf("%x and %x", second, k.Receive)
 	}
 }
 
@@ -243,6 +273,7 @@ func TestVectorsOpen(t *testing.T) {
 		t.Errorf("sealed for a member: %q, %v", got, err)
 	}
 	openOldMessages(t, v, x)
+	openMeeting(t, v, x)
 }
 
 func openOldMessages(t *testing.T, v map[string][]byte, x fixed) {
