@@ -24,6 +24,8 @@ const (
 	KindBind
 	KindBound
 	KindPrime
+	KindMeet
+	KindMet
 )
 
 // The first byte of each kind of ours but data, which needs its bits for the
@@ -34,6 +36,8 @@ const (
 	byteBind        = 0x83
 	byteBound       = 0x84
 	bytePrime       = 0x85
+	byteMeet        = 0x87 // 0x86 is of fake TCP
+	byteMet         = 0x88
 	dataMark        = 0b101 // the three highest bits of a data header
 )
 
@@ -73,6 +77,10 @@ func KindOf(b []byte) Kind {
 		return KindBound
 	case bytePrime:
 		return KindPrime
+	case byteMeet:
+		return KindMeet
+	case byteMet:
+		return KindMet
 	}
 	return KindUnknown
 }

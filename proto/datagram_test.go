@@ -32,6 +32,8 @@ func TestKindOf(t *testing.T) {
 		{"bound", []byte{0x84}, KindBound},
 		{"prime", Prime(), KindPrime},
 		{"0x86", []byte{0x86}, KindUnknown},
+		{"meet", []byte{0x87}, KindMeet},
+		{"met", []byte{0x88}, KindMet},
 		{"0x9f", []byte{0x9f}, KindUnknown},
 		{"data, first", []byte{0xa0}, KindData},
 		{"data, last", []byte{0xbf}, KindData},

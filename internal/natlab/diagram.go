@@ -130,7 +130,7 @@ func changed(old, now netip.AddrPort) string {
 
 // KindName is the word for a kind of datagram.
 func KindName(k proto.Kind) string {
-	names := [...]string{"other", "stun", "quic", "data", "probe", "answer", "bind", "bound", "prime"}
+	names := [...]string{"other", "stun", "quic", "data", "probe", "answer", "bind", "bound", "prime", "meet", "met"}
 	if int(k) < len(names) {
 		return names[k]
 	}
