@@ -45,6 +45,7 @@ var layers = map[string]int{
 	"internal/tun":      2,
 
 	"internal/agent":      3,
+	"internal/meet":       3,
 	"internal/rendezvous": 3,
 
 	"cmd": 4,
