@@ -74,7 +74,7 @@ func newRoot(t *terminal) *cobra.Command {
 		newJoin(t), newUp(t), newStatus(t), newPing(t), newExplain(t),
 		newExpose(t), newUnexpose(t), newDial(t), newHangup(t),
 		newInvite(t), newPending(t), newApprove(t), newRevoke(t),
-		newNetcheck(t), newDoctor(t), newTun(t),
+		newNetcheck(t), newDoctor(t), newTun(t), newPunch(t),
 	)
 	return root
 }
