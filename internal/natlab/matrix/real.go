@@ -3,11 +3,6 @@
 package main
 
 import (
-	"runtime"
-	"strings"
-	"sync/atomic"
-	"time"
-
 	"rendezvous/internal/natlab/hop"
 	"rendezvous/internal/natlab/netns"
 	"rendezvous/internal/natlab/programs"
@@ -34,92 +29,35 @@ func realKinds() []realKind {
 	}
 }
 
-// meeting is what came of one pair of the real programs.
-type meeting struct {
+// realPair is two hosts of the real programs, the dialing one first.
+type realPair struct {
 	laptop, home string
-	path         string // in the end
-	took         []time.Duration
-	failed       int
+	situation    programs.Situation
 }
 
-const (
-	realPatience = 15 * time.Second
-	exposeEcho   = "echo=udp://127.0.0.1:9000"
-	dialEcho     = "home/echo=udp://127.0.0.1:9001"
-	dialAddr     = "127.0.0.1:9001"
-	idle         = time.Second // agents that have just registered become idle ones
-)
+// turned are the pairs that are also met the other way round.
+var turned = map[[2]string]bool{
+	{"random", "public"}: true, {"random", "open filter"}: true, {"sequential", "masquerade"}: true, {"random", "masquerade"}: true,
+}
 
-// namespaces has the programs meet behind every two kinds.
-func namespaces(t netns.T, times int) (all []meeting) {
-	remove, err := netns.Provide(programs.Packages()...)
-	t.Cleanup(remove)
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
-	for _, laptop := range realKinds() {
-		for _, home := range realKinds() {
-			if home.public && laptop.public {
-				continue // no NAT, nothing to see
+// realPairs are each two kinds, and hosts that share a NAT.
+func realPairs() (out []realPair) {
+	kinds := realKinds()
+	for i, laptop := range kinds {
+		for j, home := range kinds {
+			if home.public && laptop.public { // no NAT, nothing to see
+				continue
 			}
-			x := meeting{laptop: laptop.name, home: home.name, path: "-"}
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				netns.Scope(t, func(inner netns.T) { x.meet(&attempted{T: inner}, laptop, home, times) })
-			}()
-			<-done
-			x.failed = times - len(x.took)
-			t.Logf("%s × %s: %d of %d direct, %s", x.laptop, x.home, len(x.took), times, x.path)
-			all = append(all, x)
+			if j >= i || turned[[2]string{laptop.name, home.name}] {
+				out = append(out, realPair{laptop: laptop.name, home: home.name, situation: situation(laptop, home)})
+			}
 		}
 	}
-	return all
-}
-
-// meet starts both agents anew so many times.
-func (x *meeting) meet(t netns.T, laptop, home realKind, times int) {
-	n := situation(laptop, home).Start(t, exposeEcho, dialEcho)
-	programs.Sink(n.Scene.Home, "127.0.0.1:9000")
-	for i := range times {
-		if i > 0 {
-			anew(n)
-		}
-		time.Sleep(idle)
-		load := programs.StartLoad(t, n.Scene.Laptop, "ping", "-to", dialAddr, "-size", "100", "-n", "10000", "-interval", "10ms")
-		began := time.Now()
-		for !x.direct(n) && time.Since(began) < realPatience {
-			time.Sleep(20 * time.Millisecond)
-		}
-		if x.direct(n) {
-			x.took = append(x.took, time.Since(began))
-		}
-		load.Kill()
-	}
-}
-
-// direct says whether both sides' data goes directly, and notes the path.
-func (x *meeting) direct(n *programs.Network) bool {
-	here, err := n.Laptop.Peer("home")
-	there, err2 := n.Home.Peer("laptop")
-	if err != nil || err2 != nil || here.Path == "" {
-		return false
-	}
-	x.path = here.Path
-	return strings.HasPrefix(here.Path, "direct") && strings.HasPrefix(there.Path, "direct")
-}
-
-// anew starts both agents again, behind routers that remember nothing.
-func anew(n *programs.Network) {
-	n.Laptop.Stop()
-	n.Home.Stop()
-	for _, router := range []*netns.Host{n.HomeRouter, n.Carrier, n.LaptopRouter} {
-		if router != nil {
-			router.FlushConntrack()
-		}
-	}
-	n.Home.Up("--expose", exposeEcho)
-	n.Laptop.Up("--dial", dialEcho)
+	plain, turning := netns.CarrierGrade(20000, 22047), netns.OpenFilter().Hairpin()
+	return append(out,
+		realPair{laptop: "same LAN", home: "same LAN", situation: sameLAN()},
+		realPair{laptop: "same cgn", home: "same cgn", situation: sameCarrier(plain)},
+		realPair{laptop: "same hairpinning cgn", home: "same hairpinning cgn", situation: sameCarrier(turning)})
 }
 
 func situation(laptop, home realKind) programs.Situation {
@@ -146,6 +84,29 @@ func situation(laptop, home realKind) programs.Situation {
 	}}
 }
 
+// sameLAN is a laptop at home, behind a router that does not turn round what is
+// sent to its own outside address.
+func sameLAN() programs.Situation {
+	o := netns.DefaultOptions()
+	o.HomeNAT, o.NoCarrier = netns.Masquerade(), true
+	return programs.Situation{Options: o, Arrange: func(s *netns.Scene) (home, laptop netns.Guise) {
+		s.Laptop = s.Beside(s.HomeRouter, "athome", netns.ETH, "192.168.1.3")
+		return home, laptop
+	}}
+}
+
+// sameCarrier is two homes behind one carrier's NAT.
+func sameCarrier(carrier netns.NAT) programs.Situation {
+	o := netns.DefaultOptions()
+	o.HomeNAT, o.CarrierNAT = netns.Masquerade(), carrier
+	return programs.Situation{Options: o, Arrange: func(s *netns.Scene) (home, laptop netns.Guise) {
+		const wan = "100.64.0.3"
+		router := s.Beside(s.Carrier, "nextrouter", netns.WAN, wan)
+		s.Laptop = s.Behind(router, "nextdoor", "192.168.3.2", netns.Masquerade(), wan)
+		return home, laptop
+	}}
+}
+
 // exposed is a host with a public address, as far from the others as they are
 // from each other.
 func exposed(s *netns.Scene, name, prefix, addr string, others ...string) *netns.Host {
@@ -155,19 +116,3 @@ func exposed(s *netns.Scene, name, prefix, addr string, others ...string) *netns
 	}
 	return h
 }
-
-// attempted is a T whose failure ends the goroutine and nothing else.
-type attempted struct {
-	netns.T
-	failed atomic.Bool
-}
-
-// Fatalf tells what happened and ends the attempt.
-func (a *attempted) Fatalf(format string, args ...any) {
-	a.failed.Store(true)
-	a.Logf(format, args...)
-	runtime.Goexit()
-}
-
-// Failed is what the lab asks before it throws logs away.
-func (a *attempted) Failed() bool { return a.failed.Load() }

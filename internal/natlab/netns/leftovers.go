@@ -151,7 +151,7 @@ func Require(t T) {
 	require(t)
 }
 
-func usable() error {
+func usable() (err error) {
 	var missing []string
 	for _, tool := range []string{"ip", "nft", "conntrack"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -164,7 +164,13 @@ func usable() error {
 	if os.Geteuid() != 0 {
 		return errors.New("it needs root; scripts/as-root runs a command in a user namespace where that is allowed")
 	}
-	probe := namePrefix + randomID() + "-probe"
+	id := randomID()
+	claim, err := claimID(id) // or another run's sweep takes it for a dead one's
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeClaim(claim)) }()
+	probe := namePrefix + id + "-probe"
 	if out, err := exec.Command("ip", "netns", "add", probe).CombinedOutput(); err != nil {
 		return fmt.Errorf("ip netns add: %w: %s", err, strings.TrimSpace(string(out)))
 	}

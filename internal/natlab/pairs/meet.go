@@ -13,6 +13,7 @@ type Meeting struct {
 	Direct  bool          // both sides' data went directly
 	Took    time.Duration // from the dialing side's first datagram until its data went directly
 	Sent    [2]int        // datagrams and segments to others than the coordinator, dialing side first
+	First   bool          // the two agents had not met before
 	Explain string        // of a failure: what the dialing side gives as the reason
 }
 

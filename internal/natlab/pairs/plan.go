@@ -228,7 +228,12 @@ func (d *dispatch) begin() bool {
 		if w.left%2 == 1 { // each kind dials as often as it is dialed
 			dialing, dialed = b, a
 		}
-		go func() { d.over <- ended{w, a, b, d.world.meet(dialing, dialed)} }()
+		first := a.met[b] == 1
+		go func() {
+			m := d.world.meet(dialing, dialed)
+			m.First = first
+			d.over <- ended{w, a, b, m}
+		}()
 		return true
 	}
 	return false

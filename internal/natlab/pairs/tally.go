@@ -12,6 +12,7 @@ type Tally struct {
 	Direct  int
 	Paths   map[string]int // that the dialing side's data took in the end
 	Took    []float32      // of those that went directly: milliseconds from the first datagram
+	First   []float32      // of these, those of agents that had not met before
 	Sent    []int32        // datagrams and segments that each side sent to others than the coordinator
 	Reasons map[string]int // of those that did not go directly
 }
@@ -33,7 +34,11 @@ func (t *Tally) add(m Meeting) {
 		return
 	}
 	t.Direct++
-	t.Took = append(t.Took, float32(m.Took.Seconds()*1000))
+	took := float32(m.Took.Seconds() * 1000)
+	t.Took = append(t.Took, took)
+	if m.First {
+		t.First = append(t.First, took)
+	}
 }
 
 // Merge takes in another process's meetings of the same two kinds.
@@ -41,6 +46,7 @@ func (t *Tally) Merge(o *Tally) {
 	t.Runs += o.Runs
 	t.Direct += o.Direct
 	t.Took = append(t.Took, o.Took...)
+	t.First = append(t.First, o.First...)
 	t.Sent = append(t.Sent, o.Sent...)
 	for k, n := range o.Paths {
 		t.Paths[k] += n
@@ -62,6 +68,11 @@ func (t *Tally) Share() float64 {
 // never was one.
 func (t *Tally) Time(q float64) time.Duration {
 	return time.Duration(quantile(t.Took, q) * float32(time.Millisecond))
+}
+
+// TimeFirst is the median of those meetings whose agents had not met before.
+func (t *Tally) TimeFirst() time.Duration {
+	return time.Duration(quantile(t.First, .5) * float32(time.Millisecond))
 }
 
 // Packets is a quantile of what a side sent.

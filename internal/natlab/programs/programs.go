@@ -152,7 +152,12 @@ type Status struct {
 		RTT       float64 `json:"rtt_ms"`
 		Error     string  `json:"error"`
 	} `json:"coordinator"`
-	Peers    []Peer            `json:"peers"`
+	Peers []Peer `json:"peers"`
+	Punch struct {
+		PerAttempt int    `json:"per_attempt"`
+		Sent       uint64 `json:"sent"`
+		Spraying   bool   `json:"spraying"`
+	} `json:"punch"`
 	Counters map[string]uint64 `json:"counters"`
 }
 
