@@ -11,23 +11,32 @@ import (
 // receive routes what the socket brings, on its reader's goroutine.
 func (m *meeting) receive(b dgram.Burst) {
 	if proto.KindOf(b.Buf) == proto.KindData {
-		m.mu.Lock()
-		t := m.talks.byAddr[b.Addr]
-		m.mu.Unlock()
-		if t != nil {
-			t.Receive(m.rx, path.Path{Conn: m.conn, Addr: b.Addr}, path.DirectUDP, b)
-			return
-		}
+		m.receiveData(b)
+		return
 	}
 	for d := range b.All() {
-		m.receiveOne(dgram.One(b.Addr, d))
+		m.receiveOne(dgram.One(b.Addr, d)) // data may follow a probe of its size
 	}
+}
+
+// receiveData takes a burst that begins with data.
+func (m *meeting) receiveData(b dgram.Burst) {
+	m.mu.Lock()
+	t := m.talks.byAddr[b.Addr]
+	m.mu.Unlock()
+	if t == nil {
+		m.drop()
+		return
+	}
+	t.Receive(m.rx, path.Path{Conn: m.conn, Addr: b.Addr}, path.DirectUDP, b)
 }
 
 func (m *meeting) receiveOne(b dgram.Burst) {
 	switch proto.KindOf(b.Buf) {
 	case proto.KindSTUN:
 		m.stun.Receive(b.Addr, b.Buf)
+	case proto.KindData:
+		m.receiveData(b)
 	case proto.KindProbe, proto.KindProbeAnswer:
 		m.receiveProbe(b)
 	case proto.KindMeet, proto.KindMet:
