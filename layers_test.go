@@ -23,6 +23,7 @@ var layers = map[string]int{
 	"internal/dgram":    0,
 	"internal/sources":  0,
 
+	"internal/icmp":    1,
 	"internal/path":    1,
 	"internal/seal":    1,
 	"internal/stun":    1,
