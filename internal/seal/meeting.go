@@ -2,12 +2,16 @@ package seal
 
 import (
 	"bytes"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 	"strings"
 
 	"github.com/flynn/noise"
 	"golang.org/x/crypto/argon2"
+
+	"rendezvous/proto"
 )
 
 // Two agents that know nothing of each other but a secret meet by
@@ -131,4 +135,18 @@ func meetingConfig(secret Secret, private [32]byte, initiator bool) noise.Config
 		PresharedKey:          secret[:],
 		PresharedKeyPlacement: 0,
 	}
+}
+
+// CallMAC is the MAC of a call: the first 16 bytes of HMAC-SHA256.
+func CallMAC(secret Secret, c proto.Call) [16]byte {
+	key := deriveKey(secret[:], nil, labelCall)
+	h := hmac.New(sha256.New, key[:])
+	h.Write(proto.AppendCallBody(nil, c))
+	return [16]byte(h.Sum(nil))
+}
+
+// CheckCall says in constant time whether c carries its MAC.
+func CheckCall(secret Secret, c proto.Call) bool {
+	want := CallMAC(secret, c)
+	return hmac.Equal(want[:], c.MAC[:])
 }

@@ -90,6 +90,7 @@ const (
 	labelLegCoordinator = "rdv/1 public leg from coordinator"
 	labelMeeting        = "rdv/1 meeting"
 	labelWord           = "rdv/1 secret of a word"
+	labelCall           = "rdv/1 call"
 )
 
 // derive fills out by HKDF-SHA256 (RFC 5869).
