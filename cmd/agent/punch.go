@@ -16,6 +16,7 @@ import (
 	"rendezvous/internal/agent"
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
+	"rendezvous/internal/icmp"
 	"rendezvous/internal/meet"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
@@ -30,6 +31,7 @@ type punchFlags struct {
 	secret       string
 	stun         []string
 	expose, dial []string
+	icmp         bool
 	json         bool
 }
 
@@ -50,6 +52,12 @@ for a minute. Messages and services are authenticated and sealed under the secre
 Where nothing comes of it, this exits with 1, and says what was seen and what to do.
 When the path is lost later, it is sought again for 10 minutes.
 
+--icmp is an experiment: one side needs no address of the other. It leaves --peer
+out, and sends ICMP echo requests to 192.0.2.1, where nobody is; the other side tells
+it where it is, in the form of a router's "time exceeded" about such a request, which
+NATs let in. Many NATs and carriers don't. The side that calls needs a public address,
+or a NAT that knows the trick: Linux routers drop its message as belonging to nothing.
+
 A time is +30s, 15:04, 15:04:05 (here), or 2006-01-02T15:04:05Z (RFC 3339).
 A secret is a word, or @FILE with one in its first line: other users of this host
 can read words on command lines.`,
@@ -69,6 +77,14 @@ can read words on command lines.`,
 			if cfg.STUN, err = f.servers(cmd.Context(), t, cfg.Peer); err != nil {
 				return err
 			}
+			if f.icmp {
+				conn, err := icmp.Open()
+				if err != nil {
+					return err
+				}
+				defer func() { _ = conn.Close() }()
+				f.ring(&cfg, &meet.Bell{Conn: conn, Secret: cfg.Secret, When: cfg.When})
+			}
 			return t.punch(cmd.Context(), cfg, f.json)
 		},
 	}
@@ -80,6 +96,7 @@ can read words on command lines.`,
 	cmd.Flags().StringArrayVar(&f.stun, "stun", nil, "ask this STUN server how we are seen: `HOST[:PORT]`; twice shows whether the port depends on whom we speak to")
 	cmd.Flags().StringArrayVar(&f.expose, "expose", nil, "offer a local service: `NAME=URL`; may be given again")
 	cmd.Flags().StringArrayVar(&f.dial, "dial", nil, "listen for clients of the peer's service: `NAME=URL`; may be given again")
+	cmd.Flags().BoolVar(&f.icmp, "icmp", false, "experimental: without --peer, wait for a call over ICMP; with it, call (Linux, CAP_NET_RAW)")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print a JSON object for each event, one a line")
 	return cmd
 }
@@ -94,14 +111,19 @@ func (f punchFlags) config(t *terminal) (meet.Config, error) {
 	}
 	cfg := meet.Config{Network: dgram.System(dgram.DefaultOptions()), Services: forward.NewServices()}
 	var err error
-	if f.peer == "" && t.asks && !f.json {
+	switch {
+	case f.peer == "" && f.icmp:
+	case f.peer == "" && t.asks && !f.json:
 		cfg.Learn = t.askPeer
-	} else {
+	default:
 		cfg.Peer, err = parsePeer(f.peer)
 		fault(err)
 	}
 	cfg.Local, err = parseLocal(f.local, cfg.Peer)
 	fault(err)
+	if f.icmp && err == nil && (cfg.Local.Port() == 0 || cfg.Local.Addr().Is6()) {
+		fault(errors.New("--icmp: it goes over IPv4, and both sides need a port that they agreed on: --local :40000"))
+	}
 	cfg.When.At, err = parseAt(f.at, t.now())
 	fault(err)
 	if cfg.When.For = f.window; f.window < 5*time.Second || f.window > time.Hour {
@@ -111,6 +133,16 @@ func (f punchFlags) config(t *terminal) (meet.Config, error) {
 	fault(err)
 	fault(f.addServices(&cfg))
 	return cfg, usage(errors.Join(faults...))
+}
+
+// ring has the side that knows no address of the peer's be called, and the other
+// one call.
+func (f punchFlags) ring(cfg *meet.Config, bell *meet.Bell) {
+	if !cfg.Peer.IsValid() {
+		cfg.Learn = bell.Wait
+		return
+	}
+	cfg.Call = func(ctx context.Context, mine netip.AddrPort) { bell.Ring(ctx, cfg.Peer.Addr(), mine) }
 }
 
 func (f punchFlags) addServices(cfg *meet.Config) error {

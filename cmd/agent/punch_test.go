@@ -81,6 +81,10 @@ func TestPunchFaults(t *testing.T) {
 			t.Errorf("%q is missing in\n%v", want, err)
 		}
 	}
+	both := punchFlags{local: ":0", icmp: true, window: time.Minute, secret: "long enough"}
+	if _, err := both.config(term); err == nil || !strings.Contains(err.Error(), "--icmp: it goes over IPv4") {
+		t.Errorf("%v", err)
+	}
 	good := punchFlags{peer: "198.51.100.2:1", local: ":40000", at: "+30s", window: time.Minute, secret: "long enough",
 		expose: []string{"wg=udp://127.0.0.1:51820"}, dial: []string{"dns=udp://127.0.0.1:5353"}}
 	cfg, err := good.config(term)

@@ -65,7 +65,8 @@ func (m *meeting) knock(ctx context.Context, most, prime time.Duration) error {
 	}
 	defer m.stopKnocking()
 	if m.cfg.Call != nil {
-		m.tasks.Go(func() { m.cfg.Call(ctx) })
+		mine := m.outside()
+		m.tasks.Go(func() { m.cfg.Call(ctx, mine) })
 	}
 	m.tell(Event{What: Knocking, Addr: m.cfg.Peer.String(), Until: began.Add(most)})
 	for {
@@ -116,6 +117,16 @@ func (m *meeting) stopKnocking() {
 	if m.seen.refusals != nil {
 		_ = m.seen.refusals.CountRefusals(false) // the socket is closed: it is over
 	}
+}
+
+// outside is where we are seen, as far as that is known.
+func (m *meeting) outside() netip.AddrPort {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mine.IsValid() {
+		return m.mine
+	}
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), m.conn.LocalAddr().Port())
 }
 
 func (m *meeting) isHeard() bool {

@@ -39,9 +39,10 @@ type Config struct {
 	// Learn, where Peer is not known, finds out where it is, while we wait for the
 	// time and beyond. Nil: Peer is known.
 	Learn func(ctx context.Context) (netip.AddrPort, error)
-	// Call runs beside the knocking, until that has led to something; nil: it is
-	// not needed.
-	Call func(ctx context.Context)
+	// Call runs beside the knocking, until that has led to something; mine is where
+	// we are seen, at an unspecified address where nobody told. nil: it is not
+	// needed.
+	Call func(ctx context.Context, mine netip.AddrPort)
 }
 
 // Window is when to try.
@@ -90,7 +91,8 @@ type meeting struct {
 	knocks  knocking
 	talks   talks
 	seen    sights
-	half    proto.Half // of flows' numbers, once it is settled
+	mine    netip.AddrPort // as a STUN server sees us
+	half    proto.Half     // of flows' numbers, once it is settled
 	flows   *forward.Flows
 	current *talk
 	shown   string // where data goes, as it was told last

@@ -40,6 +40,9 @@ func (o *outside) ask(ctx context.Context) {
 		case !first.IsValid():
 			first = r.Mapped
 			e.Addr, e.Server = r.Mapped.String(), servers[i].String()
+			o.m.mu.Lock()
+			o.m.mine = r.Mapped
+			o.m.mu.Unlock()
 		case r.Mapped != first:
 			e.Varies = true
 		}

@@ -79,7 +79,7 @@ func TestPunchWithoutACoordinator(t *testing.T) {
 
 			var pings programs.Pings
 			programs.Load(t, s.Laptop, &pings, "ping", "-to", "127.0.0.1:9001", "-n", "300", "-size", "1000", "-interval", "2ms")
-			if pings.Answered < 298 || pings.Duplicates != 0 || pings.P50 > 45_000 {
+			if pings.Answered < 299 || pings.Duplicates != 0 || pings.P50 > 200_000 {
 				t.Errorf("pings: %+v", pings)
 			}
 			laptop.Stop()
@@ -104,4 +104,55 @@ func TestPunchThatFails(t *testing.T) {
 		}
 	}
 	other.Kill()
+}
+
+// The laptop waits behind a masquerading router, and knows nothing of who calls
+// from a public address; connection tracking lets the call in, as an error about
+// the echo request.
+//
+// S4-16
+func TestPunchByICMP(t *testing.T) {
+	s := netns.Standard(t, twoRouters(netns.Masquerade()))
+	caller := s.HomeRouter
+	programs.Sink(caller, "127.0.0.1:9000")
+	word := []string{"--secret", punchWord, "--json", "--icmp", "--at", "+2s"}
+	laptop := s.Laptop.Start("agent", append([]string{"punch", "--local", ":40001", "--dial", "echo=udp://127.0.0.1:9001"}, word...)...)
+	home := caller.Start("agent", append([]string{"punch", "--peer", netns.LaptopPublic + ":40001", "--local", ":40000",
+		"--expose", "echo=udp://127.0.0.1:9000"}, word...)...)
+	began := time.Now()
+	happened(t, laptop, "open", 20*time.Second)
+	happened(t, home, "open", time.Second)
+	t.Logf("open after %v:\n%s", time.Since(began).Round(10*time.Millisecond), laptop.Log())
+	var pings programs.Pings
+	programs.Load(t, s.Laptop, &pings, "ping", "-to", "127.0.0.1:9001", "-n", "100", "-size", "1000", "-interval", "2ms")
+	if pings.Answered < 98 {
+		t.Errorf("pings: %+v", pings)
+	}
+}
+
+// Who calls from behind a router of Linux's is not heard: that has no entry which
+// the call could belong to. Both sides end with a reason.
+//
+// S4-16
+func TestPunchByICMPFromBehindARouter(t *testing.T) {
+	s := netns.Standard(t, twoRouters(netns.Masquerade()))
+	home := s.Home.Start("agent", "punch", "--icmp", "--peer", netns.LaptopPublic+":40001", "--local", ":40000", "--secret", punchWord, "--for", "6s")
+	if _, err := s.Laptop.Try("agent", "punch", "--icmp", "--local", ":40001", "--secret", punchWord, "--for", "6s"); err == nil || !strings.Contains(err.Error(), "no-call: ") {
+		t.Errorf("the side that waits: %v", err)
+	}
+	if code := home.Wait(5 * time.Second); code != 1 || !strings.Contains(home.Log(), "no-answer: ") {
+		t.Errorf("the side that calls: %d, %s", code, home.Log())
+	}
+	if n := s.HomeRouter.Counter("invalid").Packets; n == 0 {
+		t.Error("the router dropped nothing: the test tests nothing")
+	}
+}
+
+// Without the privilege the reason and what to do are told.
+func TestPunchByICMPWithoutPrivilege(t *testing.T) {
+	s := netns.Standard(t, twoRouters(netns.Masquerade()))
+	out, err := s.Laptop.TryAs(netns.Guise{Unprivileged: true}, "agent", "punch", "--icmp", "--local", ":40001", "--secret", punchWord)
+	if err == nil || !strings.Contains(err.Error(), "setcap cap_net_raw+ep") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
