@@ -112,6 +112,9 @@ func (as *association) plan(r *punch.Rung, c climbing) {
 	if as.raw != nil && r.Plan.Name == punch.Spray {
 		r.Plan = punch.DefaultPlan() // the flow crosses sealed; not for each one a spray
 	}
+	if !c.mine.overUDP() || !c.theirs.overUDP {
+		r.Plan = punch.DefaultPlan() // one side would shoot into a wall
+	}
 	if why := as.noSpray(c.theirs); why != nil && r.Plan.Name == punch.Spray {
 		r.Plan, r.Context = punch.DefaultPlan(), func() *path.Failure { return why }
 	}

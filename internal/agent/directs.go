@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -71,6 +72,10 @@ func (as *association) freshSteps(c climbing) (steps []ladder.Step) {
 func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung {
 	shared := sharesOutside(c.mine.outside, c.theirs.outside)
 	single := punch.NatureOf(punch.Suppose(c.mine.tcpBehaviour, c.attempt)) == punch.Kept
+	var found <-chan struct{}
+	if best := as.Best(); best == path.None || best.Relayed() {
+		found = as.found()
+	}
 	switch k {
 	case path.DirectFakeTCP:
 		conns := make([]dgram.Opener, 0, len(c.fresh.fake))
@@ -79,7 +84,9 @@ func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung
 				conns = append(conns, o)
 			}
 		}
-		return &faketcp.Rung{Conns: conns, Candidates: c.theirs.fake, SharedOutside: shared, Single: single, FireAt: after(c.fireAt, udp, fakeTCPWaits), RTT: c.rtt}
+		aim := faketcp.Aim{At: as.foreseen(c, c.theirs.fake, shared), Rounds: punch.AimRounds(), Pace: as.a.ration.Pace}
+		return &faketcp.Rung{Conns: conns, Candidates: c.theirs.fake, SharedOutside: shared, Single: single, FireAt: after(c.fireAt, udp, fakeTCPWaits),
+			RTT: c.rtt, Aim: aim, Found: found}
 	case path.DirectTCP:
 		var locals []netip.AddrPort
 		var listeners []net.Listener
@@ -88,11 +95,26 @@ func (as *association) directRung(k path.Kind, c climbing, udp bool) ladder.Rung
 		}
 		leaves := slices.ContainsFunc(c.fresh.tcp, (*tcpPort).answered)
 		return &simopen.Rung{
-			Net: as.a.cfg.Host.TCP, Local: locals, Listeners: listeners, Candidates: c.theirs.tcp, SharedOutside: shared, Single: single, Leaves: leaves,
+			Net: as.a.cfg.Host.TCP, Local: locals, Listeners: listeners, Candidates: c.theirs.tcp, SharedOutside: shared, Single: single, Leaves: leaves, Aim: as.foreseen(c, c.theirs.tcp, shared),
 			FireAt: after(c.fireAt, udp, tcpWaits).Add(as.reversal(c, proto.Transport_TRANSPORT_TCP)), RTT: c.rtt, Attach: as.attach, Release: as.release,
 		}
 	}
 	return as.punchRung(c, c.fresh.udp)
+}
+
+// foreseen is where a NAT that counts its TCP ports is about to show the peer;
+// nothing where it doesn't.
+func (as *association) foreseen(c climbing, theirs []netip.AddrPort, shared bool) (at []netip.AddrPort) {
+	plan := punch.PlanFor(c.mine.tcpBehaviour, c.theirs.tcpBehaviour, as.initiator, c.attempt)
+	allowed, _ := path.Permitted(theirs, shared, path.DefaultBudget)
+	if behind := path.Translated(allowed); plan.Name == punch.Predict && !plan.Role.Single && len(behind) > 0 {
+		for _, port := range punch.Foreseen(c.theirs.tcpBehaviour, plan.Role) {
+			if len(c.mine.passing) == 0 || slices.Contains(c.mine.passing, port) {
+				at = append(at, netip.AddrPortFrom(behind[0].Addr(), port))
+			}
+		}
+	}
+	return at
 }
 
 // after is the instant to fire, later by a head start for UDP where that is
@@ -194,7 +216,27 @@ func (c climbing) behindPorts(k path.Kind) *path.Failure {
 			ours = append(ours, m.addr)
 		}
 	}
-	return outOfReachThere(c.theirs.passing, ours)
+	if f := outOfReachThere(c.theirs.passing, ours); f != nil {
+		return f
+	}
+	return scatteredTCP(c.mine.tcpBehaviour, c.theirs.tcpBehaviour)
+}
+
+// scatteredTCP says that a NAT gives each TCP connection any port, so that no
+// SYN of the other side's can be aimed.
+func scatteredTCP(mine, theirs *proto.Behaviour) *path.Failure {
+	here, there := punch.NatureOf(mine) >= punch.Scattered, punch.NatureOf(theirs) >= punch.Scattered
+	if !here && !there {
+		return nil
+	}
+	f := &path.Failure{Reason: "peer-mapping-varies", Evidence: "the peer's NAT",
+		Advice: "use IPv6, let UDP pass on both sides, or lead a TCP port to one of the two"}
+	if here {
+		f.Reason, f.Evidence = "own-mapping-varies", "the NAT here"
+	}
+	f.Evidence += fmt.Sprintf(" gives each TCP connection any port, and arithmetic forbids to find it: one connection and 4 SYNs have a chance of %.3f %%, "+
+		"and the hundreds of half-open connections on one side and the thousand and more SYNs on the other that it would take are a port scan to networks on the way", 100*4/64512.)
+	return f
 }
 
 // because gives a failure that says no more than that nothing came of it the

@@ -38,6 +38,9 @@ type openings struct {
 	udp     []*endpoint
 	fake    []*endpoint // datagrams dressed as TCP segments
 	tcp     []*tcpPort
+	// tcpNature is how the NAT chooses TCP's ports, once one transport has
+	// found out.
+	tcpNature foundOut
 	// barred is why a kind has none of the ports of through.
 	barred map[path.Kind]*path.Failure
 }
@@ -46,7 +49,7 @@ type openings struct {
 // is left out; the error says why there is none at all. through is the ports
 // that alone TCP passes to from the peer's network, where there is such a limit.
 func (as *association) openKinds(kinds []path.Kind, attempt uint32, through []uint16) (*openings, error) {
-	o := &openings{as: as, attempt: attempt, through: through}
+	o := &openings{as: as, attempt: attempt, through: through, tcpNature: foundOut{turn: make(chan struct{}, 1)}}
 	var faults []error
 	for _, k := range kinds {
 		var err error

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
@@ -202,9 +203,12 @@ func (s portSet) gather(ctx context.Context) gathered {
 	plain, chosen := s.split()
 	g := s.ask(ctx, plain)
 	b := g.tcpBehaviour
-	switch {
-	case punch.NatureOf(punch.Suppose(b, s.attempt)) == punch.Kept:
+	switch nature := punch.NatureOf(punch.Suppose(b, s.attempt)); {
+	case nature == punch.Kept:
 		return s.unasked(g, chosen)
+	case nature != punch.Easy && len(s.through) == 0:
+		g.tcpBehaviour = s.sample(ctx, b)
+		return g
 	case len(chosen) == 0:
 		return g
 	case b.GetPortPreserving() && b.GetMapping() == proto.Behaviour_DEPENDENCE_UNKNOWN:
@@ -290,4 +294,98 @@ func (s portSet) unasked(g gathered, chosen []port) gathered {
 	}
 	g.candidates = append(kept, g.candidates...)
 	return g
+}
+
+// foundOut is how a NAT chooses the ports of TCP. Who has the turn opens ports
+// for that; another's must not get between them.
+type foundOut struct {
+	turn  chan struct{}
+	known *proto.Behaviour
+}
+
+// sampledTCP is how many new ports tell how the NAT chooses theirs; where they
+// follow each other these ports open towards the peer later, and get the next
+// ones. sampleSpace is between two of them.
+const (
+	sampledTCP  = 8
+	sampleSpace = 5 * time.Millisecond
+)
+
+// sample finds out how the ports of new mappings come about where they depend on
+// the destination, and are not kept. What is open then is to go to the peer.
+func (s portSet) sample(ctx context.Context, b *proto.Behaviour) *proto.Behaviour {
+	select {
+	case s.tcpNature.turn <- struct{}{}:
+		defer func() { <-s.tcpNature.turn }()
+	case <-ctx.Done():
+		return b
+	}
+	known := s.tcpNature.known
+	servers := sameFamily(s.servers, true)
+	if known.GetPortDelta() == 0 && known != nil || len(servers) == 0 {
+		return known
+	}
+	before := s.count()
+	locals, outside := s.askNew(ctx, servers[0])
+	if known == nil {
+		rule := stun.JudgePorts(locals, outside)
+		known = proto.Clone(b)
+		known.PortDelta, known.PortLow, known.PortHigh = int32(rule.PortDelta), uint32(rule.PortBand[0]), uint32(rule.PortBand[1])
+	}
+	if n := len(outside); n > 0 {
+		known.LastPort = uint32(outside[n-1])
+	}
+	s.tcpNature.known = proto.Clone(known)
+	if known.GetPortDelta() == 0 {
+		s.closeNewest(s.count() - before)
+	}
+	return known
+}
+
+// askNew opens ports and has a server say where it sees them, in their order.
+func (s portSet) askNew(ctx context.Context, server netip.AddrPort) (locals, outside []uint16) {
+	var wait sync.WaitGroup
+	seen := make([]uint16, sampledTCP)
+	for i := range seen {
+		p, err := s.opener(s.kind)(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
+		if err != nil {
+			break
+		}
+		locals = append(locals, p.at().Port())
+		wait.Go(func() {
+			if r, err := p.ask(ctx, server); err == nil {
+				seen[i] = r.Mapped.Port()
+			}
+		})
+		path.Wait(ctx, sampleSpace)
+	}
+	wait.Wait()
+	var asked []uint16
+	for i, local := range locals {
+		if seen[i] != 0 {
+			asked, outside = append(asked, local), append(outside, seen[i])
+		}
+	}
+	return asked, outside
+}
+
+// count is how many ports of the kind are open.
+func (s portSet) count() int {
+	if s.kind == path.DirectFakeTCP {
+		return len(s.fake)
+	}
+	return len(s.tcp)
+}
+
+// closeNewest closes ports that are of no use: what was opened last stands first.
+func (s portSet) closeNewest(n int) {
+	if s.kind == path.DirectFakeTCP {
+		s.as.discard(s.fake[:n])
+		s.openings.fake = s.fake[n:]
+		return
+	}
+	for _, p := range s.tcp[:n] {
+		p.close()
+	}
+	s.openings.tcp = s.tcp[n:]
 }

@@ -357,8 +357,9 @@ func (c *Conn) leave(f *flow) {
 	}
 }
 
-// Prime sends one SYN with a small hop limit, which opens our own NAT and dies
-// before it reaches the peer's; an Open goes on with the same number.
+// Prime sends one SYN, which opens our own NAT; with a small hop limit it dies
+// before it reaches the peer's, and 0 is the usual one. An Open, or an answer
+// to the peer's SYN, goes on with the same number.
 func (c *Conn) Prime(to netip.AddrPort, ttl int) error {
 	to = key(to)
 	c.mu.Lock()
@@ -368,7 +369,7 @@ func (c *Conn) Prime(to netip.AddrPort, ttl int) error {
 	}
 	now := c.now()
 	f, err := c.table.opening(now, to, 0)
-	if err == nil && f.state == closed {
+	if err == nil && (f.state == closed || f.state == synSent) {
 		c.table.sendSYN(now, f, uint8(ttl))
 		c.wind(now, slowTick)
 	}

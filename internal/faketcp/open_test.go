@@ -8,6 +8,9 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 )
 
 // Two hosts behind NATs of their own; each opens to the other's outside
@@ -191,4 +194,32 @@ func TestOpensThroughShiftedNumbers(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Who aims at a port sends SYNs and waits for nothing: the peer's SYN, once our
+// NAT lets it in, is answered, and only the peer opens.
+func TestAnAimedSYNLetsThePeerIn(t *testing.T) {
+	virtual(t, func(t *testing.T) {
+		s := natted(t, false, &line{delay: 10 * time.Millisecond}, Options{})
+		aim := Aim{At: []netip.AddrPort{s.toRight}, Rounds: []time.Duration{0, 50 * time.Millisecond}, Pace: func(context.Context) bool { return true }}
+		found := make(chan struct{})
+		r := &Rung{Conns: []dgram.Opener{s.left}, Candidates: []netip.AddrPort{netip.MustParseAddrPort("198.18.0.1:7")}, FireAt: time.Now(), Aim: aim, Found: found}
+		over := make(chan error, 1)
+		go func() {
+			over <- r.Climb(t.Context(), func(context.Context, path.Path, path.Kind) (time.Duration, error) { return 0, nil })
+		}()
+		time.Sleep(30 * time.Millisecond)
+		if err := s.right.Open(t.Context(), s.toLeft); err != nil {
+			t.Fatal(err)
+		}
+		close(found)
+		var f *path.Failure
+		if err := <-over; !errors.As(err, &f) || f.Reason != "not-needed" {
+			t.Errorf("the rung says %v", err)
+		}
+		time.Sleep(30 * time.Millisecond) // the peer's ACK arrives
+		if l, r := s.exchange(t, 20); l != 20 || r != 20 || s.invalid() != 0 {
+			t.Errorf("%d and %d of 20 arrived, %d INVALID", l, r, s.invalid())
+		}
+	})
 }

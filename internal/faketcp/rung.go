@@ -40,6 +40,18 @@ type Rung struct {
 	// PrimeTTL is the hop limit of a SYN sent ahead of FireAt, which opens our
 	// NAT and dies before it draws a RST from the peer's; 0 sends none.
 	PrimeTTL int
+	// Aim is further addresses of the peer's NAT, of which one may lead to it:
+	// each gets a SYN in every round, so that the peer's passes our NAT there.
+	Aim Aim
+	// Found, if not nil, is closed when a path was found otherwise.
+	Found <-chan struct{}
+}
+
+// Aim is what a rung sends to ports that are foreseen.
+type Aim struct {
+	At     []netip.AddrPort
+	Rounds []time.Duration                // from the instant to fire
+	Pace   func(ctx context.Context) bool // waits for room for one more SYN
 }
 
 // What a *Conn can besides opening; a conn in memory may lack it.
@@ -89,6 +101,7 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	go r.shoot(ctx)
 	results := make(chan outcome, len(pairs))
 	for i, p := range pairs {
 		go func() {
@@ -107,7 +120,12 @@ func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 func (r *Rung) gather(ctx context.Context, results <-chan outcome, n int) error {
 	var lost []outcome
 	for range n {
-		o := <-results
+		var o outcome
+		select {
+		case o = <-results:
+		case <-r.Found:
+			return &path.Failure{Reason: "not-needed", Evidence: "a path was found otherwise", Skipped: true}
+		}
 		if o.err != nil {
 			lost = append(lost, o)
 			continue
@@ -143,6 +161,32 @@ func (r *Rung) pairs(allowed []netip.AddrPort) (pairs []pair) {
 		}
 	}
 	return pairs
+}
+
+// shoot sends SYNs to what is foreseen, from the first conn.
+func (r *Rung) shoot(ctx context.Context) {
+	for _, after := range r.Aim.Rounds {
+		if len(r.Aim.At) == 0 || !path.Wait(ctx, time.Until(r.FireAt.Add(after))) {
+			return
+		}
+		for _, to := range r.Aim.At {
+			c, ok := r.four().(primer)
+			if !ok || !r.Aim.Pace(ctx) {
+				return
+			}
+			_ = c.Prime(to, 0) // what the kernel refuses once may pass in the next round
+		}
+	}
+}
+
+// four is the first conn of IPv4, nil where there is none.
+func (r *Rung) four() dgram.Opener {
+	for _, c := range r.Conns {
+		if c.LocalAddr().Addr().Unmap().Is4() {
+			return c
+		}
+	}
+	return nil
 }
 
 func (r *Rung) prime(p pair) {

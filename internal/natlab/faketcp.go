@@ -138,6 +138,27 @@ func (f *fakeConn) Open(ctx context.Context, to netip.AddrPort) error {
 	return nil
 }
 
+// Prime is *faketcp.Conn's: one SYN, after which the peer's is answered.
+func (f *fakeConn) Prime(to netip.AddrPort, ttl int) error {
+	to = netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	lab := f.host.lab
+	lab.mu.Lock()
+	defer lab.mu.Unlock()
+	if err := f.openable(to); err != nil {
+		return tcpError("prime", f.in.addr, to, err)
+	}
+	p := f.peers[to]
+	if p == nil {
+		p = &fakePeer{}
+		f.peers[to] = p
+	}
+	if p.opener = true; p.state == tcpClosed || p.state == tcpSynSent {
+		p.state, p.sent = tcpSynSent, time.Now()
+		f.transmitTTL(to, TCPSyn, ttl)
+	}
+	return nil
+}
+
 func (f *fakeConn) openable(to netip.AddrPort) error {
 	if f.in.closed {
 		return net.ErrClosed
@@ -206,14 +227,20 @@ func (f *fakeConn) shake(to netip.AddrPort, p *fakePeer) {
 }
 
 // transmit sends a segment without payload.
-func (f *fakeConn) transmit(to netip.AddrPort, k TCPKind) {
+func (f *fakeConn) transmit(to netip.AddrPort, k TCPKind) { f.transmitTTL(to, k, DefaultTTL) }
+
+// transmitTTL is transmit with a hop limit; 0 is the usual one.
+func (f *fakeConn) transmitTTL(to netip.AddrPort, k TCPKind, ttl int) {
+	if ttl == 0 {
+		ttl = DefaultTTL
+	}
 	h := f.host
 	from, err := h.source(f.in.addr.Addr(), to.Addr())
 	if err != nil {
 		return // the address is gone: as if lost
 	}
 	p := &parcel{
-		from: netip.AddrPortFrom(from, f.in.addr.Port()), to: to, ttl: DefaultTTL, last: h.name,
+		from: netip.AddrPortFrom(from, f.in.addr.Port()), to: to, ttl: ttl, last: h.name,
 		tcp: &header{Label: Label{TCP: k, Fake: true}},
 	}
 	h.lab.number(p, h.name)

@@ -1,6 +1,11 @@
 package punch
 
-import "rendezvous/proto"
+import (
+	"context"
+	"time"
+
+	"rendezvous/proto"
+)
 
 // The ports that NATs give to mappings.
 const (
@@ -23,6 +28,20 @@ func predict(b *proto.Behaviour, n, ahead, stride int) []uint16 {
 	}
 	return ports
 }
+
+// Foreseen is the ports that a role aims at, where a NAT's next ones can be
+// told.
+func Foreseen(theirs *proto.Behaviour, r Role) []uint16 {
+	return predict(theirs, r.Window, r.Ahead, r.Stride)
+}
+
+// Pace waits for room for one shot of another transport than UDP, and counts it;
+// false where ctx ended first.
+func (r *Ration) Pace(ctx context.Context) bool { return r.pace(ctx) }
+
+// AimRounds are when what is foreseen is shot at, counted from the instant to
+// fire.
+func AimRounds() []time.Duration { return predictRounds }
 
 // scatter is n different ports by chance out of those that a NAT takes new ones
 // from. What was seen of a band is widened by a quarter at each end: few

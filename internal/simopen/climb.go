@@ -67,7 +67,12 @@ const (
 )
 
 func newClimb(r *Rung, try path.Try, allowed []netip.AddrPort) *climb {
-	return &climb{rung: r, try: try, allowed: allowed, won: make(chan struct{}), ended: make(chan struct{}), proof: make(chan struct{}, 1)}
+	c := &climb{rung: r, try: try, allowed: allowed, won: make(chan struct{}), ended: make(chan struct{}), proof: make(chan struct{}, 1)}
+	c.pace.spacing = spacing
+	if len(r.Aim) > 0 {
+		c.pace.spacing = aimSpacing
+	}
+	return c
 }
 
 // run tries until one connection is proven or patience is over; then the others
@@ -312,13 +317,15 @@ func (c *climb) prove(conn net.Conn, far netip.AddrPort) bool {
 // back in no time. While two clocks may well differ by as much it is 1000/s;
 // then no more than is polite, at random intervals.
 type pace struct {
-	mu    sync.Mutex
-	begun time.Time
-	next  time.Time
+	spacing time.Duration
+	mu      sync.Mutex
+	begun   time.Time
+	next    time.Time
 }
 
 const (
 	spacing    = time.Millisecond
+	aimSpacing = 2 * time.Millisecond // with ports that are foreseen besides
 	inHurry    = 1500 * time.Millisecond
 	laterSpace = 8 * time.Millisecond // on average
 )
@@ -334,7 +341,7 @@ func (p *pace) wait(ctx context.Context) bool {
 	if p.begun.IsZero() {
 		p.begun = now
 	}
-	p.next = at.Add(spacing)
+	p.next = at.Add(p.spacing)
 	if at.Sub(p.begun) > inHurry {
 		p.next = p.next.Add(rand.N(2 * (laterSpace - spacing)))
 	}

@@ -29,6 +29,9 @@ type Rung struct {
 	// Single gives each port of ours one of the candidates behind the peer's NAT
 	// (path.Turn).
 	Single bool
+	// Aim is further addresses of the peer's NAT, of which one may lead to it:
+	// our first port of their family connects to them too, at a slower pace.
+	Aim []netip.AddrPort
 	// Leaves: a server answered over TCP from these ports, so outgoing SYNs are
 	// known to pass. It only makes the reason of a failure more exact.
 	Leaves bool
@@ -120,6 +123,14 @@ func (r *Rung) pairs(allowed []netip.AddrPort) (all []pair) {
 				all = append(all, pair{local, remote})
 			}
 			i++
+		}
+	}
+	for _, remote := range r.Aim {
+		for _, local := range r.Local {
+			if local.Addr().Unmap().Is4() == remote.Addr().Is4() {
+				all = append(all, pair{local, remote})
+				break
+			}
 		}
 	}
 	return all

@@ -108,6 +108,16 @@ func judgePorts(choices []choice) Ports {
 	return Ports{PortDelta: judgeDelta(choices), PortBand: band}
 }
 
+// JudgePorts is judgePorts for who asked by other means: the local and the
+// outside ports of new sockets, in the order in which they first sent.
+func JudgePorts(local, outside []uint16) Ports {
+	var choices []choice
+	for i := range min(len(local), len(outside)) {
+		choices = append(choices, choice{local[i], outside[i]})
+	}
+	return judgePorts(choices)
+}
+
 // judgeDelta gives the usual step where most steps are alike, or where all go
 // one way and none goes far; else 0.
 func judgeDelta(choices []choice) int {
