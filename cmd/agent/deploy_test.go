@@ -78,7 +78,7 @@ func unit(t *testing.T, name string) map[string][]string {
 func TestUnits(t *testing.T) {
 	tests := []struct{ name, command, capabilities string }{
 		{"rendezvous.service", "/usr/local/bin/rendezvous serve ", "CAP_NET_BIND_SERVICE CAP_NET_RAW"},
-		{"rendezvous-agent.service", "/usr/local/bin/agent up ", "CAP_NET_RAW"},
+		{"rendezvous-agent.service", "/usr/local/bin/agent up ", "CAP_NET_RAW CAP_NET_BIND_SERVICE"},
 		{"rendezvous-tun.service", "/usr/local/bin/agent tun ", "CAP_NET_ADMIN"},
 	}
 	for _, tt := range tests {
