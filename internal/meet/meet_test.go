@@ -245,6 +245,24 @@ func TestMeetingUnderTrouble(t *testing.T) {
 	})
 }
 
+// Over IPv6 the firewalls of both sides are opened the same way.
+func TestMeetingOverIPv6(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		lab := natlab.New(t, natlab.Options{Seed: 5})
+		host := func(name, outside, prefix, inside, addr string) *natlab.Host {
+			nat := lab.NAT("nat-"+name, outside, natlab.Home(), natlab.Prefix(prefix), natlab.Delay(20*time.Millisecond))
+			return nat.Host(name, inside, natlab.Also(addr))
+		}
+		one := host("one", onesAddr, "2001:db8:1::/64", "192.168.1.2", "2001:db8:1::2")
+		two := host("two", twosAddr, "2001:db8:2::/64", "192.168.2.2", "2001:db8:2::2")
+		secret, six := seal.NewSecret(), func(c *Config) { c.Local = ap("[::]:40000") }
+		a := start(t, one, secret, "[2001:db8:2::2]:40000", 0, six)
+		b := start(t, two, secret, "[2001:db8:1::2]:40000", 2*time.Second, six)
+		a.await(Open, 10*time.Second)
+		b.await(Open, time.Second)
+	})
+}
+
 // failure waits for a side's end, which must be a failure with advice.
 func (s *side) failure() *path.Failure {
 	s.t.Helper()
