@@ -23,6 +23,22 @@ func only443() programs.Situation {
 // leave for it, and home's passes as the answer.
 func TestOnlyPort443Passes(t *testing.T) {
 	t.Parallel()
+	both(t, only443())
+}
+
+// UDP does not pass at home, and the laptop's NAT gives each TCP connection the
+// next port: home's SYNs to the ports to come let the laptop's in.
+// S4-12
+func TestTCPPortsAreForeseen(t *testing.T) {
+	t.Parallel()
+	o := netns.DefaultOptions()
+	o.LaptopNAT = netns.SequentialPorts(1)
+	o.HomeNAT, o.NoCarrier = netns.Masquerade().DropUDP(), true
+	both(t, programs.Situation{Options: o})
+}
+
+// both has two agents meet with all privileges, and with that for port 443 alone.
+func both(t *testing.T, x programs.Situation) {
 	for kind, arrange := range map[string]func(*netns.Scene) (home, laptop netns.Guise){
 		"direct-faketcp": nil,
 		"direct-tcp": func(s *netns.Scene) (home, laptop netns.Guise) {
@@ -32,7 +48,7 @@ func TestOnlyPort443Passes(t *testing.T) {
 	} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			x := only443()
+			x := x
 			x.Arrange = arrange
 			n := x.Start(t, exposeEcho, dialEcho)
 			n.Laptop.WaitConnected(10 * time.Second)
