@@ -19,6 +19,7 @@ func equip(cfg *agent.Config) {
 	options := dgram.DefaultOptions()
 	options.Offload = cfg.Offload
 	cfg.Host.Net, cfg.Host.TCP = dgram.System(options), dgram.SystemStreams()
+	cfg.Host.Changes = dgram.Changes
 	cfg.Host.Local, cfg.Host.Gateways = dgram.PlainStreams(), portmap.SystemGateways
 	cfg.Host.FakeTCP, cfg.Host.NoFakeTCP = fakeTCP(cfg.Disguise)
 	cfg.Dialers.Connect, cfg.Dialers.ConnectTLS, cfg.Dialers.RelayTLS = connect, connectTLS, rendezvous.RelayTLS

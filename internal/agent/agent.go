@@ -11,12 +11,10 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"rendezvous/internal/dgram"
 	"rendezvous/internal/forward"
 	"rendezvous/internal/path"
 	"rendezvous/internal/punch"
@@ -80,6 +78,7 @@ func New(cfg Config) (*Agent, error) {
 	a.link = newLink(a)
 	a.public = newPublisher(a)
 	a.mapper = newMapper(a)
+	a.nature.stale = make(chan struct{}, 1)
 	a.ration = punch.NewRation(cfg.Punch.Budget)
 	a.peers.byName = make(map[string]*peer)
 	return a, nil
@@ -241,9 +240,6 @@ func (a *Agent) stunServers() []netip.AddrPort {
 }
 
 const (
-	// watchEvery is how often the host's addresses are looked at. A lost path
-	// is noticed by its probes sooner; this finds new networks.
-	watchEvery = 2 * time.Second
 	// flowsEvery is how often flows expire, and repeat what a peer has not
 	// answered: a client's only datagram may have been lost with it.
 	flowsEvery = time.Second
@@ -252,47 +248,6 @@ const (
 	// idleSession is how long a session without flows and data is kept.
 	idleSession = 5 * time.Minute
 )
-
-// watchNetwork notices a change of the host's addresses and makes everything
-// that depends on them look again at once.
-func (a *Agent) watchNetwork(ctx context.Context) {
-	last := a.addresses()
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		now := a.addresses()
-		if now == last {
-			continue
-		}
-		if last = now; now == "" {
-			continue // unplugged
-		}
-		a.cfg.Log.Info().Str("addresses", now).Msg("the network here has changed")
-		a.link.check()
-		a.mapper.look()
-		for _, p := range a.peers.all() {
-			p.networkChanged()
-		}
-		a.public.refresh()
-	}
-}
-
-func (a *Agent) addresses() string {
-	addrs, err := a.cfg.Host.Net.Addrs()
-	if err != nil {
-		return ""
-	}
-	var out []string
-	for _, c := range hostCandidates(addrs, a.cfg.Ignore, []dgram.Conn{a.mains[0].conn}) {
-		out = append(out, c.addr.Addr().String())
-	}
-	return strings.Join(out, " ")
-}
 
 // tend expires what is idle and writes what may be lost in a crash.
 func (a *Agent) tend(ctx context.Context) {

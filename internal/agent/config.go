@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -80,6 +81,9 @@ type Host struct {
 	// Gateways are the default gateways, which are asked for ports; nil: nobody
 	// is asked.
 	Gateways func() ([]portmap.Gateway, error)
+	// Changes tells when addresses or routes of this host change, until ctx ends;
+	// nil: they are looked at every two seconds.
+	Changes func(ctx context.Context) (<-chan struct{}, error)
 }
 
 // Dialers make connections to the coordinator.

@@ -18,7 +18,8 @@ const studyAgain = 6 * time.Hour
 
 // studied is what is known of the NAT before this host, per network.
 type studied struct {
-	ages ages
+	ages  ages
+	stale chan struct{} // gets a value when the network has changed
 
 	mu        sync.Mutex
 	network   string

@@ -334,24 +334,6 @@ func (p *peer) tend(now time.Time) {
 	}
 }
 
-// networkChanged probes every path at once and punches anew.
-func (p *peer) networkChanged() {
-	p.mu.Lock()
-	all := []*association{p.current}
-	for _, r := range p.raws {
-		all = append(all, r.child)
-	}
-	p.tries.retryAt, p.tries.failures = time.Time{}, 0
-	p.mu.Unlock()
-	for _, as := range all {
-		if as == nil {
-			continue
-		}
-		as.Check()
-		as.refreshLegs()
-	}
-}
-
 func (a *Agent) closePeers(why string) {
 	for _, p := range a.peers.all() {
 		p.tcp.close() // while there is a session to tell it over

@@ -84,11 +84,7 @@ func (a *Agent) record() (*proto.Signed, error) {
 // publish keeps the candidates of the main sockets fresh, here and at the
 // coordinator, where introductions find them without asking us first.
 func (l *link) publish(ctx context.Context, client *Connection) {
-	known := make(chan struct{})
-	l.a.tasks.start(func(context.Context) {
-		defer close(known)
-		l.a.study(ctx)
-	})
+	known := l.study(ctx)
 	var surveyed chan struct{}
 	if !l.ways().udp {
 		surveyed = make(chan struct{})
@@ -124,8 +120,21 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 			surveyed = nil
 		case <-tick.C:
 		case <-l.a.mapper.changed:
+		case <-l.a.nature.stale:
+			known = l.study(ctx)
 		}
 	}
+}
+
+// study has the NAT studied beside what else goes on; it is over when the
+// channel is closed.
+func (l *link) study(ctx context.Context) (known chan struct{}) {
+	known = make(chan struct{})
+	l.a.tasks.start(func(context.Context) {
+		defer close(known)
+		l.a.study(ctx)
+	})
+	return known
 }
 
 func (l *link) stand(client *Connection, g gathered) error {

@@ -49,23 +49,25 @@ func (p *peer) renew(now time.Time) {
 		return
 	}
 	age, due := as.ageing(now)
-	if due == 0 {
+	if due == 0 || as.sprays() {
 		return
 	}
 	if !as.initiator {
 		due += 2 * seekPause
 	}
-	if !p.carries(now) || !as.renews(now, age < due) || as.sprays() {
-		return
+	if p.carries(now) && as.renews(now, age < due) {
+		p.a.tasks.start(func(context.Context) { as.succeed() })
 	}
-	p.a.tasks.start(func(context.Context) {
-		defer as.renewed()
-		as.Renew(path.DirectUDP)
-		m := &proto.Again{Attempt: as.learned(2), Renews: true}
-		if err := as.againWith(as.ctx, m, []path.Kind{path.DirectUDP}, false); err != nil && as.ctx.Err() == nil {
-			p.record(failedAttempt(err))
-		}
-	})
+}
+
+// succeed has a direct path follow on the one that there is; renews came before.
+func (as *association) succeed() {
+	defer as.renewed()
+	as.Renew(path.DirectUDP)
+	m := &proto.Again{Attempt: as.learned(2), Renews: true}
+	if err := as.againWith(as.ctx, m, []path.Kind{path.DirectUDP}, false); err != nil && as.ctx.Err() == nil {
+		as.peer.record(failedAttempt(err))
+	}
 }
 
 // ageing is how long ago the best path's mapping here was made, at most, and at

@@ -163,12 +163,13 @@ type Status struct {
 
 // Peer is a peer in a Status.
 type Peer struct {
-	Name       string  `json:"name"`
-	Path       string  `json:"path"`
-	Remote     string  `json:"remote"`
-	RTT        float64 `json:"rtt_ms"`
-	Loss       float64 `json:"loss"`
-	ServiceMTU int     `json:"service_mtu"`
+	Name       string    `json:"name"`
+	Path       string    `json:"path"`
+	Remote     string    `json:"remote"`
+	RTT        float64   `json:"rtt_ms"`
+	Loss       float64   `json:"loss"`
+	ServiceMTU int       `json:"service_mtu"`
+	Since      time.Time `json:"since"` // of the path
 }
 
 // Status asks the daemon for its status.
