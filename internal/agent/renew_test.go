@@ -195,3 +195,47 @@ func TestIdlePathsAreHeldByWhatWasFound(t *testing.T) {
 		})
 	}
 }
+
+// Where a path takes hundreds of ports to find, it gets no successors: that
+// would be a spray at each. The relay takes over when it ends.
+func TestSprayedPathsGetNoSuccessors(t *testing.T) {
+	t.Parallel()
+	bubble.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		attic := w.lab.NAT("far", "198.51.100.1", natlab.Home()).Host("home", "10.0.0.2")
+		nat := aging()
+		nat.Mapping = natlab.AddressAndPortDependent
+		road, _ := w.road(nat)
+		service, client := listen(t, attic, serviceAt, true), listen(t, road, "127.0.0.1:0", false)
+		home := w.agent(attic, "home", exposing(t, "echo", "udp://"+serviceAt))
+		laptop := w.agent(road, "laptop", dialing(t, "home", "echo", "udp://"+dialAt))
+		w.settle()
+		waitFor(t, "the lifetime is learned", 10*time.Minute, func() bool { return laptop.nature.ages.lifetime(laptop.Agent) > 0 })
+		s := startStream(client, dialAt, 20*time.Millisecond)
+		waitFor(t, "direct-udp", 30*time.Second, func() bool { return best(laptop, "home") == "direct-udp" })
+		shot := w.lab.SentTo(netip.MustParseAddr("198.51.100.129"))
+		ways := map[string]int{}
+		renewals := 0
+		for range 300 {
+			time.Sleep(time.Second)
+			ways[best(laptop, "home")]++
+			as := laptop.peer("home").association()
+			as.mu.Lock()
+			if !as.search.renewal.at.IsZero() {
+				renewals++
+			}
+			as.mu.Unlock()
+		}
+		s.end()
+		time.Sleep(time.Second)
+		shot = w.lab.SentTo(netip.MustParseAddr("198.51.100.129")) - shot
+		t.Logf("%v; %d of %d arrived; home sent %d datagrams to the laptop's NAT", ways, len(service.arrivals()), s.sent.Load(), shot)
+		if ways[""] > 0 || renewals > 0 {
+			t.Errorf("%d s without a path, renewals seen %d times", ways[""], renewals)
+		}
+		if lost := int(s.sent.Load()) - len(service.arrivals()); lost > 500 {
+			t.Errorf("%d datagrams were lost", lost)
+		}
+		_ = home
+	})
+}
