@@ -240,6 +240,8 @@ func Odds(mine, theirs *proto.Behaviour) string {
 		const sent = 1024
 		return fmt.Sprintf("with %d datagrams from each side two random ports of %.0f meet with a chance of %.2g %%; for a half it would take %.0f",
 			sent, n, 100*-math.Expm1(-(sent/n)*(sent/n)), n*math.Sqrt(math.Ln2))
+	case max(a, b) == Scattered && min(a, b) != Easy:
+		return fmt.Sprintf("one NAT gives any of %d ports, and the other gives each of them that is tried another port of its own, so what is sent there opens nothing for the rest", max(band(mine), band(theirs)))
 	case a == Scattered || b == Scattered:
 		return fmt.Sprintf("%d sockets against %d of %d ports meet with a chance of %.1f %%", sprayed, shots, band(mine)+band(theirs)-usable,
 			100*-math.Expm1(-float64(sprayed)*shots/float64(band(mine)+band(theirs)-usable)))

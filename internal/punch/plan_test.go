@@ -196,6 +196,7 @@ func TestScatteredPortsAreDifferentAndOfTheBand(t *testing.T) {
 func TestOdds(t *testing.T) {
 	for want, b := range map[string][2]*proto.Behaviour{
 		"99.7 %": {home, scattered}, "0.025 %": {scattered, scattered}, "another outside address": {pooled, home},
+		"opens nothing for the rest": {stepping, scattered},
 	} {
 		if got := Odds(b[0], b[1]); !strings.Contains(got, want) {
 			t.Errorf("%v: %q", want, got)

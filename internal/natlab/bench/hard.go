@@ -27,7 +27,7 @@ func hard(t netns.T, r *report) {
 		for _, g := range pairs.Groups() {
 			got := g.Tally(tallies)
 			r.target(g.Met(got, roundTrip), fmt.Sprintf("%s, %v round trip", g.Name, roundTrip),
-				fmt.Sprintf("%.1f %% direct, median %s, 95 of 100 %s, at most %d packets of a side", 100*got.Share(),
+				fmt.Sprintf("%.1f %% direct, %.1f %% within 12 s, median %s, 95 of 100 %s, at most %d packets of a side", 100*got.Share(), 100*got.Within(12*time.Second),
 					g.Figure(got.Time(.5), roundTrip), g.Figure(got.Time(.95), roundTrip), got.Packets(1)), g.Target)
 		}
 	}

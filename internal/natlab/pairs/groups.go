@@ -79,7 +79,7 @@ func Groups() []Group {
 				return max(a.choice(), b.choice()) == anyPort && min(a.choice(), b.choice()) == independent && !Easy(a, b) && !a.poor() && !b.poor()
 			},
 			func(t *Tally, _ time.Duration) bool {
-				return t.Share() >= 0.98 && t.Time(1) <= 12*time.Second && t.Packets(1) <= 2500
+				return t.Within(12*time.Second) >= 0.98 && t.Packets(1) <= 2500
 			}},
 	}
 }

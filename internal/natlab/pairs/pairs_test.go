@@ -149,6 +149,9 @@ func TestTally(t *testing.T) {
 	}
 	y.add(Meeting{Path: "relay-udp", Sent: [2]int{500, 1}, Explain: "no-answer"})
 	x.Merge(y)
+	if got := x.Within(49 * time.Millisecond); math.Abs(got-50.0/101) > 1e-9 {
+		t.Errorf("%v within 49 ms", got)
+	}
 	if x.Runs != 101 || x.Direct != 100 || Usual(x.Paths) != "direct-udp" || Usual(x.Reasons) != "no-answer" {
 		t.Errorf("%+v", x)
 	}

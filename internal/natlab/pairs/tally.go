@@ -70,6 +70,20 @@ func (t *Tally) Time(q float64) time.Duration {
 	return time.Duration(quantile(t.Took, q) * float32(time.Millisecond))
 }
 
+// Within is how many of the meetings had a direct path so soon, 0 to 1.
+func (t *Tally) Within(limit time.Duration) float64 {
+	if t.Runs == 0 {
+		return 0
+	}
+	n := 0
+	for _, took := range t.Took {
+		if took <= float32(limit.Milliseconds()) {
+			n++
+		}
+	}
+	return float64(n) / float64(t.Runs)
+}
+
 // TimeFirst is the median of those meetings whose agents had not met before.
 func (t *Tally) TimeFirst() time.Duration {
 	return time.Duration(quantile(t.First, .5) * float32(time.Millisecond))
