@@ -10,6 +10,7 @@ import (
 	"rendezvous/internal/ladder"
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -61,6 +62,7 @@ func (as *association) punchOn(anew bool) {
 		}
 		if n == 2 {
 			n = as.learned(n)
+			kinds = as.likely(kinds, n)
 		}
 		err := as.again(as.ctx, n, kinds, false)
 		as.learn(n)
@@ -71,6 +73,28 @@ func (as *association) punchOn(anew bool) {
 			}
 		}
 	}
+}
+
+// likely is UDP alone where its next punch will very probably do, and else
+// kinds. To find where new ports of TCP are seen takes each side a round trip
+// more, one after the other; the punch that follows has them all.
+func (as *association) likely(kinds []path.Kind, attempt uint32) []path.Kind {
+	as.mu.Lock()
+	theirs := as.heard.last
+	as.mu.Unlock()
+	if !slices.Contains(kinds, path.DirectUDP) || !as.a.link.ways().udp || theirs.behaviour == nil {
+		return kinds // UDP does not pass on one side
+	}
+	switch as.planned(attempt).Name {
+	case punch.Predict, punch.Unasked:
+	case punch.Spray:
+		if as.noSpray(theirs) != nil {
+			return kinds
+		}
+	default:
+		return kinds
+	}
+	return []path.Kind{path.DirectUDP}
 }
 
 // pause waits between punches; it is cut short, with false, where there is

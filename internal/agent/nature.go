@@ -120,7 +120,9 @@ const patientStudy = 1500 * time.Millisecond
 // it is told how the port that matters comes about.
 func (o *openings) gatherUDP(ctx context.Context) gathered {
 	a := o.as.a
+	newest := o.sampleSoon(ctx)
 	g := a.gather(ctx, o.udp)
+	last := <-newest
 	seen := g.behaviour
 	patience := patientStudy
 	if punch.NatureOf(seen) == punch.Easy {
@@ -132,9 +134,33 @@ func (o *openings) gatherUDP(ctx context.Context) gathered {
 	case punch.Kept:
 		o.openUnasked(&g)
 	case punch.Stepping:
-		o.sample(ctx, &g)
+		if last == 0 {
+			last = o.sample(ctx)
+		}
+		if last > 0 {
+			g.behaviour = proto.Clone(g.behaviour)
+			g.behaviour.LastPort = uint32(last)
+		}
 	}
 	return g
+}
+
+// sampleAfter is when the questions of a gathering are through the NAT.
+const sampleAfter = 5 * time.Millisecond
+
+// sampleSoon is sample while addresses are gathered, where the NAT is known to
+// give ports that can be foreseen; else its result is 0.
+func (o *openings) sampleSoon(ctx context.Context) <-chan uint16 {
+	newest := make(chan uint16, 1)
+	if punch.NatureOf(punch.Suppose(o.as.a.studiedHere(), o.attempt)) != punch.Stepping {
+		newest <- 0
+		return newest
+	}
+	o.as.a.tasks.start(func(context.Context) {
+		_ = path.Wait(ctx, sampleAfter)
+		newest <- o.sample(ctx)
+	})
+	return newest
 }
 
 // openUnasked opens sockets that nobody is asked about: the first destination
@@ -165,19 +191,19 @@ func (o *openings) openUnasked(g *gathered) {
 	g.candidates = kept
 }
 
-// sample notes the newest port that the NAT has given.
-func (o *openings) sample(ctx context.Context, g *gathered) {
+// sample is the newest port that the NAT has given, 0 where nobody says.
+func (o *openings) sample(ctx context.Context) uint16 {
 	e, err := o.as.openOne()
 	if err != nil {
-		return
+		return 0
 	}
 	defer o.as.discard([]*endpoint{e})
 	servers := sameFamily(o.as.a.stunServers(), true)
 	seen := e.mapped(ctx, servers[:min(len(servers), 1)]) // a new coordinator may have named none meanwhile
-	if len(seen) > 0 {
-		g.behaviour = proto.Clone(g.behaviour)
-		g.behaviour.LastPort = uint32(seen[0].mapped.Port())
+	if len(seen) == 0 {
+		return 0
 	}
+	return seen[0].mapped.Port()
 }
 
 // translatedAddr is the IPv4 address that servers see, invalid where none does.

@@ -154,7 +154,11 @@ func (as *association) theirLifetime() time.Duration {
 
 // sprays says whether a path between these two NATs takes hundreds of ports: its
 // end costs less than a spray at each renewal would. The relay is the spare.
-func (as *association) sprays() bool {
+func (as *association) sprays() bool { return as.planned(as.learned(2)).Name == punch.Spray }
+
+// planned is what an attempt would do between these two NATs, by what both
+// agents have said last.
+func (as *association) planned(attempt uint32) punch.Plan {
 	as.mu.Lock()
 	theirs := as.heard.last.behaviour
 	as.mu.Unlock()
@@ -162,7 +166,7 @@ func (as *association) sprays() bool {
 	if here := as.a.here.Load(); here != nil {
 		mine = here.behaviour
 	}
-	return punch.PlanFor(mine, theirs, as.initiator, as.learned(2)).Name == punch.Spray
+	return punch.PlanFor(mine, theirs, as.initiator, attempt)
 }
 
 // renews says whether the caller is the one to renew; then it ends with renewed.
