@@ -122,7 +122,7 @@ func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 		wait.Go(func() {
 			seen := e.mapped(ctx, servers)
 			if slices.Contains(a.mains, e) {
-				seen = a.board.certain(seen)
+				seen = a.link.vouched(e, a.board.certain(seen))
 			}
 			mu.Lock()
 			defer mu.Unlock()

@@ -130,7 +130,8 @@ func (o *openings) gatherUDP(ctx context.Context) gathered {
 	}
 	seen = knowing(seen, a.natureWithin(ctx, patience))
 	g.behaviour = seen
-	switch punch.NatureOf(punch.Suppose(seen, o.attempt)) {
+	a.link.believed(&g)
+	switch punch.NatureOf(punch.Suppose(g.behaviour, o.attempt)) {
 	case punch.Kept:
 		o.openUnasked(&g)
 	case punch.Stepping:

@@ -58,14 +58,65 @@ func (l *link) doubtful(told []netip.AddrPort, doors []Door, client *reached) []
 func (l *link) observed(client *Connection, reg *proto.Registered) {
 	at, ok := (&proto.Endpoint{Addr: reg.GetObservedAddr(), Port: reg.GetObservedPort()}).AddrPort()
 	e := l.a.mainFor(client.Addr)
-	if !ok || e == nil || l.a.here.Load() != nil || l.a.board.doubts(client.Addr) {
+	l.mu.Lock()
+	l.reach.observed = sighting{}
+	l.mu.Unlock()
+	if !ok || e == nil || l.a.board.doubts(client.Addr) {
+		return
+	}
+	seen := sighting{server: client.Addr, mapped: at}
+	l.mu.Lock()
+	l.reach.observed = seen
+	l.mu.Unlock()
+	if l.a.here.Load() != nil {
 		return
 	}
 	g := l.a.hosts(l.a.mains)
-	g.add(e, []sighting{{server: client.Addr, mapped: at}})
+	g.add(e, []sighting{seen})
 	l.a.addMapped(&g, l.a.mains)
 	l.a.here.Store(&g)
 	_ = l.stand(client, g)
+}
+
+// vouched adds what the pinned coordinator saw of a main socket to what others
+// did, where it has not answered itself: anybody may run the others.
+func (l *link) vouched(e *endpoint, seen []sighting) []sighting {
+	l.mu.Lock()
+	own := l.reach.observed
+	l.mu.Unlock()
+	if !own.mapped.IsValid() || own.mapped.Addr().Unmap().Is4() != e.is4() ||
+		slices.ContainsFunc(seen, func(s sighting) bool { return s.server.Addr().Unmap() == own.server.Addr().Unmap() }) {
+		return seen
+	}
+	return append(seen, own)
+}
+
+// believed puts the candidates first that are at the address where the pinned
+// coordinator saw us: the first is what peers foresee ports of. Where none is,
+// what servers saw is no ground for that, and says nothing of our NAT.
+func (l *link) believed(g *gathered) {
+	l.mu.Lock()
+	at := l.reach.observed.mapped.Addr().Unmap()
+	l.mu.Unlock()
+	doubted := func(c candidate) bool {
+		return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4() && c.addr.Addr() != at
+	}
+	seen := func(c candidate) bool { return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr() == at }
+	if !at.Is4() || !slices.ContainsFunc(g.candidates, doubted) {
+		return
+	}
+	if !slices.ContainsFunc(g.candidates, seen) {
+		g.behaviour = nil
+	}
+	slices.SortStableFunc(g.candidates, func(a, b candidate) int {
+		switch x, y := doubted(a), doubted(b); {
+		case x == y:
+			return 0
+		case x:
+			return 1
+		}
+		return -1
+	})
 }
 
 // record is our membership record, signed and, once there is a secret,

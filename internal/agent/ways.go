@@ -28,6 +28,9 @@ type learned struct {
 	// that the settings name; 0 where none was.
 	preferred uint16
 	trials    []trial // that said so
+	// observed is where the pinned coordinator saw a main socket when we
+	// registered over UDP; zero where it may be nobody else's mapping.
+	observed sighting
 }
 
 // maxTLS bounds the ways over TLS that are remembered.
