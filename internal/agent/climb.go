@@ -220,6 +220,8 @@ func (r hopeless) Kind() path.Kind { return r.kind }
 func (r hopeless) Climb(context.Context, path.Try) error { return r.why }
 
 func (as *association) setTheirs(o offered) {
+	mine := as.a.here.Load()
+	as.a.refusals.refused(o, mine != nil && sharesOutside(mine.outside, o.outside))
 	as.mu.Lock()
 	as.heard.last = o
 	as.mu.Unlock()

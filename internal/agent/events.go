@@ -189,9 +189,10 @@ func (p *peer) meet() {
 // refusals logs what was refused, each kind at most once a minute, and counts
 // all of it.
 type refusals struct {
-	forgeries atomic.Uint64
-	mu        sync.Mutex
-	noted     map[string]time.Time
+	forgeries  atomic.Uint64
+	candidates atomic.Uint64 // that peers offered and that nothing is sent to
+	mu         sync.Mutex
+	noted      map[string]time.Time
 }
 
 const noteEvery = time.Minute

@@ -37,6 +37,7 @@ type gathered struct {
 	behaviour    *proto.Behaviour
 	tcpBehaviour *proto.Behaviour
 	outside      []netip.Addr // addresses that STUN servers saw us from
+	pinned       bool         // the coordinator was one of them, at the address where it has proven its key
 	passing      []uint16     // the remote ports that alone TCP passes to from here
 }
 
@@ -122,10 +123,12 @@ func (a *Agent) gather(ctx context.Context, endpoints []*endpoint) gathered {
 		wait.Go(func() {
 			seen := e.mapped(ctx, servers)
 			if slices.Contains(a.mains, e) {
-				seen = a.link.vouched(e, a.board.certain(seen))
+				seen = a.board.certain(seen)
 			}
+			pinned := a.link.pinned(seen)
 			mu.Lock()
 			defer mu.Unlock()
+			g.pinned = g.pinned || pinned
 			g.add(e, seen)
 		})
 	}

@@ -78,17 +78,24 @@ func (l *link) observed(client *Connection, reg *proto.Registered) {
 	_ = l.stand(client, g)
 }
 
-// vouched adds what the pinned coordinator saw of a main socket to what others
-// did, where it has not answered itself: anybody may run the others.
-func (l *link) vouched(e *endpoint, seen []sighting) []sighting {
+// pinned says whether the coordinator itself, at the address where it has proven
+// its key, is one of those who saw a socket.
+func (l *link) pinned(seen []sighting) bool {
+	l.mu.Lock()
+	at := l.reach.observed.server.Addr().Unmap()
+	l.mu.Unlock()
+	return slices.ContainsFunc(seen, func(s sighting) bool { return s.server.Addr().Unmap() == at })
+}
+
+// vouch adds where the pinned coordinator saw a main socket to what others saw,
+// where it has not answered over STUN: anybody may run the others.
+func (l *link) vouch(g *gathered) {
 	l.mu.Lock()
 	own := l.reach.observed
 	l.mu.Unlock()
-	if !own.mapped.IsValid() || own.mapped.Addr().Unmap().Is4() != e.is4() ||
-		slices.ContainsFunc(seen, func(s sighting) bool { return s.server.Addr().Unmap() == own.server.Addr().Unmap() }) {
-		return seen
+	if !g.pinned && own.mapped.IsValid() {
+		g.see([]sighting{own}, proto.Transport_TRANSPORT_UDP)
 	}
-	return append(seen, own)
 }
 
 // believed puts the candidates first that are at the address where the pinned
@@ -101,7 +108,9 @@ func (l *link) believed(g *gathered) {
 	doubted := func(c candidate) bool {
 		return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4() && c.addr.Addr() != at
 	}
-	seen := func(c candidate) bool { return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr() == at }
+	seen := func(c candidate) bool {
+		return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr() == at
+	}
 	if !at.Is4() || !slices.ContainsFunc(g.candidates, doubted) {
 		return
 	}
@@ -155,6 +164,7 @@ func (l *link) publish(ctx context.Context, client *Connection) {
 			return
 		}
 		l.a.sawMain(g)
+		l.vouch(&g)
 		g.behaviour = knowing(g.behaviour, l.a.natureWithin(ctx, 0))
 		l.a.here.Store(&g)
 		if text := fmt.Sprint(g.candidates, g.behaviour, g.passing); text != last || time.Since(stood) > standingFor/4 {
