@@ -22,7 +22,7 @@ func checkRouters(ctx context.Context, dir string) (list []finding) {
 }
 
 func routerFinding(r agent.RouterStatus) finding {
-	f := finding{"router", good, routerText(r), ""}
+	f := finding{"router", good, routerText(r, nil), ""}
 	ip, err := netip.ParseAddr(r.External)
 	switch {
 	case len(r.Mappings) == 0:

@@ -239,7 +239,7 @@ func writeNetcheck(w io.Writer, n agent.Netcheck) {
 		rows.add("mappings end at", absoluteText(n))
 		rows.add("hairpinning", yesNo(n.Hairpin))
 		rows.add("carrier-grade NAT", map[bool]string{true: "yes", false: "none seen"}[n.CGNAT])
-		rows.add("port mapping", routersText(n.Routers))
+		rows.add("port mapping", routersText(n.Routers, n.Mapped))
 		rows.add("ports that answered", strings.Join(portWords(n.UsablePorts), ", "))
 	}
 	addTCP(rows, n)

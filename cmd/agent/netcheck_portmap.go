@@ -38,11 +38,12 @@ func askRouters(ctx context.Context) []portmap.State {
 }
 
 // addRouters tells what they answered. A router whose own address is private
-// or shared is itself behind a NAT.
+// or shared is itself behind a NAT, and so is one whose address is none of those
+// that servers see us at.
 func addRouters(n *agent.Netcheck, states []portmap.State) {
 	n.Routers = agent.RoutersOf(states)
 	for _, s := range states {
-		n.CGNAT = n.CGNAT || s.External.Is4() && path.Private(s.External)
+		n.CGNAT = n.CGNAT || translatedAgain(s.External, n.Mapped)
 		for _, p := range s.Answered {
 			if !slices.Contains(n.Portmap, p.String()) {
 				n.Portmap = append(n.Portmap, p.String())
@@ -51,19 +52,36 @@ func addRouters(n *agent.Netcheck, states []portmap.State) {
 	}
 }
 
+// translatedAgain says whether a router with this outside address is behind one
+// more NAT, where servers see us at these addresses.
+func translatedAgain(external netip.Addr, mapped []string) bool {
+	if !external.Is4() {
+		return false
+	}
+	seen, known := false, false
+	for _, text := range mapped {
+		at, err := netip.ParseAddrPort(text)
+		if err != nil || !at.Addr().Is4() {
+			continue
+		}
+		known, seen = true, seen || at.Addr() == external
+	}
+	return path.Private(external) || known && !seen
+}
+
 // routersText is what the routers here do, in a line.
-func routersText(list []agent.RouterStatus) string {
+func routersText(list []agent.RouterStatus, mapped []string) string {
 	if len(list) == 0 {
 		return "no router here answers PCP, NAT-PMP or UPnP"
 	}
 	var all []string
 	for _, r := range list {
-		all = append(all, routerText(r))
+		all = append(all, routerText(r, mapped))
 	}
 	return strings.Join(all, "; ")
 }
 
-func routerText(r agent.RouterStatus) string {
+func routerText(r agent.RouterStatus, mapped []string) string {
 	text := fmt.Sprintf("%s speaks %s", r.Gateway, strings.Join(r.Protocols, ", "))
 	if len(r.Mappings) == 0 {
 		return text + ", and maps no port"
@@ -71,8 +89,11 @@ func routerText(r agent.RouterStatus) string {
 	for _, m := range r.Mappings {
 		text += fmt.Sprintf(", maps %s by %s", m.External, m.Protocol)
 	}
-	if ip, err := netip.ParseAddr(r.External); err == nil && ip.Is4() && path.Private(ip) {
+	if ip, err := netip.ParseAddr(r.External); err == nil && translatedAgain(ip, mapped) {
 		text += ", and is behind another NAT itself"
+		if len(r.Mappings) == 0 || !path.Private(ip) {
+			text += ": its own address is " + r.External
+		}
 	}
 	return text
 }

@@ -52,7 +52,7 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 		head.add("waiting", s.Waiting)
 	}
 	for _, r := range s.Routers {
-		head.add("router", routerText(r))
+		head.add("router", routerText(r, nil))
 	}
 	if s.Punch != nil {
 		head.add("punching", punchLine(s.Punch))
