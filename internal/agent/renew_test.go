@@ -32,8 +32,6 @@ func ageless(agents ...*running) {
 
 // A steady flow loses nothing though the NAT ends mappings after a minute: not
 // when that is known, and not when the network is new to the agents.
-//
-// S4-20
 func TestPathsAreRenewedBeforeTheirMappingsEnd(t *testing.T) {
 	for name, c := range map[string]struct {
 		home, road natlab.Behaviour

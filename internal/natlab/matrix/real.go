@@ -3,7 +3,6 @@
 package main
 
 import (
-	"rendezvous/internal/natlab/hop"
 	"rendezvous/internal/natlab/netns"
 	"rendezvous/internal/natlab/programs"
 )
@@ -71,14 +70,14 @@ func situation(laptop, home realKind) programs.Situation {
 	}
 	return programs.Situation{Options: o, Arrange: func(s *netns.Scene) (homeGuise, laptopGuise netns.Guise) {
 		if home.public {
-			s.Home = exposed(s, "openhome", "192.0.2.0/25", "192.0.2.10", "laptoprouter", "vps")
+			s.Home = programs.Exposed(s, "openhome", "192.0.2.0/25", "192.0.2.10", "laptoprouter", "vps")
 		}
 		if laptop.public {
 			others := []string{"vps", "homerouter"}
 			if home.carrier != nil {
 				others[1] = "carrier"
 			}
-			s.Laptop = exposed(s, "openlaptop", "192.0.2.128/25", "192.0.2.130", others...)
+			s.Laptop = programs.Exposed(s, "openlaptop", "192.0.2.128/25", "192.0.2.130", others...)
 		}
 		return homeGuise, laptopGuise
 	}}
@@ -105,14 +104,4 @@ func sameCarrier(carrier netns.NAT) programs.Situation {
 		s.Laptop = s.Behind(router, "nextdoor", "192.168.3.2", netns.Masquerade(), wan)
 		return home, laptop
 	}}
-}
-
-// exposed is a host with a public address, as far from the others as they are
-// from each other.
-func exposed(s *netns.Scene, name, prefix, addr string, others ...string) *netns.Host {
-	h := s.Public(name, prefix, addr)
-	for _, other := range others {
-		s.SetBoth(name, other, func(l *hop.Link) { l.Delay = netns.DefaultOptions().HomeLaptop })
-	}
-	return h
 }
