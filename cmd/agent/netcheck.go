@@ -210,6 +210,11 @@ func newNetcheckResult(r stun.Report) agent.Netcheck {
 	for _, a := range r.Mapped {
 		n.Mapped = append(n.Mapped, a.String())
 	}
+	if four := slices.DeleteFunc(slices.Clone(r.Pool), netip.Addr.Is6); len(four) > 1 {
+		for _, a := range four {
+			n.Pool = append(n.Pool, a.String())
+		}
+	}
 	for _, b := range r.MappingNot {
 		n.MappingNot = append(n.MappingNot, b.String())
 	}
@@ -232,6 +237,9 @@ func writeNetcheck(w io.Writer, n agent.Netcheck) {
 	rows.add("IPv6", yesNo(n.IPv6))
 	if n.UDP {
 		rows.add("seen from outside as", strings.Join(n.Mapped, ", "))
+		if len(n.Pool) > 0 {
+			rows.add("outside addresses", "any of "+strings.Join(n.Pool, ", "))
+		}
 		rows.add("mapping", behaviour(n.Mapping, n.MappingNot))
 		rows.add("filtering", behaviour(n.Filtering, n.FilteringNot))
 		rows.add("outside port", portRule(n))

@@ -202,6 +202,8 @@ type Netcheck struct {
 	MappingNot    []string `json:"mapping_not,omitempty"`
 	FilteringNot  []string `json:"filtering_not,omitempty"`
 	TCPMappingNot []string `json:"tcp_mapping_not,omitempty"`
+	// Pool are the outside addresses, where a NAT takes any of several.
+	Pool []string `json:"pool,omitempty"`
 	// Measured are tests of the paths with peers, by the running agent. What
 	// servers saw puts attempts in order; this is what passes.
 	Measured []PingLine `json:"measured,omitempty"`

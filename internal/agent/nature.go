@@ -87,13 +87,11 @@ func behaviourFrom(r stun.Report) *proto.Behaviour {
 		PortPreserving: r.PortPreserving, PortDelta: int32(r.PortDelta), Hairpin: r.Hairpin,
 		PortLow: uint32(r.PortBand[0]), PortHigh: uint32(r.PortBand[1]),
 	}
-	outside := make(map[netip.Addr]bool)
-	for _, m := range r.Mapped {
-		if m.Addr().Is4() {
-			outside[m.Addr()] = true
+	for _, ip := range r.Pool {
+		if ip.Is4() {
+			b.Addresses++
 		}
 	}
-	b.Addresses = uint32(len(outside))
 	return b
 }
 

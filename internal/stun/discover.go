@@ -245,6 +245,7 @@ func (s *survey) details(ctx context.Context) (choices []choice, hairpin bool, a
 	address, port = max(address, address2), max(port, port2)
 	for i := range seen {
 		if seen[i].ok {
+			s.report.pool(seen[i].mapped.Addr())
 			choices = append(choices, choice{
 				local: fresh[i].conn.LocalAddr().Port(), outside: seen[i].mapped.Port(),
 			})
@@ -268,6 +269,7 @@ func (s *survey) conclude(choices []choice, hairpin bool, address, port passage)
 	for _, o := range seen {
 		if !slices.Contains(r.Mapped, o.mapped) {
 			r.Mapped = append(r.Mapped, o.mapped)
+			r.pool(o.mapped.Addr())
 		}
 	}
 	r.Mapping, r.MappingNot = judgeMapping(seen)

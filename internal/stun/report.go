@@ -1,6 +1,9 @@
 package stun
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Report is what Discover found out, in the form of `agent netcheck --json`.
 // What isn't known is Unknown, false or zero.
@@ -10,9 +13,12 @@ type Report struct {
 	IPv6 bool `json:"ipv6"`
 	// Mapped are the outside addresses of one local socket per family: several
 	// of one family where the mapping depends on the destination.
-	Mapped    []netip.AddrPort `json:"mapped"`
-	Mapping   Behaviour        `json:"mapping"`
-	Filtering Behaviour        `json:"filtering"`
+	Mapped []netip.AddrPort `json:"mapped"`
+	// Pool are the outside addresses of all the sockets that were seen, not of
+	// that one alone: several where a NAT takes any of its own.
+	Pool      []netip.Addr `json:"pool,omitempty"`
+	Mapping   Behaviour    `json:"mapping"`
+	Filtering Behaviour    `json:"filtering"`
 	// MappingNot and FilteringNot are the behaviours that were ruled out. They
 	// say something where the behaviour itself is unknown: a server with one
 	// address can't tell all behaviours apart.
@@ -45,6 +51,13 @@ type Ports struct {
 	PortBand [2]uint16 `json:"port_band"`
 }
 
+// pool takes in an outside address.
+func (r *Report) pool(a netip.Addr) {
+	if !slices.Contains(r.Pool, a) {
+		r.Pool = append(r.Pool, a)
+	}
+}
+
 // merge puts two families' reports together. The behaviour is that of the
 // first, unless nobody answered there.
 func merge(first, second Report) Report {
@@ -54,6 +67,7 @@ func merge(first, second Report) Report {
 	first.IPv4 = first.IPv4 || second.IPv4
 	first.IPv6 = first.IPv6 || second.IPv6
 	first.Mapped = append(first.Mapped, second.Mapped...)
+	first.Pool = append(first.Pool, second.Pool...)
 	first.Servers = append(first.Servers, second.Servers...)
 	return first
 }
