@@ -48,7 +48,7 @@ func (r *report) memory() {
 	r.line("on %d processors (%s). A pair counts as direct when both sides' data has moved to a direct path, of whatever kind, within 15 s. Times are from the", runtime.NumCPU(), runtime.Version())
 	r.line("dialing side's first datagram; packets are datagrams and TCP segments that one side sent to others than the coordinator until then, its relayed")
 	r.line("ones not counted.")
-	r.line("Four kinds at a time and four others, two agents of each, share a world and its coordinator; between two meetings the NATs forget all but the coordinator.")
+	r.line("At most eight kinds, two agents of each, share a world and its coordinator; between two meetings the NATs forget all but the coordinator.")
 	if r.enough > 0 {
 		r.line("Two kinds that had no direct path in %d meetings meet no more (with 95 %% certainty fewer than %.0f %% of such pairs would go directly); `make matrix MATRIX=-enough=0`\nhas them all.", r.enough, 100*(1-math.Pow(0.05, 1/float64(r.enough))))
 	}
