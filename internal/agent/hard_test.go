@@ -52,7 +52,7 @@ func TestHardPairsAreJoined(t *testing.T) {
 		"random, random that admits":     {scattered, admitting, 12 * time.Second},
 		"step 1, random that admits":     {stepping, admitting, 12 * time.Second},
 		"random that admits, home":       {admitting, home, 12 * time.Second},
-		"router that accepts, random":    {natlab.Poisonable(), scattered, 12 * time.Second},
+		"router that accepts, random":    {natlab.Poisonable(), scattered, 40 * time.Second}, // one of fifty takes a second spray
 		"carrier's block before, random": {natlab.Carrier(), scattered, 12 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
