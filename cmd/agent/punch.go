@@ -35,19 +35,15 @@ type punchFlags struct {
 	json         bool
 }
 
-func newPunch(t *terminal) *cobra.Command {
-	var f punchFlags
-	cmd := &cobra.Command{
-		Use:   "punch",
-		Short: "Reach a peer without a coordinator, at a time that both operators agree on",
-		Long: `Punch a hole to a peer without a coordinator, and carry UDP services through it
+const punchLong = `Punch a hole to a peer without a coordinator, and carry UDP services through it
 until Ctrl-C. Nothing of 'agent join' and 'agent up' is needed.
 
 Two operators agree, by phone say, on a secret, a time, and each other's outside
 address and port; --stun shows one's own, and holds it open until then. Without
---peer it is asked for once that is shown. Nothing is sent to the peer before the time. Clocks may be some seconds apart: each side tries
-for a minute. Messages and services are authenticated and sealed under the secret
-(Noise NNpsk0); an address that is not the peer's gets nothing out of it.
+--peer it is asked for once that is shown. Nothing is sent to the peer before the
+time. Clocks may be some seconds apart: each side tries for a minute. Messages and
+services are authenticated and sealed under the secret (Noise NNpsk0); an address
+that is not the peer's gets nothing out of it.
 
 Where nothing comes of it, this exits with 1, and says what was seen and what to do.
 When the path is lost later, it is sought again for 10 minutes.
@@ -60,15 +56,24 @@ or a NAT that knows the trick: Linux routers drop its message as belonging to no
 
 A time is +30s, 15:04, 15:04:05 (here), or 2006-01-02T15:04:05Z (RFC 3339).
 A secret is a word, or @FILE with one in its first line: other users of this host
-can read words on command lines.`,
-		Example: `  # on the machine that has the service
+can read words on command lines.`
+
+const punchExample = `  # on the machine that has the service
   agent punch --peer 198.51.100.2:40001 --at 15:30 --local :40000 --secret @word \
     --stun stun.example.org --expose wg=udp://127.0.0.1:51820
 
   # on the machine that uses it
   agent punch --peer 203.0.113.7:40000 --at 15:30 --local :40001 --secret @word \
-    --stun stun.example.org --dial wg=udp://127.0.0.1:51821`,
-		Args: ops.Takes(),
+    --stun stun.example.org --dial wg=udp://127.0.0.1:51821`
+
+func newPunch(t *terminal) *cobra.Command {
+	var f punchFlags
+	cmd := &cobra.Command{
+		Use:     "punch",
+		Short:   "Reach a peer without a coordinator, at a time that both operators agree on",
+		Long:    punchLong,
+		Example: punchExample,
+		Args:    ops.Takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := f.config(t)
 			if err != nil {

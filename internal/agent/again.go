@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"rendezvous/internal/ops"
 	"rendezvous/internal/path"
 	"rendezvous/internal/punch"
-	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
 
@@ -237,178 +235,6 @@ func (as *association) fresh(ctx context.Context, m *proto.Again, f freshening) 
 		attempt: f.attempt, mine: f.mine, theirs: theirs, allocation: in.GetAllocation(), another: f.another, fresh: f.ports, near: near(m),
 		fireAt: fireAt(arrived, answer.GetAnswer().GetFireAfterUs()),
 		rtt:    as.a.link.peerRTT(in.GetPeerRttUs()),
-	})
-	return nil
-}
-
-// near says whether both sides prime for neighbouring NATs in this punch from new
-// ports: every second time, for nobody knows how far apart they are.
-func near(m *proto.Again) bool {
-	if raw := m.GetRaw(); raw != nil {
-		return len(raw.GetSeed()) > 0 && raw.GetSeed()[0]%2 == 1
-	}
-	return m.GetAttempt()%2 == 0
-}
-
-// kindsOf reads the kinds of direct path of an Again; none means direct-udp.
-func kindsOf(names []string) (kinds []path.Kind) {
-	for _, name := range names[:min(len(names), 2*len(directKinds))] {
-		k, err := path.ParseKind(name)
-		if err == nil && slices.Contains(directKinds, k) && !slices.Contains(kinds, k) {
-			kinds = append(kinds, k)
-		}
-	}
-	if len(names) == 0 {
-		kinds = []path.Kind{path.DirectUDP}
-	}
-	return kinds
-}
-
-func (as *association) sealAgain(m *proto.Again, mine gathered) ([]byte, error) {
-	key := as.Export()
-	if key == nil {
-		return nil, errors.New("the session has no keys yet")
-	}
-	signed, err := as.a.signCandidates(mine)
-	if err != nil {
-		return nil, err
-	}
-	m.Candidates = signed
-	plain, err := proto.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	token := as.PeerToken()
-	return proto.Marshal(&proto.Opening{Body: &proto.Opening_Sealed{Sealed: &proto.Sealed{
-		Token: token[:], Sealed: seal.SealMessage(*key, plain),
-	}}})
-}
-
-// openAgain opens an Again of the peer. A coordinator can't serve one
-// twice: each has candidates of another time.
-func (as *association) openAgain(body []byte) (*proto.Again, offered, error) {
-	var opening proto.Opening
-	if err := proto.Unmarshal(body, &opening); err != nil {
-		return nil, offered{}, err
-	}
-	key := as.Export()
-	if key == nil {
-		return nil, offered{}, errors.New("the session has no keys yet")
-	}
-	plain, err := seal.OpenMessage(*key, opening.GetSealed().GetSealed())
-	if err != nil {
-		return nil, offered{}, fmt.Errorf("%w (%w)", errForged, err)
-	}
-	var m proto.Again
-	if err := proto.Unmarshal(plain, &m); err != nil {
-		return nil, offered{}, err
-	}
-	theirs, err := as.a.readCandidates(m.GetCandidates(), as.peer.member())
-	if err != nil {
-		return nil, offered{}, err
-	}
-	if !as.unseen(theirs.made) {
-		return nil, offered{}, errors.New("these candidates were seen before or are too old: a replay")
-	}
-	return &m, theirs, nil
-}
-
-// maxOffers is how many candidates' times are remembered against replays.
-const maxOffers = 128
-
-// unseen says whether candidates of that time did not come before. Several
-// introductions may overtake each other, so newer alone would not do.
-func (as *association) unseen(made time.Time) bool {
-	as.mu.Lock()
-	defer as.mu.Unlock()
-	if slices.Contains(as.heard.made, made) || len(as.heard.made) == maxOffers && made.Before(as.heard.made[0]) {
-		return false
-	}
-	as.heard.made = append(as.heard.made, made)
-	slices.SortFunc(as.heard.made, time.Time.Compare)
-	if len(as.heard.made) > maxOffers {
-		as.heard.made = as.heard.made[1:]
-	}
-	return true
-}
-
-// offeredAgain answers a fresh introduction: it opens new sockets, tells where
-// they are, and fires when the coordinator says.
-func (a *Agent) offeredAgain(ctx context.Context, o *proto.Offer, sealed *proto.Sealed) error {
-	s := a.associationOf(sealed.GetToken())
-	if s == nil {
-		return errors.New("no such session any more")
-	}
-	if !s.peer.offers.Allow() {
-		return errTooMany
-	}
-	m, theirs, err := s.openAgain(o.GetBody())
-	if err != nil {
-		return err
-	}
-	target := s
-	if m.GetRaw() != nil {
-		if target, err = s.peer.offeredRaw(m.GetRaw()); err != nil {
-			return err
-		}
-		defer s.peer.settleRaw(target)
-	}
-	if m.GetRenews() && target == s {
-		s.peer.renewRaws(time.Now(), true)
-	}
-	return s.answerAgain(ctx, o, m, theirs, target)
-}
-
-// associationOf finds the session that a peer names by our token.
-func (a *Agent) associationOf(token []byte) *association {
-	for _, p := range a.peers.all() {
-		if as := p.association(); as != nil {
-			if mine := as.Token(); string(mine[:]) == string(token) {
-				return as
-			}
-		}
-	}
-	return nil
-}
-
-func (as *association) answerAgain(ctx context.Context, o *proto.Offer, m *proto.Again, theirs offered, target *association) error {
-	as.answeredAgain()
-	f := freshening{attempt: m.GetAttempt(), target: target, another: m.GetAttempt() > 0 && m.GetRaw() == nil}
-	reply := &proto.Again{Attempt: m.GetAttempt(), Raw: m.GetRaw()}
-	if m.GetAttempt() > 0 || m.GetRaw() != nil {
-		asked := kindsOf(m.GetPaths())
-		able := slices.DeleteFunc(slices.Clone(asked), func(k path.Kind) bool { return as.a.unable(k) != nil || !theirs.allows(k) })
-		ports, err := target.openKinds(able, m.GetAttempt(), theirs.passing)
-		if err != nil {
-			return err
-		}
-		defer ports.close()
-		target.Check() // the peer's path may have died: look at ours
-		if m.GetRenews() && slices.Contains(able, path.DirectUDP) {
-			target.Renew(path.DirectUDP)
-		}
-		f.mine = ports.gather(ctx)
-		f.ports = &freshPorts{openings: ports, wanted: asked, agreed: able}
-		reply.Paths = ports.names(able)
-	}
-	body, err := as.sealAgain(reply, f.mine)
-	if err != nil {
-		return err
-	}
-	goes := as.a.link.answers.expect(o.GetIntroduction())
-	defer as.a.link.answers.forget(o.GetIntroduction())
-	if err := as.a.link.reply(o.GetIntroduction(), body); err != nil {
-		return err
-	}
-	fire, err := await(ctx, goes, answerWithin)
-	if err != nil {
-		return err
-	}
-	at := fireAt(time.Now(), fire.GetGo().GetFireAfterUs())
-	target.setTheirs(theirs)
-	target.climb(climbing{
-		attempt: f.attempt, mine: f.mine, theirs: theirs, allocation: o.GetAllocation(), another: f.another, fresh: f.ports, near: near(m),
-		fireAt: at, rtt: as.a.link.peerRTT(o.GetPeerRttUs()),
 	})
 	return nil
 }
