@@ -4,6 +4,7 @@ package programs_test
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -42,19 +43,26 @@ func TestMappingAfterAStripedPortWon(t *testing.T) {
 	}
 }
 
-// mainPort is the port of an agent's main socket over IPv4.
+// mainPort is the port of an agent's main socket over IPv4: the first that it
+// opened, for those that look for a mapping's lifetime come later.
 func mainPort(t *testing.T, a *programs.Agent, h *netns.Host) (port int) {
 	t.Helper()
+	first := math.MaxInt
 	for line := range strings.Lines(h.Run("ss", "-H", "-u", "-n", "-a", "-p")) {
 		f := strings.Fields(line)
-		if len(f) < 5 || !strings.Contains(line, fmt.Sprintf("pid=%d,", a.PID())) {
+		_, users, found := strings.Cut(line, fmt.Sprintf("pid=%d,fd=", a.PID()))
+		var fd, at int
+		if len(f) < 5 || !found {
 			continue
 		}
-		t.Logf("%s", line)
-		if _, err := fmt.Sscanf(f[3], "0.0.0.0:%d", &port); err == nil {
-			return port
+		_, noFD := fmt.Sscanf(users, "%d", &fd)
+		_, noPort := fmt.Sscanf(f[3], "0.0.0.0:%d", &at)
+		if noFD == nil && noPort == nil && fd < first {
+			first, port = fd, at
 		}
 	}
-	t.Fatal("the laptop's agent has no socket over IPv4")
-	return 0
+	if port == 0 {
+		t.Fatal("the laptop's agent has no socket over IPv4")
+	}
+	return port
 }
