@@ -33,7 +33,7 @@ unit: ## tests that need no privilege, with the race detector
 	$(RACE) $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
 
 lab: ## tests with real programs in network namespaces
-	$(RACE) scripts/as-root.sh $(GO) test -race -count=1 -p 1 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
+	$(RACE) scripts/as-root.sh $(GO) test -race -count=1 -p 1 -parallel 4 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
 
 check: format vet lint generated cross ## all that looks at the code without running it
 

@@ -77,7 +77,7 @@ func losesNothing(t *testing.T, far, near natlab.Behaviour, raw bool, begin func
 	laptop := w.agent(road, "laptop", dialing(t, "home", "echo", "udp://"+dialAt))
 	w.settle()
 	begin(t, home, laptop)
-	first := startStream(client, dialAt, 20*time.Millisecond)
+	first := startStream(client, dialAt, 60*time.Millisecond)
 	waitFor(t, "direct-udp", 20*time.Second, func() bool {
 		return best(laptop, "home") == "direct-udp" && best(home, "laptop") == "direct-udp"
 	})
@@ -85,7 +85,7 @@ func losesNothing(t *testing.T, far, near natlab.Behaviour, raw bool, begin func
 	first.end()
 	time.Sleep(time.Second)
 	there, back := len(service.arrivals()), len(client.arrivals())
-	s := startStream(client, dialAt, 20*time.Millisecond)
+	s := startStream(client, dialAt, 60*time.Millisecond)
 	var ports []netip.AddrPort
 	for range 300 {
 		time.Sleep(time.Second)
@@ -205,11 +205,11 @@ func TestSprayedPathsGetNoSuccessors(t *testing.T) {
 		nat.Mapping = natlab.AddressAndPortDependent
 		road, _ := w.road(nat)
 		service, client := listen(t, attic, serviceAt, true), listen(t, road, "127.0.0.1:0", false)
-		home := w.agent(attic, "home", exposing(t, "echo", "udp://"+serviceAt))
+		w.agent(attic, "home", exposing(t, "echo", "udp://"+serviceAt))
 		laptop := w.agent(road, "laptop", dialing(t, "home", "echo", "udp://"+dialAt))
 		w.settle()
 		waitFor(t, "the lifetime is learned", 10*time.Minute, func() bool { return laptop.nature.ages.lifetime(laptop.Agent) > 0 })
-		s := startStream(client, dialAt, 20*time.Millisecond)
+		s := startStream(client, dialAt, 60*time.Millisecond)
 		waitFor(t, "direct-udp", 30*time.Second, func() bool { return best(laptop, "home") == "direct-udp" })
 		shot := w.lab.SentTo(netip.MustParseAddr("198.51.100.129"))
 		ways := map[string]int{}
@@ -231,9 +231,8 @@ func TestSprayedPathsGetNoSuccessors(t *testing.T) {
 		if ways[""] > 0 || renewals > 0 {
 			t.Errorf("%d s without a path, renewals seen %d times", ways[""], renewals)
 		}
-		if lost := int(s.sent.Load()) - len(service.arrivals()); lost > 500 {
+		if lost := int(s.sent.Load()) - len(service.arrivals()); lost > 170 {
 			t.Errorf("%d datagrams were lost", lost)
 		}
-		_ = home
 	})
 }
