@@ -10,6 +10,7 @@ import (
 
 	"rendezvous/internal/agent"
 	"rendezvous/internal/ops"
+	"rendezvous/internal/path"
 )
 
 const (
@@ -62,11 +63,7 @@ func measurePeer(ctx context.Context, c pinged, peer string) agent.PingLine {
 		if strings.HasPrefix(line.Path, "direct") || line.Error != "" {
 			return line
 		}
-		timer := time.NewTimer(punchLook)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !path.Wait(ctx, punchLook) {
 			return line
 		}
 	}

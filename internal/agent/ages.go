@@ -135,7 +135,7 @@ func (g *ages) headStarted(made time.Time) bool {
 func (a *Agent) sawMain(seen gathered) {
 	var now []netip.AddrPort
 	for _, c := range seen.candidates {
-		if c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4() {
+		if c.translated4() {
 			now = append(now, c.addr)
 		}
 	}

@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"time"
+
+	"rendezvous/internal/session"
 )
 
 // Status is what `agent status --json` prints. Lists are never null there.
@@ -115,10 +117,10 @@ type PeerStatus struct {
 
 // The states of a path in PathStatus.
 const (
-	PathSpare  = "spare"
-	PathBest   = "best"
-	PathFailed = "failed"
-	PathTrying = "trying"
+	PathSpare  = session.StateSpare
+	PathBest   = session.StateBest
+	PathFailed = session.StateFailed
+	PathTrying = session.StateTrying
 )
 
 // PathStatus is one path to a peer.

@@ -47,6 +47,11 @@ type candidate struct {
 	transport proto.Transport
 }
 
+// translated4 says whether it is where servers see a socket over IPv4.
+func (c candidate) translated4() bool {
+	return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4()
+}
+
 // public says whether a peer elsewhere may reach it.
 func (c candidate) public() bool {
 	return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE || !path.Private(c.addr.Addr())

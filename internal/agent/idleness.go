@@ -78,16 +78,8 @@ func (a *Agent) keepalive() time.Duration {
 func (a *Agent) setKeepalives() {
 	d := a.keepalive()
 	for _, p := range a.peers.all() {
-		p.mu.Lock()
-		all := []*association{p.current}
-		for _, r := range p.raws {
-			all = append(all, r.child)
-		}
-		p.mu.Unlock()
-		for _, as := range all {
-			if as != nil {
-				as.Keep(d)
-			}
+		for _, as := range p.associations() {
+			as.Keep(d)
 		}
 	}
 }

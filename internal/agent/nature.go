@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -166,16 +167,11 @@ func (o *openings) sampleSoon(ctx context.Context) <-chan uint16 {
 // gets their own port. Where the asked ones are seen from leads nowhere, and
 // they would take up the peer's budget.
 func (o *openings) openUnasked(g *gathered) {
-	outside := translatedAddr(*g)
+	outside := g.translatedAddr(proto.Transport_TRANSPORT_UDP)
 	if !outside.IsValid() {
 		return
 	}
-	kept := g.candidates[:0:0]
-	for _, c := range g.candidates {
-		if c.kind != proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE || !c.addr.Addr().Is4() {
-			kept = append(kept, c)
-		}
-	}
+	kept := slices.DeleteFunc(slices.Clone(g.candidates), candidate.translated4)
 	var unasked []*endpoint
 	for range punch.UnaskedSockets {
 		e, err := o.as.openOne()
@@ -205,10 +201,11 @@ func (o *openings) sample(ctx context.Context) uint16 {
 	return seen[0].mapped.Port()
 }
 
-// translatedAddr is the IPv4 address that servers see, invalid where none does.
-func translatedAddr(g gathered) netip.Addr {
+// translatedAddr is the IPv4 address that servers see over a transport, invalid
+// where none does.
+func (g gathered) translatedAddr(over proto.Transport) netip.Addr {
 	for _, c := range g.candidates {
-		if c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4() && c.transport == proto.Transport_TRANSPORT_UDP {
+		if c.translated4() && c.transport == over {
 			return c.addr.Addr()
 		}
 	}

@@ -265,17 +265,12 @@ const unaskedTCP = 2
 // the first destination, which is to be the peer. Where the asked ones are seen
 // from leads nowhere.
 func (s portSet) unasked(g gathered, chosen []port) gathered {
-	i := slices.IndexFunc(g.candidates, func(c candidate) bool {
-		return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4()
-	})
-	if i < 0 {
+	outside := g.translatedAddr(s.over)
+	if !outside.IsValid() {
 		return g
 	}
-	outside := g.candidates[i].addr.Addr()
 	if punch.NatureOf(g.tcpBehaviour) == punch.Kept {
-		g.candidates = slices.DeleteFunc(g.candidates, func(c candidate) bool {
-			return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4()
-		})
+		g.candidates = slices.DeleteFunc(g.candidates, candidate.translated4)
 	}
 	for len(s.through) == 0 && len(chosen) < unaskedTCP {
 		p, err := s.opener(s.kind)(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))

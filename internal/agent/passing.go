@@ -37,7 +37,7 @@ type passing struct {
 func (p passing) limited() bool { return len(p.ports) > 0 && len(p.silent) > 0 }
 
 // sole says that nothing else is known to pass, and nothing else was tried.
-func (p passing) sole() bool { return len(p.ports) > 0 && len(p.silent) == 0 && len(p.ports) == 1 }
+func (p passing) sole() bool { return len(p.silent) == 0 && len(p.ports) == 1 }
 
 // survey finds out which of the coordinator's ports TCP reaches from here. It is
 // made where UDP does not pass: such networks may let TCP pass to few ports.

@@ -98,6 +98,22 @@ func (p *peer) member() Peer {
 	return p.info
 }
 
+// associations are the current session and those of raw flows, as far as there
+// are any.
+func (p *peer) associations() (all []*association) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current != nil {
+		all = append(all, p.current)
+	}
+	for _, st := range p.raws {
+		if st.child != nil {
+			all = append(all, st.child)
+		}
+	}
+	return all
+}
+
 // association is the current session, nil without one.
 func (p *peer) association() *association {
 	p.mu.Lock()

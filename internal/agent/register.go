@@ -106,7 +106,7 @@ func (l *link) believed(g *gathered) {
 	at := l.reach.observed.mapped.Addr().Unmap()
 	l.mu.Unlock()
 	doubted := func(c candidate) bool {
-		return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr().Is4() && c.addr.Addr() != at
+		return c.translated4() && c.addr.Addr() != at
 	}
 	seen := func(c candidate) bool {
 		return c.kind == proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE && c.addr.Addr() == at

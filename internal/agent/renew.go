@@ -83,13 +83,14 @@ func (as *association) ageing(now time.Time) (age, due time.Duration) {
 		return 0, 0
 	}
 	age = now.Sub(made)
-	if as.a.translated(best) {
+	ours := as.a.translated(best)
+	if ours {
 		as.observed(best, made, now)
 		if as.a.nature.ages.headStarted(made) {
 			return age, age
 		}
 	}
-	for _, end := range as.ends(best) {
+	for _, end := range as.ends(best, ours) {
 		if d := time.Duration(renewAt * float64(end)); d > 0 && (due == 0 || d < due) {
 			due = d
 		}
@@ -98,9 +99,9 @@ func (as *association) ageing(now time.Time) (age, due time.Duration) {
 }
 
 // ends are the ages at which the NATs between end the mappings of a path; 0 for
-// one that is not known.
-func (as *association) ends(best session.Report) (all []time.Duration) {
-	if as.a.translated(best) {
+// one that is not known. ours says whether one of them is here.
+func (as *association) ends(best session.Report, ours bool) (all []time.Duration) {
+	if ours {
 		all = append(all, as.a.nature.ages.lifetime(as.a))
 	}
 	if as.initiator && !path.Private(best.Path.Addr.Addr()) {
@@ -199,13 +200,7 @@ func (p *peer) carries(now time.Time) bool {
 	if p.flows.Len() == 0 && p.tcp.live() == 0 {
 		return false
 	}
-	p.mu.Lock()
-	all := []*association{p.current}
-	for _, st := range p.raws {
-		all = append(all, st.child)
-	}
-	p.mu.Unlock()
-	return slices.ContainsFunc(all, func(as *association) bool { return as != nil && now.Sub(as.LastData()) <= inUse })
+	return slices.ContainsFunc(p.associations(), func(as *association) bool { return now.Sub(as.LastData()) <= inUse })
 }
 
 // renewRaws gives the raw flows that we dialed new 5-tuples in time; all that are

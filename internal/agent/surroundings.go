@@ -112,16 +112,9 @@ func (a *Agent) surroundings() string {
 // from where the host is now, it is punched anew before it counts as dead.
 func (p *peer) networkChanged() {
 	p.mu.Lock()
-	all := []*association{p.current}
-	for _, r := range p.raws {
-		all = append(all, r.child)
-	}
 	p.tries.retryAt, p.tries.failures = time.Time{}, 0
 	p.mu.Unlock()
-	for _, as := range all {
-		if as == nil {
-			continue
-		}
+	for _, as := range p.associations() {
 		as.Check()
 		as.refreshLegs()
 		p.a.tasks.start(func(context.Context) { as.moved() })

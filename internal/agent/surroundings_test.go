@@ -8,6 +8,7 @@ import (
 
 	"rendezvous/internal/natlab"
 	"rendezvous/internal/natlab/bubble"
+	"rendezvous/proto"
 )
 
 // What the kernel tells is followed at once, and looked for seldom: when it tells
@@ -45,7 +46,7 @@ func TestChangesOfTheNetwork(t *testing.T) {
 				c.tell(told)
 				took := waitFor(t, "candidates of the new network", time.Minute, func() bool {
 					g := laptop.here.Load()
-					return g != nil && translatedAddr(*g) == netip.MustParseAddr(outside)
+					return g != nil && g.translatedAddr(proto.Transport_TRANSPORT_UDP) == netip.MustParseAddr(outside)
 				})
 				t.Logf("candidates of the new network after %v", took)
 				if took > c.most || took < c.least {

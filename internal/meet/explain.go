@@ -21,6 +21,9 @@ type sights struct {
 	refusals dgram.RefusalCounter
 }
 
+// forge notes a message that does not open. Caller holds the meeting's mutex.
+func (s *sights) forge(from netip.AddrPort) { s.forged, s.from = s.forged+1, from }
+
 // explain says why nobody was met.
 func (m *meeting) explain(took time.Duration) *path.Failure {
 	m.mu.Lock()

@@ -13,6 +13,7 @@ import (
 
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
+	"rendezvous/internal/punch"
 	"rendezvous/internal/seal"
 	"rendezvous/proto"
 )
@@ -151,7 +152,7 @@ func (m *meeting) prime(further bool) {
 		return
 	}
 	if w, ok := m.conn.(dgram.TTLWriter); ok {
-		m.wrote(w.WriteTTL(b, primeTTL))
+		m.wrote(w.WriteTTL(b, punch.DefaultPlan().PrimeTTL)) // as from a coordinator's introduction
 	}
 }
 
@@ -224,7 +225,7 @@ func (m *meeting) answer(from netip.AddrPort, message []byte) (answer []byte, ne
 		m.seen.dropped++
 		return nil, false
 	case err != nil:
-		m.seen.forged, m.seen.from = m.seen.forged+1, from
+		m.seen.forge(from)
 		return nil, false
 	case theirs.ID == k.id:
 		m.seen.dropped++
@@ -283,12 +284,12 @@ func (m *meeting) met(from netip.AddrPort, message []byte) {
 	}
 	keys, payload, err := k.hand.Finish(message)
 	if err != nil {
-		m.seen.forged, m.seen.from = m.seen.forged+1, from
+		m.seen.forge(from)
 		return
 	}
 	theirs, err := proto.ParseGreeting(payload)
 	if err != nil {
-		m.seen.forged, m.seen.from = m.seen.forged+1, from
+		m.seen.forge(from)
 		return
 	}
 	k.hand, k.first, k.heard = nil, nil, true

@@ -62,7 +62,6 @@ type Dial struct {
 const (
 	primeFor   = 3 * time.Second
 	primePace  = 500 * time.Millisecond
-	primeTTL   = 4 // as punches from a coordinator's introduction
 	greetSoon  = 250 * time.Millisecond
 	greetLater = time.Second
 	soon       = 10 * time.Second

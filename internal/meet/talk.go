@@ -198,7 +198,7 @@ func (m *meeting) opened(t *talk, what string) {
 	for _, r := range t.Paths() {
 		// The responder may have the keys confirmed before its own probe is
 		// answered.
-		if r.State == "best" || what == Open && r.State == "trying" {
+		if r.State == session.StateBest || what == Open && r.State == session.StateTrying {
 			if m.show(r.Path.Addr.String()) {
 				m.tell(Event{What: what, Addr: r.Path.Addr.String(), RTT: float64(r.RTT.Microseconds()) / 1000})
 			}

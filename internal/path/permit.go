@@ -26,12 +26,8 @@ var (
 // it, by somebody on the way. A path over that adds nothing where IPv4 passes,
 // and such an address hides one of IPv4 that may be refused.
 func Transition(a netip.Addr) bool {
-	for _, p := range transitions {
-		if a = a.Unmap(); p.Contains(a) {
-			return true
-		}
-	}
-	return false
+	a = a.Unmap()
+	return slices.ContainsFunc(transitions, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // Private says whether a is of a range that means another host in another

@@ -7,11 +7,19 @@ import (
 	"rendezvous/internal/path"
 )
 
+// The states of a path in a Report.
+const (
+	StateBest   = "best"
+	StateSpare  = "spare"
+	StateFailed = "failed"
+	StateTrying = "trying"
+)
+
 // Report is what is known of one path, for status.
 type Report struct {
 	Path     path.Path
 	Kind     path.Kind
-	State    string // best, spare, trying, failed
+	State    string
 	RTT      time.Duration
 	Loss     float64   // of the best: of our data; of others, of both ways as it was last measured
 	Outdone  bool      // measured to be worse than one of a lower kind
@@ -31,16 +39,16 @@ func (s *Session) Paths() []Report {
 			MTU: service(st.size.mtu, s.cfg.Raw), Since: st.since, Observed: st.observed}
 		switch {
 		case st == s.paths.best:
-			r.State, r.Since = "best", st.chosen
+			r.State, r.Since = StateBest, st.chosen
 		case st.usable():
-			r.State, r.Loss = "spare", st.trial.loss
+			r.State, r.Loss = StateSpare, st.trial.loss
 			if st.outdone.is {
 				r.Loss = max(st.answer.loss.loss, st.trial.loss)
 			}
 		case st.dead:
-			r.State = "failed"
+			r.State = StateFailed
 		default:
-			r.State = "trying"
+			r.State = StateTrying
 		}
 		if st == s.paths.best {
 			out = append([]Report{r}, out...)

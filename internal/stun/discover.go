@@ -342,12 +342,14 @@ func (s *survey) freshSockets() []*socket {
 	return fresh
 }
 
-// pause waits, or not, if ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+// pause waits; false where ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
 	case <-ctx.Done():
+		return false
 	}
 }

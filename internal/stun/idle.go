@@ -91,7 +91,7 @@ func (i *idle) refresh(ctx context.Context) error {
 			return nil
 		}
 		i.stream = true
-		if !wait(ctx, streamAfter) {
+		if !pause(ctx, streamAfter) {
 			return context.Cause(ctx)
 		}
 	}
@@ -103,7 +103,7 @@ func (i *idle) outlasts(ctx context.Context, d time.Duration) (bool, error) {
 	if err := i.refresh(ctx); err != nil {
 		return false, err
 	}
-	if d > 0 && !wait(ctx, d) {
+	if d > 0 && !pause(ctx, d) {
 		return false, context.Cause(ctx)
 	}
 	asking, cancel := context.WithTimeout(ctx, idleAnswer)
@@ -121,16 +121,4 @@ func (i *idle) outlasts(ctx context.Context, d time.Duration) (bool, error) {
 		return true, nil
 	}
 	return false, context.Cause(ctx)
-}
-
-// wait is a pause that ctx cuts short, with false.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
