@@ -7,11 +7,8 @@
 package main
 
 import (
-	"bytes"
 	"flag"
-	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -23,11 +20,26 @@ import (
 
 func main() {
 	pairs.Main()
+	var o options
 	only := flag.String("only", "", "`parts` to run, with commas between: "+strings.Join(names(), ", ")+"; all otherwise")
-	runs := flag.Int("runs", 3, "`times` that each throughput is searched for; the median counts")
-	out := flag.String("o", "", "keep the report in this `file`")
+	flag.IntVar(&o.runs, "runs", 3, "`times` that each throughput is searched for; the median counts")
+	out := flag.String("o", "", "keep the report in this `file`, and its figures beside it with .json")
+	flag.StringVar(&o.ways, "ways", "", "of the table, these `ways` alone, with semicolons between")
+	flag.StringVar(&o.shapes, "shapes", "", "of the table, these `shapes` of load alone, with semicolons between")
 	flag.Parse()
-	os.Exit(netns.Main("bench", func(t netns.T) { run(t, *only, *runs, *out) }))
+	os.Exit(netns.Main("bench", func(t netns.T) { run(t, parts(o), *only, *out) }))
+}
+
+// options are of parts that search for throughput.
+type options struct {
+	runs         int
+	ways, shapes string // of the table; empty: all
+}
+
+func (o options) wants(way string) bool { return listed(o.ways, way) }
+
+func listed(list, name string) bool {
+	return list == "" || slices.Contains(strings.Split(list, ";"), name)
 }
 
 // startLimit is how long a program may take until it is ready.
@@ -41,10 +53,10 @@ type part struct {
 
 // parts are in the order of the report; throughput is searched for so many
 // times.
-func parts(runs int) []part {
+func parts(o options) []part {
+	runs := o.runs
 	return []part{
-		{"throughput", func(t netns.T, r *report) { throughput(t, r, runs) }},
-		{"faketcp", func(t netns.T, r *report) { fakeTCP(t, r, runs) }},
+		{"faketcp", fakeTCP},
 		{"long", longLink},
 		{"streams", lossyStreams},
 		{"tun", func(t netns.T, r *report) { tunModes(t, r, runs) }},
@@ -58,69 +70,36 @@ func parts(runs int) []part {
 		{"share", shared},
 		{"hard", hard},
 		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
+		{"throughput", func(t netns.T, r *report) { throughput(t, r, o) }},
 	}
 }
 
 func names() (all []string) {
-	for _, p := range parts(0) {
+	for _, p := range parts(options{}) {
 		all = append(all, p.name)
 	}
 	return all
 }
 
-func run(t netns.T, only string, runs int, out string) {
+func run(t netns.T, all []part, only, out string) {
 	remove, err := netns.Provide(programs.Packages()...)
 	t.Cleanup(remove)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	r := &report{}
-	r.line("# Figures\n")
-	r.line("By `make bench` on %s: %d processors, %s/%s, Linux %s, %s. Load, sink, all programs and the NATs share the processors,",
-		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, netns.Kernel(), runtime.Version())
-	r.line("so compare rows of one run, not runs or machines. Programs and NATs are network namespaces of one machine.")
-	for _, p := range parts(runs) {
+	r := newReport()
+	for _, p := range all {
 		if only == "" || slices.Contains(strings.Split(only, ","), p.name) {
 			r.line("\n## %s\n", p.name)
 			netns.Scope(t, func(t netns.T) { p.measure(t, r) })
 		}
 	}
 	if out != "" {
-		if err := os.WriteFile(out, r.text.Bytes(), 0o644); err != nil {
+		if err := r.write(out); err != nil {
 			t.Fatalf("keep the report: %v", err)
 		}
 	}
 	if r.missed > 0 {
 		t.Fatalf("%d of %d targets are missed", r.missed, r.targets)
 	}
-}
-
-// report prints Markdown as it comes, and counts targets.
-type report struct {
-	text            bytes.Buffer
-	targets, missed int
-}
-
-func (r *report) line(format string, args ...any) {
-	fmt.Printf(format+"\n", args...)
-	fmt.Fprintf(&r.text, format+"\n", args...)
-}
-
-// target prints a figure beside what it should be.
-func (r *report) target(met bool, what, figure, want string) {
-	r.targets++
-	verdict := "met"
-	if !met {
-		r.missed++
-		verdict = "MISSED"
-	}
-	r.line("- %s: **%s** (target %s: %s)", what, figure, want, verdict)
-}
-
-func median(v []float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	s := slices.Sorted(slices.Values(v))
-	return s[len(s)/2]
 }

@@ -24,18 +24,13 @@ const (
 // to a service behind NATs.
 func public(t netns.T, r *report, runs int) {
 	c := publicCourse(t)
-	trips := map[string][]float64{}
-	for i := range runs {
-		for _, w := range c.ways {
-			trips[w.name] = append(trips[w.name], c.ping(w).P50)
-			if w.name == redirectedWay {
-				continue // the others are not measured by it
-			}
-			for _, shape := range []string{single, bursts} {
-				fmt.Fprintf(os.Stderr, "run %d of %d: %s, %s\n", i+1, runs, w.name, shape)
+	c.each(runs, "round trips", func(w way) { c.ping(w) })
+	for _, shape := range []string{single, bursts} {
+		c.each(runs, shape, func(w way) {
+			if w.name != redirectedWay { // the others are not measured by it
 				c.search(w, shape)
 			}
-		}
+		})
 	}
 	r.line("1400-byte datagrams of one client on the laptop, without an agent, to the VPS and on to a service at home; loss under 0.5 %%,")
 	r.line("median; \">\" where the load could do no more. CPU is that of both programs on the way, with bursts.")
@@ -43,20 +38,20 @@ func public(t netns.T, r *report, runs int) {
 	r.line("| way | k/s, %s | Mbit/s | k/s, %s | Mbit/s | CPU s per GB | round trip p50, us |", single, bursts)
 	r.line("|---|---|---|---|---|---|---|")
 	for _, w := range c.ways {
-		trip := median(trips[w.name])
+		trip := median(c.pinged[w.name].P50)
 		one, many := c.found[[2]string{w.name, single}], c.found[[2]string{w.name, bursts}]
 		if one == nil {
 			r.line("| %s | | | | | | %.0f |", w.name, trip)
 			continue
 		}
 		r.line("| %s | %s | %.0f | %s | %.0f | %.2f | %.0f |", w.name,
-			one.rate(), median(one.mbit), many.rate(), median(many.mbit), median(many.cpu), trip)
+			one.rate(), median(one.Mbit), many.rate(), median(many.Mbit), median(many.CPU), trip)
 	}
 	r.line("")
 	c.compare(r, publicRaw, coturnWay, bursts, 4)
 	c.compare(r, publicRaw, coturnWay, single, 1)
-	bare := median(trips[redirectedWay])
-	ours, theirs := median(trips[publicRaw])-bare, median(trips[plainByVPS])-bare
+	bare := median(c.pinged[redirectedWay].P50)
+	ours, theirs := median(c.pinged[publicRaw].P50)-bare, median(c.pinged[plainByVPS].P50)-bare
 	r.target(ours <= 1.2*theirs, fmt.Sprintf("round trip p50 that is added to the kernel's, %s against %s (%.0f and %.0f us)", publicRaw, plainByVPS, ours, theirs),
 		fmt.Sprintf("%.2f times", ours/theirs), "at most 1.2")
 }
@@ -78,18 +73,16 @@ func publicCourse(t netns.T) *course {
 	near, far := programs.PlainPairByVPS(s, netns.VPSAddr+":9101", "127.0.0.1:9000")
 	relayed, server, leg := programs.TURNRelay(s, 3479, "127.0.0.1:9000")
 	coordinator, home := publish(t, s, s.Home, "publish: [{ports: [9102, 9103]}]\n", "raw=udp://127.0.0.1:9000?raw&public=9102", "sealed=udp://127.0.0.1:9000?public=9103")
-	ours := pids(coordinator.Process, home.Process)
-	c := &course{t: t, scene: s, found: map[[2]string]*figures{}, ways: []way{
-		{redirectedWay, netns.VPSAddr + ":9100", ""},
-		{plainByVPS, netns.VPSAddr + ":9101", pids(near, far)},
-		{coturnWay, relayed, pids(server, leg)},
+	ours := []onWay{{"coordinator", coordinator.Process}, {"home", home.Process}}
+	c := newCourse(t, s, []way{
+		{redirectedWay, netns.VPSAddr + ":9100", nil},
+		{plainByVPS, netns.VPSAddr + ":9101", []onWay{{"VPS", near}, {"home", far}}},
+		{coturnWay, relayed, []onWay{{"coturn", server}, {"home", leg}}},
 		{publicRaw, netns.VPSAddr + ":9102", ours},
 		{publicSealed, netns.VPSAddr + ":9103", ours},
-	}}
+	}...)
 	for _, w := range c.ways {
-		if p := c.ping(w); p.Answered < p.Sent*9/10 {
-			t.Fatalf("%s: %d of %d datagrams are answered", w.name, p.Answered, p.Sent)
-		}
+		c.reach(w)
 	}
 	return c
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// cost is what processes have used: processor time (user and system) so far,
+// cost is what one process has used: processor time (user and system) so far,
 // and memory now.
 type cost struct {
 	cpu float64 // seconds
@@ -19,21 +19,20 @@ type cost struct {
 // clockTicks is USER_HZ, 100 on every Linux that Go runs on.
 const clockTicks = 100
 
-func costOf(pids []int) (cost, error) {
-	var sum cost
-	for _, pid := range pids {
+func costsOf(pids []int) ([]cost, error) {
+	all := make([]cost, len(pids))
+	for i, pid := range pids {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
-			return cost{}, fmt.Errorf("read what process %d has used: %w", pid, err)
+			return nil, fmt.Errorf("read what process %d has used: %w", pid, err)
 		}
 		ticks, pages, err := parseStat(string(stat))
 		if err != nil {
-			return cost{}, fmt.Errorf("read what process %d has used: %w", pid, err)
+			return nil, fmt.Errorf("read what process %d has used: %w", pid, err)
 		}
-		sum.cpu += float64(ticks) / clockTicks
-		sum.rss += pages * int64(os.Getpagesize())
+		all[i] = cost{float64(ticks) / clockTicks, pages * int64(os.Getpagesize())}
 	}
-	return sum, nil
+	return all, nil
 }
 
 // parseStat reads fields 14, 15 and 24 of /proc/PID/stat (proc(5)). The second

@@ -116,13 +116,15 @@ func (o options) check(mode string) error {
 
 // measured is what processes used during a trial, beside its figures.
 type measured struct {
-	CPUSeconds  float64 `json:"cpu_s,omitempty"`
-	CPUPerGB    float64 `json:"cpu_s_per_gb,omitempty"`     // of payload that arrived
-	CPUPerThing float64 `json:"cpu_us_per_dgram,omitempty"` // that arrived
-	RSS         int64   `json:"rss_bytes,omitempty"`
-	Duplicates  uint64  `json:"duplicates"`
-	Reordered   uint64  `json:"reordered"`
-	Wrong       uint64  `json:"wrong"`
+	CPUSeconds  float64   `json:"cpu_s,omitempty"`
+	CPUPerGB    float64   `json:"cpu_s_per_gb,omitempty"`     // of payload that arrived
+	CPUPerThing float64   `json:"cpu_us_per_dgram,omitempty"` // that arrived
+	CPUEach     []float64 `json:"cpu_s_each,omitempty"`       // in the order of -pids
+	RSS         int64     `json:"rss_bytes,omitempty"`
+	RSSEach     []int64   `json:"rss_each,omitempty"`
+	Duplicates  uint64    `json:"duplicates"`
+	Reordered   uint64    `json:"reordered"`
+	Wrong       uint64    `json:"wrong"`
 }
 
 // bench is a generator that also measures what processes use.
@@ -142,7 +144,7 @@ func newBench(o options) (*bench, error) {
 }
 
 func (b *bench) measure(rate float64, d time.Duration) (outcome, error) {
-	before, err := costOf(b.pids)
+	before, err := costsOf(b.pids)
 	if err != nil {
 		return outcome{}, err
 	}
@@ -150,15 +152,16 @@ func (b *bench) measure(rate float64, d time.Duration) (outcome, error) {
 	if err != nil {
 		return o, err
 	}
-	after, err := costOf(b.pids)
-	cpu := after.cpu - before.cpu
-	b.last = measured{
-		CPUSeconds: cpu, RSS: after.rss,
-		Duplicates: o.counts.duplicates, Reordered: o.counts.reordered, Wrong: o.counts.wrong,
+	after, err := costsOf(b.pids)
+	b.last = measured{Duplicates: o.counts.duplicates, Reordered: o.counts.reordered, Wrong: o.counts.wrong}
+	for i, c := range after {
+		used := c.cpu - before[i].cpu
+		b.last.CPUEach, b.last.RSSEach = append(b.last.CPUEach, used), append(b.last.RSSEach, c.rss)
+		b.last.CPUSeconds, b.last.RSS = b.last.CPUSeconds+used, b.last.RSS+c.rss
 	}
 	if o.counts.received > 0 {
-		b.last.CPUPerGB = cpu / (float64(o.counts.bytes) / 1e9)
-		b.last.CPUPerThing = cpu * 1e6 / float64(o.counts.received)
+		b.last.CPUPerGB = b.last.CPUSeconds / (float64(o.counts.bytes) / 1e9)
+		b.last.CPUPerThing = b.last.CPUSeconds * 1e6 / float64(o.counts.received)
 	}
 	return o, err
 }

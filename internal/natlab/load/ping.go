@@ -26,8 +26,10 @@ type pings struct {
 	Sent         int     `json:"sent"`
 	Answered     int     `json:"answered"`
 	Duplicates   int     `json:"duplicates"`
+	P5           float64 `json:"p5_us"` // what it is while nothing else disturbs
 	P50          float64 `json:"p50_us"`
 	P99          float64 `json:"p99_us"`
+	P999         float64 `json:"p999_us"`
 	Max          float64 `json:"max_us"`
 	FirstArrival float64 `json:"first_arrival_ms"` // at the sink, since the first was sent; -1: none came
 	FirstAnswer  float64 `json:"first_answer_ms"`  // back here
@@ -143,7 +145,8 @@ func (r *pings) quantiles(t []time.Duration) {
 	}
 	slices.Sort(t)
 	micros := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
-	r.P50, r.P99, r.Max = micros(t[len(t)/2]), micros(t[len(t)*99/100]), micros(t[len(t)-1])
+	r.P5, r.P50, r.P99 = micros(t[len(t)/20]), micros(t[len(t)/2]), micros(t[len(t)*99/100])
+	r.P999, r.Max = micros(t[len(t)*999/1000]), micros(t[len(t)-1])
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }

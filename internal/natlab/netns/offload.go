@@ -22,6 +22,21 @@ func (l *Lab) Offload(on bool) {
 	}
 }
 
+// UDPSegmentation turns on or off, on all wires of the lab, that UDP crosses in
+// super-segments: off, each device cuts them in software.
+func (l *Lab) UDPSegmentation(on bool) {
+	l.t.Helper()
+	state := "off"
+	if on {
+		state = "on"
+	}
+	for _, h := range l.Hosts() {
+		for _, iface := range h.wires() {
+			h.Run("ethtool", "-K", iface, "tx-udp-segmentation", state)
+		}
+	}
+}
+
 // wires are the host's interfaces that are the end of a veth pair.
 func (h *Host) wires() (names []string) {
 	var table []byte

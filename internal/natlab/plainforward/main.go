@@ -3,10 +3,13 @@
 // The program plainforward is the baseline of the bench: what one writes first
 // when UDP has to go from here to there. Two of them make a pair, joined by one
 // flow between two fixed ports (so both NATs open when both send), and each
-// datagram costs a system call to read and one to write. Nothing is sealed.
+// datagram costs a system call to read and one to write.
 //
 //	plainforward -bind ADDR -peer ADDR -listen ADDR    the clients' side
 //	plainforward -bind ADDR -peer ADDR -to ADDR        the service's side
+//
+// With -aes each datagram is sealed by AES-256-GCM, 28 bytes more: the cost of the
+// cipher alone, for the key is everybody's.
 package main
 
 import (
@@ -41,6 +44,7 @@ func run() error {
 	flag.TextVar(&peer, "peer", netip.AddrPort{}, "`address:port` that it goes to: the other one, as seen from here")
 	flag.TextVar(&listen, "listen", netip.AddrPort{}, "`address:port` for the client")
 	flag.TextVar(&to, "to", netip.AddrPort{}, "`address:port` of the service")
+	sealed := flag.Bool("aes", false, "seal each datagram")
 	flag.Parse()
 	if !bind.IsValid() || !peer.IsValid() || listen.IsValid() == to.IsValid() {
 		return errors.New("give -bind and -peer, and either -listen or -to")
@@ -53,7 +57,12 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	p := &pair{flow: flow, local: local, peer: peer}
+	p := &pair{flow: flow, local: local, peer: peer, box: box{fresh: uint64(time.Now().UnixNano())}}
+	if *sealed {
+		if p.box.aead, err = newAEAD(); err != nil {
+			return err
+		}
+	}
 	if to.IsValid() {
 		p.client.Store(&to)
 	}
@@ -77,6 +86,7 @@ type pair struct {
 	flow, local *net.UDPConn
 	peer        netip.AddrPort
 	client      atomic.Pointer[netip.AddrPort] // or the service
+	box         box
 }
 
 // greet opens the NATs and keeps them open. It never stops: the peer may be
@@ -100,7 +110,7 @@ func (p *pair) outwards() error {
 			p.client.Store(&from)
 		}
 		// A datagram that can't be sent is lost, as on any network.
-		_, _ = p.flow.WriteToUDPAddrPort(buf[:n], p.peer)
+		_, _ = p.flow.WriteToUDPAddrPort(p.box.seal(buf[:n]), p.peer)
 	}
 }
 
@@ -115,8 +125,12 @@ func (p *pair) inwards() error {
 			heard = true
 			fmt.Println("the peer is heard")
 		}
-		if client := p.client.Load(); client != nil && n > len(hello) {
-			_, _ = p.local.WriteToUDPAddrPort(buf[:n], *client)
+		client := p.client.Load()
+		if client == nil || n <= len(hello) {
+			continue
+		}
+		if plain, err := p.box.open(buf[:n]); err == nil {
+			_, _ = p.local.WriteToUDPAddrPort(plain, *client)
 		}
 	}
 }

@@ -56,8 +56,10 @@ type Pings struct {
 	Sent         int     `json:"sent"`
 	Answered     int     `json:"answered"`
 	Duplicates   int     `json:"duplicates"`
+	P5           float64 `json:"p5_us"`
 	P50          float64 `json:"p50_us"`
 	P99          float64 `json:"p99_us"`
+	P999         float64 `json:"p999_us"`
 	Max          float64 `json:"max_us"`
 	FirstArrival float64 `json:"first_arrival_ms"`
 	FirstAnswer  float64 `json:"first_answer_ms"`
@@ -109,15 +111,19 @@ func (m *Many) Add(o Many) {
 
 // Rate is the result of the load's search and rate.
 type Rate struct {
-	Rate       float64 `json:"pps"`
-	Mbit       float64 `json:"mbit_s"`
-	Loss       float64 `json:"loss"`
-	Confirmed  bool    `json:"confirmed"`
-	Limited    bool    `json:"generator_limited"`
-	CPUPerGB   float64 `json:"cpu_s_per_gb"`
-	RSS        int64   `json:"rss_bytes"`
-	Duplicates uint64  `json:"duplicates"`
-	Wrong      uint64  `json:"wrong"`
+	Rate      float64 `json:"pps"`
+	Mbit      float64 `json:"mbit_s"`
+	Loss      float64 `json:"loss"`
+	Confirmed bool    `json:"confirmed"`
+	Limited   bool    `json:"generator_limited"`
+	CPUPerGB  float64 `json:"cpu_s_per_gb"`
+	// CPUEach is what each of the processes that were asked about used, in
+	// seconds, and RSSEach its memory at the end, in bytes.
+	CPUEach    []float64 `json:"cpu_s_each"`
+	RSSEach    []int64   `json:"rss_each"`
+	RSS        int64     `json:"rss_bytes"`
+	Duplicates uint64    `json:"duplicates"`
+	Wrong      uint64    `json:"wrong"`
 }
 
 // Sink starts the load's sink on a host.
@@ -131,18 +137,29 @@ func Sink(h *netns.Host, addr string) *netns.Process {
 // listen on the laptop, it leads to the service at to on home. The routers
 // must preserve ports (no carrier, or a carrier that masquerades).
 func PlainPair(s *netns.Scene, listen, to string) (near, far *netns.Process) {
-	return plainPair(s, s.Laptop, netns.LaptopAddr, netns.LaptopPublic, listen, to)
+	return plainPair(s, plainEnds{s.Laptop, netns.LaptopAddr, netns.LaptopPublic, ":7000"}, listen, to)
+}
+
+// SealedPair is PlainPair where each datagram is sealed by AES.
+func SealedPair(s *netns.Scene, listen, to string) (near, far *netns.Process) {
+	return plainPair(s, plainEnds{s.Laptop, netns.LaptopAddr, netns.LaptopPublic, ":7001"}, listen, to, "-aes")
 }
 
 // PlainPairByVPS is PlainPair with the clients' half on the VPS.
 func PlainPairByVPS(s *netns.Scene, listen, to string) (near, far *netns.Process) {
-	return plainPair(s, s.VPS, netns.VPSAddr, netns.VPSAddr, listen, to)
+	return plainPair(s, plainEnds{s.VPS, netns.VPSAddr, netns.VPSAddr, ":7000"}, listen, to)
 }
 
-func plainPair(s *netns.Scene, h *netns.Host, addr, seen, listen, to string) (near, far *netns.Process) {
-	const port = ":7000"
-	far = s.Home.Start("plainforward", "-bind", netns.HomeAddr+port, "-peer", seen+port, "-to", to)
-	near = h.Start("plainforward", "-bind", addr+port, "-peer", netns.HomePublic+port, "-listen", listen)
+// plainEnds is where the clients' half of a plain pair is, its address there and
+// as home sees it, and the port that both halves' flow has.
+type plainEnds struct {
+	near             *netns.Host
+	addr, seen, port string
+}
+
+func plainPair(s *netns.Scene, e plainEnds, listen, to string, more ...string) (near, far *netns.Process) {
+	far = s.Home.Start("plainforward", append(more, "-bind", netns.HomeAddr+e.port, "-peer", e.seen+e.port, "-to", to)...)
+	near = e.near.Start("plainforward", append(more, "-bind", e.addr+e.port, "-peer", netns.HomePublic+e.port, "-listen", listen)...)
 	for _, p := range []*netns.Process{near, far} {
 		p.WaitLog("the peer is heard", ready)
 	}
