@@ -15,6 +15,7 @@ import (
 	"rendezvous/internal/path"
 	"rendezvous/internal/relay"
 	"rendezvous/internal/seal"
+	"rendezvous/internal/stun"
 	"rendezvous/proto"
 )
 
@@ -179,7 +180,33 @@ func (l *publicLeg) receive(w *publicWire, b dgram.Burst) {
 		_ = l.seal.Open(time.Now(), rest, w.deliver) // it counts what does not open
 		return
 	}
-	l.fromClient(w, rest)
+	if rest, ok = l.own(rest); ok {
+		l.fromClient(w, rest)
+	}
+}
+
+// own removes from a raw burst, in place, answers of the coordinator's STUN that
+// came here astray: they would take a spare, and reach the service. A CG-NAT may
+// use this leg's port for a socket that is asking, too, and the coordinator answers
+// some questions from here. ok is false when nothing is left.
+func (l *publicLeg) own(b dgram.Burst) (rest dgram.Burst, ok bool) {
+	astray := func(d []byte) bool { return stun.IsAnswerOf(b.Addr.Addr(), d) }
+	found := false
+	for d := range b.All() {
+		found = found || astray(d)
+	}
+	if !found {
+		return b, true
+	}
+	rest, rest.Buf = b, b.Buf[:0]
+	for d := range b.All() {
+		if astray(d) {
+			l.p.drops.astray.Add(1)
+			continue
+		}
+		rest.Buf, ok = append(rest.Buf, d...), true
+	}
+	return rest, ok
 }
 
 // fromClient carries a client's datagrams to the service.
@@ -252,8 +279,8 @@ func (l *publicLeg) lookAgain() {
 
 // publicDrops counts datagrams of public ports that were dropped, by reason.
 type publicDrops struct {
-	stranger, noService, notFromService, tooLarge, absent, writeError, evicted atomic.Uint64
-	unopened, incomplete                                                       atomic.Uint64 // of legs that have ended
+	stranger, astray, noService, notFromService, tooLarge, absent, writeError, evicted atomic.Uint64
+	unopened, incomplete                                                               atomic.Uint64 // of legs that have ended
 }
 
 // counts are the drops of all legs that there are and were.
@@ -269,7 +296,7 @@ func (p *publisher) counts() map[string]uint64 {
 	}
 	p.mu.Unlock()
 	return map[string]uint64{
-		"public-stranger": d.stranger.Load(), "public-no-service": d.noService.Load(), "public-not-from-service": d.notFromService.Load(),
+		"public-stranger": d.stranger.Load(), "public-astray": d.astray.Load(), "public-no-service": d.noService.Load(), "public-not-from-service": d.notFromService.Load(),
 		"public-too-large": d.tooLarge.Load(), "public-service-absent": d.absent.Load(), "public-write-error": d.writeError.Load(),
 		"public-clients-evicted": d.evicted.Load(), "public-unopened": unopened, "public-incomplete": incomplete,
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
 	"rendezvous/internal/natlab/bubble"
+	"rendezvous/internal/stun"
 )
 
 // Clients without an agent reach a service behind NAT and CG-NAT, each with a
@@ -133,6 +135,55 @@ func TestPublicPortEatsNoPayload(t *testing.T) {
 			if !bytes.Equal(got[i].data, sent[i]) || !bytes.Equal(back[i].data, sent[i]) {
 				t.Errorf("datagram %d was changed", i)
 			}
+		}
+	})
+}
+
+// An answer of the coordinator's STUN that a CG-NAT hands to a leg, whose port it
+// has given to a socket that asks as well, takes no spare and does not reach the
+// service; what another server's client says does.
+func TestAstraySTUNTakesNoSpare(t *testing.T) {
+	t.Parallel()
+	bubble.Test(t, func(t *testing.T) {
+		r := newPublicTrip(t, rawPublic)
+		spare := func() (l *publicLeg) {
+			r.home.public.mu.Lock()
+			defer r.home.public.mu.Unlock()
+			for _, l = range r.home.public.legs {
+				if l.bound && !l.begun() {
+					return l
+				}
+			}
+			return nil
+		}()
+		answerOf := func(at netip.AddrPort) []byte {
+			ask := append([]byte{0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42}, make([]byte, 12)...)
+			a, ok := stun.NewResponder(stun.Sockets{{at}}).Answer(time.Now(), stun.Socket{}, netip.MustParseAddrPort("198.51.100.1:20214"), ask)
+			if !ok {
+				t.Fatal("no answer")
+			}
+			return a.Message
+		}
+		before, relayAt := r.public(), spare.wire.leg.Addr()
+		astray := answerOf(relayAt)
+		for _, b := range []dgram.Burst{
+			dgram.One(relayAt, slices.Clone(astray)),
+			{Addr: relayAt, Buf: bytes.Repeat(astray, 3), Size: len(astray)},
+		} {
+			spare.receive(spare.wire, b)
+		}
+		if got := r.public(); got.Total != 0 || got.Clients != 0 || got.Spares != before.Spares {
+			t.Errorf("before %+v, then %+v", before, got)
+		}
+		foreign := answerOf(netip.MustParseAddrPort("192.0.2.9:3478"))
+		mixed := dgram.Burst{Addr: relayAt, Buf: slices.Concat(foreign, astray, foreign[:20]), Size: len(foreign)}
+		spare.receive(spare.wire, mixed)
+		time.Sleep(time.Second)
+		if got := r.service.arrivals(); len(got) != 2 || !bytes.Equal(got[0].data, foreign) || !bytes.Equal(got[1].data, foreign[:20]) {
+			t.Errorf("%d datagrams arrived", len(got))
+		}
+		if n := r.home.Status().Counters["public-astray"]; n != 5 {
+			t.Errorf("%d datagrams are counted as astray", n)
 		}
 	})
 }

@@ -81,6 +81,12 @@ func FuzzAnswer(f *testing.F) {
 			if !ok || o.err == nil && o.result.Mapped != from {
 				t.Errorf("answered with %+v", o)
 			}
+			if at := sockets.at(a.From); o.err == nil && !IsAnswerOf(at.Addr(), a.Message) && sockets.announced(a.From) {
+				t.Errorf("%x is not held to be an answer of %v", a.Message, at)
+			}
+			if IsAnswerOf(from.Addr(), b) && request.Type != pion.BindingSuccess {
+				t.Errorf("%x is held to be an answer", b)
+			}
 			if !sockets.exists(a.From) || a.To.Addr() != from.Addr() || len(a.Message) > 128 {
 				t.Errorf("answered %d bytes from %v to %v", len(a.Message), a.From, a.To)
 			}

@@ -172,6 +172,26 @@ func (r *Responder) success(m *pion.Message, in, out Socket, from netip.AddrPort
 	return finish(a, m)
 }
 
+// IsAnswerOf says whether b is what a Responder at an address answers to a request
+// that may have wished the answer elsewhere: RFC 5780's CHANGE-REQUEST and
+// RESPONSE-PORT have it sent from or to a port to which no request went. Where a
+// NAT uses one port for several flows, such an answer comes to another socket
+// than it was meant for. An error names no origin, and always goes back.
+func IsAnswerOf(server netip.Addr, b []byte) bool {
+	if len(b) < headerSize || b[0] != 1 || b[1] != 1 { // nearly all that is asked about
+		return false
+	}
+	m, err := parse(b)
+	if err != nil || m.Type != pion.BindingSuccess {
+		return false
+	}
+	if m.Contains(attrOtherPort) {
+		return true
+	}
+	at, ok := address(m, pion.AttrResponseOrigin)
+	return ok && at.Addr() == server.Unmap().WithZone("")
+}
+
 // refusal is an error answer; unknown goes into UNKNOWN-ATTRIBUTES.
 func refusal(m *pion.Message, code pion.ErrorCode, unknown []pion.AttrType) []byte {
 	a := newMessage(pion.BindingError, m.TransactionID)
