@@ -87,7 +87,7 @@ func (a *Agent) counters() map[string]uint64 {
 	out := map[string]uint64{
 		"stranger": a.board.dropped.stranger.Load(), "stale-session": a.board.dropped.stale.Load(),
 		"malformed": a.board.dropped.malformed.Load(), "forged": a.refusals.forgeries.Load(),
-		"candidate-refused": a.refusals.candidates.Load(),
+		"candidate-refused": a.refusals.candidates.Load(), path.RefusalsFlood: a.refusals.floods.Load(),
 	}
 	for _, p := range a.peers.all() {
 		p.mu.Lock()

@@ -191,6 +191,10 @@ func (r *directRung) Climb(ctx context.Context, try path.Try) error {
 			return skip("not-needed", "a better kind of path was found first", "")
 		}
 	}
+	var f *path.Failure
+	if errors.As(err, &f) && f.Reason == path.RefusalsFlood {
+		r.as.a.refusals.floods.Add(1)
+	}
 	return because(err, r.why)
 }
 
@@ -243,7 +247,7 @@ func scatteredTCP(mine, theirs *proto.Behaviour) *path.Failure {
 // reason that is known.
 func because(err error, why *path.Failure) error {
 	var f *path.Failure
-	if why == nil || !errors.As(err, &f) || !slices.Contains([]string{"no-answer", "refused", "syn-blocked", "no-candidates"}, f.Reason) {
+	if why == nil || !errors.As(err, &f) || !slices.Contains([]string{"no-answer", "refused", path.RefusalsFlood, "syn-blocked", "no-candidates"}, f.Reason) {
 		return err
 	}
 	return &path.Failure{Reason: why.Reason, Evidence: why.Evidence + "; " + f.Evidence, Advice: why.Advice}

@@ -191,6 +191,7 @@ func (p *peer) meet() {
 type refusals struct {
 	forgeries  atomic.Uint64
 	candidates atomic.Uint64 // that peers offered and that nothing is sent to
+	floods     atomic.Uint64 // attempts that RSTs without end slowed down
 	mu         sync.Mutex
 	noted      map[string]time.Time
 }

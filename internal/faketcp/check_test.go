@@ -235,13 +235,14 @@ func TestRung(t *testing.T) {
 	}{
 		{"split-tcp", &splitter{}},
 		{"no-answer", sieve(func(course, *parcel) bool { return true })},
-		{"refused", &nat{outwards: rightwards, outside: netip.MustParseAddr("192.0.2.77"), answers: true}},
+		{"refused", refuser(400 * time.Millisecond)},
+		{"rst-flood", refuser(time.Millisecond)},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			virtual(t, func(t *testing.T) {
 				boxes := []box{line20(), test.box}
-				if test.reason == "refused" {
-					boxes = []box{refuser{}}
+				if r, ok := test.box.(refuser); ok {
+					boxes = []box{r}
 				}
 				began := time.Now()
 				tried, err := climb(t, boxes...)
@@ -258,13 +259,13 @@ func TestRung(t *testing.T) {
 	}
 }
 
-// refuser answers every SYN with RST.
-type refuser struct{}
+// refuser answers every SYN with RST, so much later.
+type refuser time.Duration
 
-func (refuser) pass(w *wire, at int, d course, p *parcel) *parcel {
+func (x refuser) pass(w *wire, at int, d course, p *parcel) *parcel {
 	if p.has(flagSYN) {
 		r := &parcel{segment: segment{local: p.remote, remote: p.local, ack: p.seq + 1, flags: flagRST | flagACK}}
-		time.AfterFunc(10*time.Millisecond, func() {
+		time.AfterFunc(time.Duration(x), func() {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.walk(at-int(d), -d, r)

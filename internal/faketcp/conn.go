@@ -253,7 +253,8 @@ type openError struct {
 	to      netip.AddrPort
 	took    time.Duration
 	sent    int
-	refused int // RSTs
+	refused int  // RSTs
+	held    bool // so many RSTs that the pace was lowered
 	heard   bool
 	err     error
 }
@@ -335,7 +336,7 @@ func (c *Conn) await(ctx context.Context, f *flow, began time.Duration) error {
 			if f.lives(c.now()) {
 				return nil
 			}
-			return &openError{to: f.remote, took: c.now() - began, sent: f.hs.sent, refused: f.hs.refused,
+			return &openError{to: f.remote, took: c.now() - began, sent: f.hs.sent, refused: f.hs.refused, held: f.hs.held,
 				heard: f.knows, err: ctx.Err()}
 		}
 		c.mu.Lock()

@@ -19,6 +19,7 @@ type Counts struct {
 	Full      uint64 // handshakes refused: the table is full of flows in use
 	PerPeer   uint64 // handshakes refused: too many flows of one address
 	Refused   uint64 // RST in answer to a SYN of ours: it is sent again
+	HeldBack  uint64 // of those, where SYNs had been answered so that often that the next one waited
 	Reset     uint64 // RST on an established flow
 	Fin       uint64 // FIN
 	Resyn     uint64 // SYN or SYN/ACK with other numbers on an established flow

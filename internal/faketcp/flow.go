@@ -59,6 +59,7 @@ type handshake struct {
 	last    time.Duration // when the last one did
 	sent    int
 	refused int
+	held    bool          // RSTs were so many that the pace was lowered
 	changed chan struct{} // closed when something happened; nil while nobody waits
 }
 

@@ -44,7 +44,8 @@ func (t *table) opening(now time.Duration, to netip.AddrPort, rtt time.Duration)
 	}
 	f.opener = true
 	if f.hs.waiters == 0 {
-		f.hs.began, f.hs.next, f.hs.sent, f.hs.refused = now, now, 0, 0
+		f.hs.began, f.hs.next, f.hs.sent, f.hs.refused, f.hs.held = now, now, 0, 0, false
+		t.perAddr[to.Addr()].open(now)
 	}
 	f.hs.rtt = max(f.hs.rtt, rtt)
 	return f, nil

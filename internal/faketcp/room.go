@@ -19,7 +19,11 @@ const sample = 64
 // add makes a flow, and room for it where needed; nil when all are in use.
 func (t *table) add(now time.Duration, remote netip.AddrPort) *flow {
 	ip := remote.Addr()
-	if t.perAddr[ip] >= t.opts.PerPeer {
+	a := t.perAddr[ip]
+	if a == nil {
+		a = &address{}
+	}
+	if a.flows >= t.opts.PerPeer {
 		t.counts.PerPeer++
 		return nil
 	}
@@ -29,7 +33,8 @@ func (t *table) add(now time.Duration, remote netip.AddrPort) *flow {
 	}
 	f := &flow{remote: remote, lastIn: now}
 	t.flows[remote] = f
-	t.perAddr[ip]++
+	a.flows++
+	t.perAddr[ip] = a
 	return f
 }
 
@@ -56,7 +61,8 @@ func (t *table) makeRoom(now time.Duration) bool {
 func (t *table) forget(f *flow) {
 	delete(t.flows, f.remote)
 	ip := f.remote.Addr()
-	if t.perAddr[ip]--; t.perAddr[ip] <= 0 {
+	a := t.perAddr[ip]
+	if a.flows--; a.flows <= 0 {
 		delete(t.perAddr, ip)
 	}
 	t.dropHeld(f)

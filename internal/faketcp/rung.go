@@ -86,7 +86,7 @@ type outcome struct {
 // Climb opens all candidates side by side, checks what the boxes on the way do
 // to segments, and tries the paths. It returns at the first that works, and
 // ends with ctx. The error is a *path.Failure with the reason "no-candidates",
-// "no-answer", "refused" or "split-tcp".
+// "no-answer", "refused", "rst-flood" or "split-tcp".
 func (r *Rung) Climb(ctx context.Context, try path.Try) error {
 	allowed, refused := path.Permitted(r.Candidates, r.SharedOutside, path.DefaultBudget)
 	pairs := r.pairs(allowed)
@@ -237,7 +237,7 @@ func noCandidates(refused []string) error {
 // explain makes one failure of all: the one that says most.
 func explain(lost []outcome) error {
 	var texts []string
-	refused, heard := false, false
+	refused, held, heard := false, false, false
 	for _, o := range lost {
 		var f *path.Failure
 		if errors.As(o.err, &f) && o.stage == "split" {
@@ -245,7 +245,7 @@ func explain(lost []outcome) error {
 		}
 		var e *openError
 		if errors.As(o.err, &e) {
-			refused = refused || e.refused > 0
+			refused, held = refused || e.refused > 0, held || e.held
 			heard = heard || e.heard
 		}
 		if o.stage != "open" {
@@ -259,7 +259,13 @@ func explain(lost []outcome) error {
 	}
 	f := &path.Failure{Reason: "no-answer", Evidence: strings.Join(texts, "; "),
 		Advice: "if a firewall of yours drops incoming TCP that answers outgoing TCP, allow it; otherwise the relay has to do"}
-	if refused && !heard {
+	switch {
+	case heard:
+	case held:
+		f.Reason = path.RefusalsFlood
+		f.Evidence = fmt.Sprintf("the network there answers SYN after SYN by RST: after %d from one address the pace was lowered, step by step; %s", path.RefusalsAtOnce, f.Evidence)
+		f.Advice = "a router or firewall on the way refuses the peer's port at once; let TCP pass on the peer's side, or leave it to the relay"
+	case refused:
 		f.Reason = "refused"
 		f.Advice = "a router before the peer answers every SYN with RST and none got through; the peer must send at the same time, so check that both clocks of the attempt agree (`agent explain`)"
 	}

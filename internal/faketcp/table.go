@@ -1,10 +1,12 @@
 package faketcp
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
 	"rendezvous/internal/dgram"
+	"rendezvous/internal/path"
 )
 
 // table is the state of all flows of a Conn. Its methods take the time, change
@@ -30,7 +32,7 @@ import (
 // No RST ever leaves: it would delete the mapping in the NAT that it reaches.
 type table struct {
 	flows   map[netip.AddrPort]*flow
-	perAddr map[netip.Addr]int
+	perAddr map[netip.Addr]*address
 	opts    Options
 	window  uint16
 	options []byte // of a SYN
@@ -42,6 +44,36 @@ type table struct {
 	owing   []*flow // flows whose ACK is due after this visit
 }
 
+// address is what all flows to one have in common.
+type address struct {
+	flows int
+	opens int           // of an attempt
+	rsts  int           // that answered these
+	began time.Duration // when the attempt did
+}
+
+// open notes that an Open begins; what came of those long ago doesn't count.
+func (a *address) open(now time.Duration) {
+	if now-a.began >= leastPatience {
+		a.opens, a.rsts, a.began = 0, 0, now
+	}
+	a.opens++
+}
+
+// calm counts a RST that answered a SYN: how long to rest after it.
+func (t *table) calm(f *flow) time.Duration {
+	a := t.perAddr[f.remote.Addr()]
+	if f.hs.waiters == 0 || a == nil {
+		return 0
+	}
+	a.rsts++
+	rest := path.AfterRefusals(a.rsts) * time.Duration(max(1, a.opens))
+	if rest > 0 {
+		rest = rest/2 + rand.N(rest)
+	}
+	return rest
+}
+
 // outgoing is a segment to be sent, perhaps with one short datagram.
 type outgoing struct {
 	segment
@@ -49,11 +81,11 @@ type outgoing struct {
 	body []byte
 }
 
-// mostAgain bounds the SYNs that RSTs can draw from one port, over all
-// addresses: enough for 1.5 s at one a millisecond, in which two sides that fire
-// at one instant have met; then 125 a second. So who names a victim's address
-// gets no flood.
-const mostAgain = 1500
+// mostAgain bounds the SYNs that RSTs can draw from one port at once, over all
+// addresses: twice what one address may draw (path.RefusalsAtOnce), as a peer
+// has candidates of two families; then 125 a second. So who names a victim's
+// address gets no flood.
+const mostAgain = 2 * path.RefusalsAtOnce
 
 // mostAnswers bounds what one visit to the kernel can make us send.
 const mostAnswers = 256
@@ -61,7 +93,7 @@ const mostAnswers = 256
 func newTable(o Options, port uint16) *table {
 	o = o.withDefaults()
 	return &table{
-		flows: make(map[netip.AddrPort]*flow), perAddr: make(map[netip.Addr]int),
+		flows: make(map[netip.AddrPort]*flow), perAddr: make(map[netip.Addr]*address),
 		opts: o, window: o.window(), options: synOptions(o.MSS),
 		cookies: newCookies(port), limit: bucket{rate: 5000, burst: 1000, level: 1000},
 		again: bucket{rate: 125, burst: mostAgain, level: mostAgain},
@@ -253,6 +285,13 @@ func (t *table) reset(now time.Duration, f *flow) {
 		f.hs.refused++
 		if f.state == synReceived {
 			f.state = synSent // the tracker needs both SYNs again
+		}
+		if calm := t.calm(f); calm > 0 {
+			t.counts.HeldBack++
+			f.hs.held = true
+			f.hs.next = now + calm
+			f.wake() // the Open that waits looks when it is due
+			return
 		}
 		if !t.again.take(now) {
 			t.counts.Limited++

@@ -29,12 +29,17 @@ type climb struct {
 	count    counts
 	proving  int // proofs under way
 	accepted int // of them, from the listeners
+	rsts     map[netip.Addr]*answers
 }
+
+// answers are those of one address, and how many of its ports are called.
+type answers struct{ rsts, ports int }
 
 // counts are what a failure is explained with.
 type counts struct {
 	tries       int // connects begun, each a SYN at least
 	refused     int // answered by RST
+	held        int // of these, so many from one address that a rest followed
 	silent      int // not answered in time
 	busy        int // the 4-tuple was still in use
 	unreachable int // answered by ICMP, or no route
@@ -67,7 +72,8 @@ const (
 )
 
 func newClimb(r *Rung, try path.Try, allowed []netip.AddrPort) *climb {
-	c := &climb{rung: r, try: try, allowed: allowed, won: make(chan struct{}), ended: make(chan struct{}), proof: make(chan struct{}, 1)}
+	c := &climb{rung: r, try: try, allowed: allowed, won: make(chan struct{}), ended: make(chan struct{}), proof: make(chan struct{}, 1),
+		rsts: make(map[netip.Addr]*answers)}
 	c.pace.spacing = spacing
 	if len(r.Aim) > 0 {
 		c.pace.spacing = aimSpacing
@@ -84,7 +90,14 @@ func (c *climb) run(ctx context.Context, patience time.Duration) {
 	if c.wait(window, time.Until(c.rung.FireAt)) {
 		var dialling sync.WaitGroup
 		dials, stop := context.WithCancel(window)
-		for _, p := range c.rung.pairs(c.allowed) {
+		all := c.rung.pairs(c.allowed)
+		for _, p := range all {
+			if c.rsts[p.remote.Addr()] == nil {
+				c.rsts[p.remote.Addr()] = &answers{}
+			}
+			c.rsts[p.remote.Addr()].ports++
+		}
+		for _, p := range all {
 			dialling.Go(func() { c.dial(dials, p) })
 		}
 		select {
@@ -178,7 +191,8 @@ func (c *climb) note(f func(n *counts)) {
 // SYN at once: a mapping that the peer's SYN can pass lives only until that RST
 // is back, so any gap may be where the peer's SYN falls. But a gap of the time
 // that RST and SYN need within our own network there always is, and two sides in
-// one rhythm can meet in it each time: so some SYNs are late at random.
+// one rhythm can meet in it each time: so some SYNs are late at random. An
+// address that answers SYN after SYN so is called less and less often.
 func (c *climb) dial(ctx context.Context, p pair) {
 	unproven, refusals := 0, 0
 	for c.pace.wait(ctx) {
@@ -200,14 +214,30 @@ func (c *climb) dial(ctx context.Context, p pair) {
 		}
 		rest := c.judge(err)
 		if isRefusal(err) {
-			if refusals++; refusals > atOnce && rand.N(2) == 0 {
-				rest = rand.N(max(c.rung.rtt()/2, leastOffbeat))
-			}
+			refusals++
+			rest = c.restAfterRST(p.remote.Addr(), refusals)
 		}
 		if rest > 0 && !path.Wait(ctx, jitter(rest)) {
 			return
 		}
 	}
+}
+
+// restAfterRST is how long to rest after a RST, one of so many to one dial. What
+// bounds a flood counts those of all candidates at the address.
+func (c *climb) restAfterRST(from netip.Addr, refusals int) (rest time.Duration) {
+	if refusals > atOnce && rand.N(2) == 0 {
+		rest = rand.N(max(c.rung.rtt()/2, leastOffbeat))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a := c.rsts[from]
+	a.rsts++
+	if calm := path.AfterRefusals(a.rsts) * time.Duration(a.ports); calm > 0 {
+		c.count.held++
+		rest = max(rest, calm/2+rand.N(calm))
+	}
+	return rest
 }
 
 // judge counts an error and says how long to rest after it.

@@ -146,20 +146,25 @@ func TestFailures(t *testing.T) {
 		deaf   bool
 		leaves bool
 		reason string
+		delay  time.Duration
 		most   int // SYNs
 	}{
-		{"refused", resets, false, true, "refused", 2200},
-		{"nobody there", drops, false, false, "no-answer", 30},
-		{"no SYN passes", drops, true, true, "syn-blocked", 30},
+		{"refused", resets, false, true, "refused", 20 * time.Millisecond, 130},
+		{"refused by a network nearby", resets, false, true, path.RefusalsFlood, 100 * time.Microsecond, path.RefusalsAtOnce + 150},
+		{"nobody there", drops, false, false, "no-answer", 100 * time.Microsecond, 30},
+		{"no SYN passes", drops, true, true, "syn-blocked", 100 * time.Microsecond, 30},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {
-				f := newField(100 * time.Microsecond)
+				f := newField(c.delay)
 				home, far := f.side(homeAt, drops), f.side(laptopAt, c.router)
 				far.deaf = c.deaf
 				m := newMember("s")
 				r := home.rung(m, time.Now(), laptopAt)
-				r.Leaves, r.RTT = c.leaves, 0
+				r.Leaves = c.leaves
+				if c.reason != path.RefusalsFlood {
+					r.RTT = 0
+				}
 				begun := time.Now()
 				err := r.Climb(t.Context(), m.try)
 				var failure *path.Failure
@@ -177,8 +182,44 @@ func TestFailures(t *testing.T) {
 				if n := len(home.times); n > c.most {
 					t.Errorf("%d SYNs", n)
 				}
+				if n := within(home.times, time.Second); c.reason == path.RefusalsFlood && n > 25 {
+					t.Errorf("%d SYNs in the last second", n)
+				}
 			})
 		})
+	}
+}
+
+// within is how many connects the last d of all have.
+func within(times []time.Time, d time.Duration) (n int) {
+	for _, at := range times {
+		if times[len(times)-1].Sub(at) < d {
+			n++
+		}
+	}
+	return n
+}
+
+// A peer that begins late is met by the few SYNs that still go to a network that
+// has answered hundreds by RST.
+func TestLatePeerBehindRSTsIsMet(t *testing.T) {
+	for _, delay := range []time.Duration{500 * time.Microsecond, 2 * time.Millisecond} {
+		for _, skew := range []time.Duration{time.Second, 2 * time.Second, 3 * time.Second} {
+			t.Run(fmt.Sprint(delay, skew), func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
+					f := newField(delay)
+					home, laptop := f.side(homeAt, resets), f.side(laptopAt, resets)
+					members := [2]*member{newMember("s"), newMember("s")}
+					fire := time.Now()
+					errs, took := climbBoth(t, [2]*Rung{home.rung(members[0], fire, laptopAt), laptop.rung(members[1], fire.Add(skew), homeAt)}, members)
+					if err := errors.Join(errs[0], errs[1]); err != nil || took > 500*time.Millisecond {
+						t.Errorf("%v in %v", err, took)
+					}
+					members[0].close()
+					members[1].close()
+				})
+			})
+		}
 	}
 }
 
