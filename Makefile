@@ -6,11 +6,17 @@ export CGO_ENABLED ?= 0
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 
-# What uses the lab of namespaces measures time or is long, so it runs alone, after the rest.
-LAB_PATTERN := /internal/(natlab/(debian|netns|programs)|faketcp|tun)(/|$$)
+# What uses the lab of namespaces measures time or is long, so it runs after the
+# rest; what runs our programs, by themselves.
+LAB_PATTERN := /internal/(natlab/(debian|netns)|faketcp|tun)(/|$$)
+PROGRAMS_PATTERN := /internal/natlab/programs(/|$$)
 
 # GOARCH is the host's where none is named.
 CROSS := darwin/arm64 windows/amd64 freebsd/amd64 linux/arm64
+
+# Paths as in the binaries that we ship: so they are compiled once, for check,
+# build, lab and packages.
+TRIM := -trimpath
 
 # The race detector would wait a second at each program's end, for races that
 # are being reported by then.
@@ -22,7 +28,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 build: ## bin/rendezvous and bin/agent
-	$(GO) build -trimpath -o bin/ ./cmd/...
+	$(GO) build $(TRIM) -o bin/ ./cmd/...
 
 demo: deps build ## WireGuard through two NATs and a CG-NAT, in two minutes
 	scripts/as-root.sh $(GO) run ./internal/natlab/demo -bin bin
@@ -30,30 +36,33 @@ demo: deps build ## WireGuard through two NATs and a CG-NAT, in two minutes
 test: deps build unit lab ## all tests
 
 unit: ## tests that need no privilege, with the race detector
-	$(RACE) $(GO) test -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)')
+	$(RACE) $(GO) test -vet=off -race $$($(GO) list ./... | grep -Ev '$(LAB_PATTERN)|$(PROGRAMS_PATTERN)')
 
 lab: ## tests with real programs in network namespaces
-	$(RACE) scripts/as-root.sh $(GO) test -race -count=1 -p 1 -parallel 4 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
+	$(RACE) scripts/as-root.sh $(GO) test -vet=off -race -count=1 -p 2 -timeout 12m $$($(GO) list ./... | grep -E '$(LAB_PATTERN)')
+	scripts/as-root.sh $(GO) test -vet=off $(TRIM) -count=1 -parallel 6 -timeout 12m $$($(GO) list ./... | grep -E '$(PROGRAMS_PATTERN)')
 
-check: format vet lint generated cross ## all that looks at the code without running it
+check: format lint generated cross ## all that looks at the code without running it
 
 format:
 	@stale=$$(gofmt -l .); if [ -n "$$stale" ]; then echo "gofmt -w these: $$stale" >&2; exit 1; fi
 
-vet:
+vet: ## go vet alone: lint has all of it, so tests go without
 	$(GO) vet ./...
 
 lint:
 	@if grep -rnE '//[[:space:]]*nolint' --include='*.go' .; then echo "lint: mend the code instead" >&2; exit 1; fi
-	"$$(scripts/tool.sh $(GOLANGCI))" run ./...
+	GOFLAGS=$(TRIM) "$$(scripts/tool.sh $(GOLANGCI))" run ./...
 
 generated:
 	PATH="$$(dirname "$$(scripts/tool.sh $(PROTOC_GEN_GO))"):$$PATH" proto/check-generated.sh
 
+# list -export compiles everything, and links nothing.
 cross:
 	@for target in $(CROSS); do \
 		echo "build $$target"; \
-		GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./... || exit 1; \
+		export GOOS=$${target%/*} GOARCH=$${target#*/}; \
+		$(GO) build $(TRIM) ./cmd/... && $(GO) list $(TRIM) -export ./... >/dev/null || exit 1; \
 	done
 
 paths: deps ## the table of docs/PATHS.md, made here

@@ -12,7 +12,7 @@ import (
 // Build compiles programs of this module ("rendezvous/cmd/agent") into a
 // folder.
 func Build(dir string, packages ...string) error {
-	cmd := exec.Command("go", append([]string{"build", "-o", dir + "/"}, packages...)...)
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-o", dir + "/"}, packages...)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %v: %w: %s", packages, err, out)
