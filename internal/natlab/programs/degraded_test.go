@@ -24,6 +24,7 @@ func TestDegradedUDPLosesToFakeTCP(t *testing.T) {
 		"1 Mbit/s":  &hop.Police{Protocol: hop.OnlyUDP, Rate: 1_000_000},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := programs.Situation{Options: netns.DefaultOptions()}.Start(t, exposeEcho, dialEcho)
 			n.Reach(t, sinkAddr, loadAddr, "direct-udp")
 			n.SetBoxes("laptoprouter", box)

@@ -31,7 +31,7 @@ func TestFakeTCPAtFullSpeedIsNeverInvalid(t *testing.T) {
 	n := resets.over(t, programs.UDPDropped(func(o *netns.Options) { o.Wire = true })).Start(t, exposeEcho, dialEcho)
 	n.Reach(t, sinkAddr, loadAddr, fakeTCP)
 	var full programs.Rate
-	programs.Load(t, n.Scene.Laptop, &full, "rate", "-to", loadAddr, "-rate", "0", "-burst", "16", "-for", "10s")
+	programs.Load(t, n.Scene.Laptop, &full, "rate", "-to", loadAddr, "-rate", "0", "-burst", "16", "-for", "5s")
 	t.Logf("%.0f datagrams a second, %.0f Mbit/s, loss %.3f", full.Rate, full.Mbit, full.Loss)
 	var p programs.Pings
 	programs.Load(t, n.Scene.Laptop, &p, "ping", "-to", loadAddr, "-size", "1000", "-n", "500", "-interval", "1ms")

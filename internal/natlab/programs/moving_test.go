@@ -29,6 +29,7 @@ func TestChangesOfTheNetworkAreFollowedAtOnce(t *testing.T) {
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := begin(t)
 			stream := programs.StartLoad(t, n.Scene.Laptop, "ping", "-to", loadAddr, "-size", "100", "-n", "800", "-interval", "5ms")
 			time.Sleep(time.Second) // of a transfer that goes well

@@ -20,6 +20,7 @@ type place func(s *netns.Scene) (home, laptop *netns.Host)
 //
 // S4-13, S4-15
 func TestNearAndOpen(t *testing.T) {
+	t.Parallel()
 	netns.Require(t)
 	random, masquerade := netns.RandomPorts(), netns.Masquerade()
 	standard := func(s *netns.Scene) (home, laptop *netns.Host) { return s.Home, s.Laptop }
@@ -47,6 +48,7 @@ func TestNearAndOpen(t *testing.T) {
 		"IPv6 behind firewalls": {sixAlone(random), standard, "[" + netns.HomeIPv6 + "]:"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := netns.Standard(t, c.options)
 			homeHost, laptopHost := c.place(s)
 			addrs := []string{netns.VPSAddr, netns.VPSOtherAddr}

@@ -54,6 +54,7 @@ func TestMiniupnpd(t *testing.T) {
 		"the laptop's port is foreseen": {netns.Mapping{}, netns.Masquerade(), []string{"pcp", "nat-pmp", "upnp"}, "pcp"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := netns.Standard(t, behind(c.laptop))
 			attic, router := s.MappingHome(netns.RandomPorts(), c.mapping)
 			coordinator := programs.Serve(t, s.VPS, filepath.Join(s.Dir(), "coordinator"), []string{netns.VPSAddr, netns.VPSOtherAddr})

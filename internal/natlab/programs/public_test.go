@@ -135,6 +135,7 @@ func TestPlainWireGuardReachesHome(t *testing.T) {
 func TestTwoHundredPlainClientsAtOnce(t *testing.T) {
 	for _, spares := range []int{4, 200} {
 		t.Run(fmt.Sprint(spares, " spares"), func(t *testing.T) {
+			t.Parallel()
 			n := open(t, netns.DefaultOptions(), fmt.Sprintf("public: {spares: %d, idle: 5s}", spares), publicEcho)
 			programs.Sink(n.Scene.Home, sinkAddr)
 			netns.Eventually(t, 5*time.Second, "all spares", func() error {
@@ -214,6 +215,7 @@ func TestPlainClientsAreServedAgain(t *testing.T) {
 		"home's router forgets": func(n *programs.Network) { n.HomeRouter.FlushConntrack() },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := open(t, netns.DefaultOptions(), "public: {keepalive: 5s}", publicEcho)
 			programs.Sink(n.Scene.Home, sinkAddr)
 			stream := programs.StartLoad(t, n.Scene.Laptop, "ping", "-to", echoDoor, "-size", "100", "-interval", "20ms", "-n", "600")

@@ -59,8 +59,10 @@ func twoRouters(nat netns.NAT) netns.Options {
 //
 // S4-17
 func TestPunchWithoutACoordinator(t *testing.T) {
+	t.Parallel()
 	for name, nat := range map[string]netns.NAT{"masquerade": netns.Masquerade(), "that accepts": netns.Masquerade().AcceptingInput()} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := netns.Standard(t, twoRouters(nat))
 			programs.Serve(t, s.VPS, filepath.Join(s.Dir(), "coordinator"), []string{netns.VPSAddr, netns.VPSOtherAddr})
 			programs.Sink(s.Home, "127.0.0.1:9000")
@@ -69,7 +71,7 @@ func TestPunchWithoutACoordinator(t *testing.T) {
 				"--expose", "echo=udp://127.0.0.1:9000"}, word...)...)
 			laptop := s.Laptop.Start("agent", append([]string{"punch", "--peer", netns.HomePublic + ":40000", "--local", ":40001", "--at", "+5s",
 				"--dial", "echo=udp://127.0.0.1:9001"}, word...)...)
-			if e := happened(t, home, "outside", 3*time.Second); e.Addr != netns.HomePublic+":40000" {
+			if e := happened(t, home, "outside", 10*time.Second); e.Addr != netns.HomePublic+":40000" {
 				t.Errorf("seen at %s", e.Addr)
 			}
 			began := time.Now()
@@ -92,6 +94,7 @@ func TestPunchWithoutACoordinator(t *testing.T) {
 // Nobody there, or another secret: exit code 1, with what was seen and what to
 // do.
 func TestPunchThatFails(t *testing.T) {
+	t.Parallel()
 	s := netns.Standard(t, twoRouters(netns.Masquerade()))
 	other := s.Home.Start("agent", "punch", "--peer", netns.LaptopPublic+":40001", "--local", ":40000", "--secret", "another word")
 	for _, c := range []struct{ peer, want string }{
@@ -112,6 +115,7 @@ func TestPunchThatFails(t *testing.T) {
 //
 // S4-16
 func TestPunchByICMP(t *testing.T) {
+	t.Parallel()
 	s := netns.Standard(t, twoRouters(netns.Masquerade()))
 	caller := s.HomeRouter
 	programs.Sink(caller, "127.0.0.1:9000")
@@ -135,6 +139,7 @@ func TestPunchByICMP(t *testing.T) {
 //
 // S4-16
 func TestPunchByICMPFromBehindARouter(t *testing.T) {
+	t.Parallel()
 	s := netns.Standard(t, twoRouters(netns.Masquerade()))
 	home := s.Home.Start("agent", "punch", "--icmp", "--peer", netns.LaptopPublic+":40001", "--local", ":40000", "--secret", punchWord, "--for", "6s")
 	if _, err := s.Laptop.Try("agent", "punch", "--icmp", "--local", ":40001", "--secret", punchWord, "--for", "6s"); err == nil || !strings.Contains(err.Error(), "no-call: ") {
@@ -150,6 +155,7 @@ func TestPunchByICMPFromBehindARouter(t *testing.T) {
 
 // Without the privilege the reason and what to do are told.
 func TestPunchByICMPWithoutPrivilege(t *testing.T) {
+	t.Parallel()
 	s := netns.Standard(t, twoRouters(netns.Masquerade()))
 	out, err := s.Laptop.TryAs(netns.Guise{Unprivileged: true}, "agent", "punch", "--icmp", "--local", ":40001", "--secret", punchWord)
 	if err == nil || !strings.Contains(err.Error(), "setcap cap_net_raw+ep") {

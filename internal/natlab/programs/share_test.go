@@ -172,6 +172,7 @@ func TestVeiledAgents(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{"veiled": {"--veil"}, "in the clear": nil} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := programs.Situation{Options: netns.DefaultOptions()}.Open(t)
 			capture := programs.Listen(t, n.Scene, n.VPS, netns.WAN, "udp port 443")
 			n.Home = programs.Join(t, n.Scene.Home, n.Dir(), "home", n.Coordinator.Invite(args...))

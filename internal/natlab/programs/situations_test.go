@@ -20,6 +20,7 @@ func TestWireGuardWhereUDPDoesNotPass(t *testing.T) {
 			continue
 		}
 		t.Run(x.Name, func(t *testing.T) {
+			t.Parallel()
 			n, j := x.Travel(t, load)
 			t.Logf("home %s, laptop %s; first answer %v, best path %v; TCP %.0f Mbit/s, RST %d",
 				j.Home, j.Laptop, j.FirstAnswer.Round(time.Millisecond), j.Best.Round(time.Millisecond), j.Mbit, j.Resets)

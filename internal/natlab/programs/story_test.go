@@ -29,6 +29,7 @@ func TestWireGuardThroughThreeNATs(t *testing.T) {
 	t.Parallel()
 	for _, raw := range []string{"", "?raw"} {
 		t.Run("wg"+raw, func(t *testing.T) {
+			t.Parallel()
 			n := programs.Start(t, netns.DefaultOptions(), exposeWG+raw, dialWG)
 			server := n.Scene.Home.WireGuard("10.9.0.1/24", 51820)
 			client := n.Scene.Laptop.WireGuard("10.9.0.2/24", 0)
@@ -148,6 +149,7 @@ func TestPathIsBackWithinTwoSeconds(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := begin(t)
 			stream := programs.StartLoad(t, n.Scene.Laptop, "ping", "-to", loadAddr, "-size", "100", "-n", "400", "-interval", "10ms")
 			time.Sleep(time.Second) // of a transfer that goes well

@@ -431,6 +431,7 @@ func TestAgentsFindTheStripedCoordinator(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			o := netns.DefaultOptions()
 			o.LaptopNAT = test.nat
 			s := stripe(t, o, "apply: true")

@@ -308,7 +308,7 @@ func TestTCPServiceOverTCPBetweenPeers(t *testing.T) {
 	n.Laptop.Do("ping", "home", "-c", "1")
 	waitPath(n, "direct-tcp")
 	for _, options := range [][]string{nil, {"-R"}, {"-P", "4"}} {
-		s := n.MeasureTCP(3*time.Second, options...)
+		s := n.MeasureTCP(2*time.Second, options...)
 		t.Logf("%v: directly %.0f Mbit/s, over the service %.0f Mbit/s: %.2f times", options, s.Direct, s.Service, s.Service/s.Direct)
 		if s.Service < 100 {
 			t.Error("that is too slow")
