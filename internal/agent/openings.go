@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"rendezvous/internal/path"
+	"rendezvous/internal/portmap"
 	"rendezvous/internal/stun"
 	"rendezvous/proto"
 )
@@ -41,6 +42,7 @@ type openings struct {
 	// tcpNature is how the NAT chooses TCP's ports, once one transport has
 	// found out.
 	tcpNature foundOut
+	mapped    []tcpMapping // ports that the router is asked for
 	// barred is why a kind has none of the ports of through.
 	barred map[path.Kind]*path.Failure
 }
@@ -110,6 +112,7 @@ func (o *openings) close() {
 	for _, p := range o.tcp {
 		p.close()
 	}
+	o.unmap()
 }
 
 // gather finds where the ports may be reached, all of them side by side.
@@ -119,6 +122,10 @@ func (o *openings) gather(ctx context.Context) gathered {
 	var parts [3]gathered
 	var wait sync.WaitGroup
 	w := o.as.a.link.ways()
+	var led map[path.Kind]portmap.Mapping
+	if o.mapped = o.toMap(); len(o.mapped) > 0 {
+		wait.Go(func() { led = o.mapPorts(ctx) })
+	}
 	wait.Go(func() {
 		if w.udpDead { // the others would wait for nothing
 			parts[0] = o.as.a.hosts(o.udp)
@@ -135,6 +142,11 @@ func (o *openings) gather(ctx context.Context) gathered {
 	g := gathered{passing: o.as.a.passingHere(o.attempt)}
 	for _, part := range parts {
 		g.merge(part)
+	}
+	for _, k := range []path.Kind{path.DirectTCP, path.DirectFakeTCP} {
+		if m, ok := led[k]; ok {
+			o.as.a.addMapping(&g, m, transportOf(k))
+		}
 	}
 	return g
 }

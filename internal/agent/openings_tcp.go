@@ -121,11 +121,7 @@ func (o *openings) openEach(k path.Kind) error {
 // openThrough opens, besides, ports that TCP passes to from the peer's network.
 // Where there is one such port, two kinds of path have it by turns.
 func (o *openings) openThrough() {
-	kinds := []path.Kind{path.DirectFakeTCP, path.DirectTCP}
-	if o.attempt%2 == 1 {
-		slices.Reverse(kinds)
-	}
-	for _, k := range kinds {
+	for _, k := range o.tcpKinds() {
 		if len(o.through) == 0 || !o.has(k) {
 			continue
 		}

@@ -89,23 +89,28 @@ func (m mapper) of(endpoints []*endpoint) (list []portmap.Mapping) {
 // A public address that no STUN server saw us from may be anybody's; peers are
 // not sent there.
 func (a *Agent) addMapped(g *gathered, endpoints []*endpoint) {
-	var first []candidate
-	for _, m := range a.mapper.of(endpoints) {
-		c := candidate{proto.CandidateType_CANDIDATE_MAPPED, m.External, proto.Transport_TRANSPORT_UDP}
-		switch ip := m.External.Addr(); {
-		case slices.ContainsFunc(g.candidates, func(k candidate) bool {
-			return k.addr == c.addr && k.kind == proto.CandidateType_CANDIDATE_HOST
-		}): // a pinhole: the host's own address says it all
-		case !c.public():
-			g.candidates = append(g.candidates, c)
-		case ip.Is4() && g.seenElsewhere(ip):
-			a.gatewayFault(portmap.Fault{Gateway: m.Gateway, Protocol: m.Protocol, Reason: "other-address",
-				Err: fmt.Errorf("the router says that its address is %v, and STUN servers see us at %v; peers are not sent there", ip, g.outside)})
-		default:
-			first = append(first, c)
-		}
+	list := a.mapper.of(endpoints)
+	slices.Reverse(list) // each is put before the others
+	for _, m := range list {
+		a.addMapping(g, m, proto.Transport_TRANSPORT_UDP)
 	}
-	g.candidates = append(first, g.candidates...)
+}
+
+// addMapping does it with one mapping, of whichever transport.
+func (a *Agent) addMapping(g *gathered, m portmap.Mapping, over proto.Transport) {
+	c := candidate{proto.CandidateType_CANDIDATE_MAPPED, m.External, over}
+	switch ip := m.External.Addr(); {
+	case slices.ContainsFunc(g.candidates, func(k candidate) bool {
+		return k.addr == c.addr && k.transport == over && k.kind == proto.CandidateType_CANDIDATE_HOST
+	}): // a pinhole: the host's own address says it all
+	case !c.public():
+		g.candidates = append(g.candidates, c)
+	case ip.Is4() && g.seenElsewhere(ip):
+		a.gatewayFault(portmap.Fault{Gateway: m.Gateway, Protocol: m.Protocol, Reason: "other-address",
+			Err: fmt.Errorf("the router says that its address is %v, and STUN servers see us at %v; peers are not sent there", ip, g.outside)})
+	default:
+		g.candidates = slices.Insert(g.candidates, 0, c)
+	}
 }
 
 // seenElsewhere says whether STUN servers saw us, and not from ip.

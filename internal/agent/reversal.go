@@ -19,10 +19,14 @@ import (
 // pace between its candidates, and one lost datagram.
 const reversalMargin = 100 * time.Millisecond
 
-// reachable says whether whoever offers these candidates is reached at its own
-// address over t: servers see it there, and UDP from strangers comes in. TCP's
+// reachable says whether whoever offers these candidates is reached as it is over
+// t. Over TCP, what its router maps to it does; over UDP that is seen to apart
+// (gathered.mappedApart). Or it is reached at its own address: servers see it there, and UDP from strangers comes in. TCP's
 // filtering is not known apart; where UDP's is not either, it may be open.
 func reachable(list []candidate, b *proto.Behaviour, t proto.Transport) bool {
+	if t != proto.Transport_TRANSPORT_UDP && mappedOver(list, t) {
+		return true
+	}
 	of := func(kind proto.CandidateType) bool {
 		return slices.ContainsFunc(list, func(c candidate) bool {
 			return c.kind == kind && c.transport == t && c.public()

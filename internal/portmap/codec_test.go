@@ -44,7 +44,7 @@ func TestRequestsOnTheWire(t *testing.T) {
 			"02010000 00000e10" + ours + nonce + "11000000 9cb0 04d2" + outside},
 		"pcp delete": {pcpRequest{client: pc, nonce: n, port: Port{Transport: TCP, Number: 443}}.encode(),
 			"02010000 00000000" + ours + nonce + "06000000 01bb 0000" + anybody},
-		"pcp pinhole": {pcpRequest{client: netip.MustParseAddr("2001:db8::2"), lifetime: time.Hour, nonce: n, port: Port{UDP, 443, true}}.encode(),
+		"pcp pinhole": {pcpRequest{client: netip.MustParseAddr("2001:db8::2"), lifetime: time.Hour, nonce: n, port: Port{Transport: UDP, Number: 443, Six: true}}.encode(),
 			"02010000 00000e10" + "20010db8000000000000000000000002" + nonce + "11000000 01bb 0000" + "00000000000000000000000000000000"},
 		"nat-pmp address": {pmpRequest{}.encode(), "0000"},
 		"nat-pmp map":     {pmpRequest{opcode: pmpMapUDP, internal: port, external: port, lifetime: time.Hour}.encode(), "0001 0000 9cb0 9cb0 00000e10"},

@@ -2,6 +2,7 @@ package portmap
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -94,6 +95,17 @@ func (k *keeper) state() State {
 	}
 	slices.SortFunc(s.Mappings, func(a, b Mapping) int { return int(a.Port.Number) - int(b.Port.Number) })
 	return s
+}
+
+// answer is the mapping of a port, or whether there may be one soon.
+func (k *keeper) answer(p Port) (held *Mapping, open bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l := k.leases[p]; l != nil {
+		m := l.Mapping
+		return &m, true
+	}
+	return nil, p.Six == k.road.source.Is6() && k.refused[p].times == 0 && (k.asked.IsZero() || len(k.clients) > 0 || k.asking > 0)
 }
 
 func (k *keeper) settled() bool {
@@ -243,6 +255,7 @@ func (k *keeper) tend(ctx context.Context) {
 			unwanted = append(unwanted, l)
 		}
 	}
+	maps.DeleteFunc(k.refused, func(p Port, _ refusal) bool { return !slices.Contains(wanted, p) }) // or next would be in the past for ever
 	k.mu.Unlock()
 	for _, l := range unwanted {
 		k.release(ctx, l)
@@ -281,7 +294,7 @@ func (k *keeper) tendOne(ctx context.Context, clients []client, p Port, anyway b
 	case l != nil && now.Before(l.renew), l == nil && now.Before(r.at):
 		return false
 	}
-	external := netip.AddrPortFrom(netip.Addr{}, p.Number) // never 0: some refuse that
+	external := netip.AddrPortFrom(netip.Addr{}, p.outside())
 	if l != nil {
 		external = l.External
 		clients = append([]client{l.by}, slices.DeleteFunc(slices.Clone(clients), func(c client) bool { return c == l.by })...)
@@ -312,5 +325,10 @@ func (k *keeper) hold(ctx context.Context, c client, p Port, external netip.Addr
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(leaveWithin/2, cancel) })
 	defer stop()
-	return c.hold(longer, p, external)
+	g, err := c.hold(longer, p, external)
+	if err == nil && p.External != 0 && g.external.Port() != p.External {
+		_ = c.release(longer, p, g.external) // what stays of it ends with its lease
+		return grant{}, faultf(otherPort, "%v: the gateway gives port %d outside where %d is wanted", c.protocol(), g.external.Port(), p.External)
+	}
+	return g, err
 }

@@ -21,6 +21,7 @@ type Mapper struct {
 	told    map[string]bool
 	looked  chan struct{} // wakes Run
 	settles chan struct{} // gets a value when a keeper has done something
+	news    chan struct{} // closed, and made anew, at the same instant
 	began   bool          // the gateways were looked up once
 }
 
@@ -33,7 +34,7 @@ func New(cfg Config) *Mapper {
 		cfg.Gateways = SystemGateways
 	}
 	return &Mapper{cfg: cfg, keepers: make(map[road]*keeper), told: make(map[string]bool),
-		looked: make(chan struct{}, 1), settles: make(chan struct{}, 1)}
+		looked: make(chan struct{}, 1), settles: make(chan struct{}, 1), news: make(chan struct{})}
 }
 
 // Map asks for a port, until Unmap or the end of Run. It does not wait:
@@ -53,6 +54,32 @@ func (m *Mapper) Unmap(p Port) {
 	m.wanted = slices.DeleteFunc(m.wanted, func(o Port) bool { return o == p })
 	m.mu.Unlock()
 	m.wakeAll(false)
+}
+
+// Await waits until a port that Map asked for is mapped, which it returns, or
+// will not be for now: no gateway answers, or all have refused.
+func (m *Mapper) Await(ctx context.Context, p Port) (Mapping, bool) {
+	for {
+		m.mu.Lock()
+		news, began := m.news, m.began
+		m.mu.Unlock()
+		hopes := !began
+		for _, k := range m.all() {
+			held, open := k.answer(p)
+			if held != nil {
+				return *held, true
+			}
+			hopes = hopes || open
+		}
+		if !hopes {
+			return Mapping{}, false
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return Mapping{}, false
+		}
+	}
 }
 
 // Look has everything looked at again, as the network or the gateway may have
@@ -168,8 +195,12 @@ func (m *Mapper) meet(ctx context.Context, wait *sync.WaitGroup) {
 	}
 }
 
-// settle tells Check that something has become clear.
+// settle tells Check and Await that something has become clear.
 func (m *Mapper) settle() {
+	m.mu.Lock()
+	close(m.news)
+	m.news = make(chan struct{})
+	m.mu.Unlock()
 	select {
 	case m.settles <- struct{}{}:
 	default:

@@ -58,6 +58,17 @@ type Port struct {
 	Number    uint16
 	// Six says that it is a socket of IPv6; otherwise of IPv4.
 	Six bool
+	// External is the port wanted outside, where no other will do; 0: any, the
+	// same number best.
+	External uint16
+}
+
+// outside is the external port to ask for: never 0, which some gateways refuse.
+func (p Port) outside() uint16 {
+	if p.External != 0 {
+		return p.External
+	}
+	return p.Number
 }
 
 func (p Port) String() string { return fmt.Sprintf("%s/%d", p.Transport, p.Number) }
@@ -150,6 +161,7 @@ const (
 const (
 	badAnswer    = "bad-answer"    // that can't be read, or answers something else
 	badPort      = "port-0"        // an external port 0
+	otherPort    = "other-port"    // granted, where one alone is of use
 	badAddress   = "bad-address"   // an external address that is none
 	badLease     = "bad-lease"     // none, or so short that it can't be kept
 	otherHost    = "other-host"    // somebody else answered, or the gateway sent us to somebody else

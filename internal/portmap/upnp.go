@@ -23,6 +23,7 @@ import (
 const (
 	upnpInvalidArgs   = 402
 	upnpActionFailed  = 501
+	upnpNoSuchEntry   = 714 // NoSuchEntryInArray
 	upnpConflict      = 718 // ConflictInMappingEntry: the port is another's
 	upnpSamePorts     = 724 // SamePortValuesRequired
 	upnpOnlyPermanent = 725 // OnlyPermanentLeasesSupported
@@ -137,9 +138,15 @@ func (c *upnpClient) do(req *http.Request) (*http.Response, error) {
 // argument is one of an action's.
 type argument struct{ name, value string }
 
-// act has an action done and returns the named fields of its answer (UPnP
-// Device Architecture 1.1 section 3.2.1).
+// act has an action done and returns the named field of its answer.
 func (c *upnpClient) act(ctx context.Context, action string, want string, args ...argument) (string, error) {
+	fields, err := c.ask(ctx, action, []string{want}, args...)
+	return strings.TrimSpace(fields[want]), err
+}
+
+// ask has an action done and returns the named fields of its answer (UPnP
+// Device Architecture 1.1 section 3.2.1).
+func (c *upnpClient) ask(ctx context.Context, action string, want []string, args ...argument) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	var b bytes.Buffer
@@ -153,20 +160,20 @@ func (c *upnpClient) act(ctx context.Context, action string, want string, args .
 	b.WriteString("</u:" + action + "></s:Body></s:Envelope>")
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.service.control.String(), &b)
 	if err != nil {
-		return "", faultf(badAnswer, "UPnP: %q: %v", short(c.service.control.String()), err)
+		return nil, faultf(badAnswer, "UPnP: %q: %v", short(c.service.control.String()), err)
 	}
 	req.Header.Set("Content-Type", `text/xml; charset="utf-8"`)
 	req.Header["SOAPAction"] = []string{`"` + c.service.kind + "#" + action + `"`} // some look for this very spelling
 	resp, err := c.do(req)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	fields, err := decodeFields(resp.Body, want, "errorCode", "errorDescription")
+	fields, err := decodeFields(resp.Body, append(want, "errorCode", "errorDescription")...)
 	if resp.StatusCode == http.StatusOK && err == nil {
-		return strings.TrimSpace(fields[want]), nil
+		return fields, nil
 	}
-	return "", refusalOf(action, resp.StatusCode, fields, err)
+	return nil, refusalOf(action, resp.StatusCode, fields, err)
 }
 
 // refusalOf is why an action was not done.
@@ -202,6 +209,15 @@ func (c *upnpClient) hold(ctx context.Context, p Port, external netip.AddrPort) 
 		return grant{}, err
 	}
 	port := external.Port()
+	if p.External != 0 {
+		if err := c.mayTake(ctx, p, port); err != nil {
+			return grant{}, err
+		}
+		if err := c.add(ctx, p, port); err != nil {
+			return grant{}, err
+		}
+		return c.held(at, port)
+	}
 	for range otherPorts + 1 {
 		err = c.add(ctx, p, port)
 		if code := codeOf(err); code != upnpConflict && code != upnpConflicts {
@@ -216,9 +232,57 @@ func (c *upnpClient) hold(ctx context.Context, p Port, external netip.AddrPort) 
 	if err != nil {
 		return grant{}, err
 	}
+	return c.held(at, port)
+}
+
+// held is what was granted.
+func (c *upnpClient) held(at netip.Addr, port uint16) (grant, error) {
 	c.at = at
 	g := grant{external: netip.AddrPortFrom(at, port), lease: leaseWanted, permanent: c.permanent}
 	return g, g.check(UPnP, false)
+}
+
+// entry is a mapping as the gateway tells it.
+type entry struct {
+	client      netip.Addr
+	port        uint16
+	description string
+}
+
+// entryOf asks who has an external port; nil: nobody.
+func (c *upnpClient) entryOf(ctx context.Context, t Transport, external uint16) (*entry, error) {
+	fields, err := c.ask(ctx, "GetSpecificPortMappingEntry", []string{"NewInternalClient", "NewInternalPort", "NewPortMappingDescription"},
+		argument{"NewRemoteHost", ""},
+		argument{"NewExternalPort", strconv.Itoa(int(external))},
+		argument{"NewProtocol", strings.ToUpper(t.String())})
+	switch {
+	case codeOf(err) == upnpNoSuchEntry:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	client, err1 := netip.ParseAddr(strings.TrimSpace(fields["NewInternalClient"]))
+	port, err2 := strconv.ParseUint(strings.TrimSpace(fields["NewInternalPort"]), 10, 16)
+	if err1 != nil || err2 != nil {
+		return nil, faultf(badAnswer, "UPnP: port %d leads to %q, port %q", external, short(fields["NewInternalClient"]), short(fields["NewInternalPort"]))
+	}
+	return &entry{client.Unmap(), uint16(port), strings.TrimSpace(fields["NewPortMappingDescription"])}, nil
+}
+
+// mayTake says whether a port that a service may have is free: a gateway has
+// each host replace its own mappings, whichever program made them (UPnP IGD
+// WANIPConnection:1 section 2.4.16).
+func (c *upnpClient) mayTake(ctx context.Context, p Port, external uint16) error {
+	e, err := c.entryOf(ctx, p.Transport, external)
+	if err != nil {
+		return err
+	}
+	if e == nil || *e == (entry{c.road.source, p.Number, description}) {
+		return nil
+	}
+	f := faultf(refusedIt, "UPnP: port %d leads to %v, port %d, already (%q)", external, e.client, e.port, short(e.description))
+	f.code = upnpConflict
+	return f
 }
 
 // add makes the mapping for a time, or for ever where the gateway knows

@@ -66,6 +66,7 @@ type key struct {
 type entry struct {
 	external uint16
 	nonce    [12]byte
+	text     string // that describes it, by UPnP
 	ends     *time.Timer
 }
 

@@ -65,6 +65,7 @@ type arguments struct {
 			Client   string `xml:"NewInternalClient"`
 			Protocol string `xml:"NewProtocol"`
 			Lease    string `xml:"NewLeaseDuration"`
+			Text     string `xml:"NewPortMappingDescription"`
 		} `xml:",any"`
 	} `xml:"Body"`
 }
@@ -91,6 +92,8 @@ func (g *Gateway) act(w http.ResponseWriter, r *http.Request) {
 		code = g.add(a)
 	case "DeletePortMapping":
 		code = g.delete(a)
+	case "GetSpecificPortMappingEntry":
+		body, code = g.specific(a)
 	default:
 		code = 401
 	}
@@ -132,7 +135,19 @@ func (g *Gateway) add(a arguments) (code int) {
 		g.remove(k)
 	}
 	g.hold(k, uint16(external), time.Duration(lease)*time.Second)
+	g.held[k].text = a.Body.Action.Text
 	return 0
+}
+
+// specific tells of one mapping.
+func (g *Gateway) specific(a arguments) (body string, code int) {
+	for k, e := range g.held {
+		if strconv.Itoa(int(e.external)) == a.Body.Action.External && k.tcp == (a.Body.Action.Protocol == "TCP") {
+			return fmt.Sprintf("<NewInternalPort>%d</NewInternalPort><NewInternalClient>%v</NewInternalClient><NewEnabled>1</NewEnabled>"+
+				"<NewPortMappingDescription>%s</NewPortMappingDescription><NewLeaseDuration>0</NewLeaseDuration>", k.internal.Port(), k.internal.Addr(), e.text), 0
+		}
+	}
+	return "", 714
 }
 
 func (g *Gateway) delete(a arguments) (code int) {
