@@ -12,7 +12,7 @@ import (
 // Rx is the memory that a reader's goroutine opens datagrams in.
 type Rx struct {
 	out    []byte
-	in     [dgram.MaxSegments]sealed
+	in     []sealed // as many as a burst has
 	n      int
 	misses int // datagrams of this burst that opened under no window
 	data   int // datagrams of this burst that are data
@@ -33,7 +33,7 @@ type sealed struct {
 	end      int
 }
 
-// NewRx makes an Rx. Its buffer is made when there is something to open: of the
+// NewRx makes an Rx. Its memory is made when there is something to open: of the
 // hundreds of sockets that a spray opens, data comes to one.
 func NewRx() *Rx { return &Rx{} }
 
@@ -52,6 +52,9 @@ func (s *Session) Receive(rx *Rx, p path.Path, k path.Kind, b dgram.Burst) (prov
 			if err != nil {
 				s.counts.drop(dropBadHeader, 1)
 				continue
+			}
+			if rx.in == nil {
+				rx.in = make([]sealed, dgram.MaxSegments)
 			}
 			if rx.n == len(rx.in) || rx.n > 0 && rx.in[0].head.Epoch != h.Epoch {
 				s.open(rx, p)
