@@ -21,6 +21,7 @@ type event struct {
 	at  time.Duration // since the lab's beginning: compared faster than a Time
 	seq uint64
 	do  func()
+	p   *parcel // instead of do: one that comes to its link's end
 }
 
 func (g *agenda) init(l *Lab) {
@@ -30,12 +31,19 @@ func (g *agenda) init(l *Lab) {
 }
 
 // plan runs do at the given time with the lab's lock held.
-func (g *agenda) plan(at time.Time, do func()) {
+func (g *agenda) plan(at time.Time, do func()) { g.enter(at, event{do: do}) }
+
+// land has p arrive at the given time: as plan does, without a closure for each
+// datagram.
+func (g *agenda) land(at time.Time, p *parcel) { g.enter(at, event{p: p}) }
+
+func (g *agenda) enter(at time.Time, e event) {
 	if g.lab.closed {
 		return
 	}
 	g.count++
-	g.queue.push(event{at.Sub(g.began), g.count, do})
+	e.at, e.seq = at.Sub(g.began), g.count
+	g.queue.push(e)
 	g.arm()
 }
 
@@ -73,7 +81,11 @@ func (g *agenda) run() {
 	defer g.lab.mu.Unlock()
 	now := time.Since(g.began)
 	for len(g.queue) > 0 && g.queue[0].at <= now {
-		g.queue.pop().do()
+		if e := g.queue.pop(); e.p != nil {
+			e.p.on.arrive(e.p)
+		} else {
+			e.do()
+		}
 	}
 	g.armed = 0
 	g.arm()

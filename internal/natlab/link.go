@@ -143,6 +143,7 @@ type Drop func(from, to netip.AddrPort, datagram []byte) bool
 // link joins a host or NAT to its network.
 type link struct {
 	lab  *Lab
+	of   *attachment
 	name string
 	conditions
 	rand  *rand.Rand
@@ -168,17 +169,16 @@ const (
 )
 
 // carry takes p across the link, to or from other where that is known; delay
-// is the link's own or the override for this pair of places. arrive runs at
-// the other end.
-func (l *link) carry(d direction, p *parcel, other *attachment, delay time.Duration, arrive func(*parcel)) {
+// is the link's own or the override for this pair of places.
+func (l *link) carry(d direction, p *parcel, other *attachment, delay time.Duration) {
 	if p = l.admit(d, p); p == nil {
 		return
 	}
 	if l.bandwidth > 0 || p.tcp == nil && l.udp.bandwidth > 0 {
-		p.each(func(q *parcel) { l.queueUp(d, q, other, delay, arrive) })
+		p.each(func(q *parcel) { l.queueUp(d, q, other, delay) })
 		return
 	}
-	l.fly(d, p, other, time.Now().Add(delay), arrive)
+	l.fly(d, p, other, time.Now().Add(delay))
 }
 
 // admit drops what does not enter the link, and returns the rest.
@@ -225,7 +225,7 @@ func (l *link) checks(p *parcel) (all []check) {
 	return all
 }
 
-func (l *link) queueUp(d direction, p *parcel, other *attachment, delay time.Duration, arrive func(*parcel)) {
+func (l *link) queueUp(d direction, p *parcel, other *attachment, delay time.Duration) {
 	lane, bits, at, fits := &l.lanes[d], float64(8*(len(p.buf)+p.headers())), time.Now(), true
 	if p.tcp == nil {
 		at, fits = passes(at, &lane.freeUDP, bits, l.udp.bandwidth, l.udp.queue)
@@ -237,7 +237,7 @@ func (l *link) queueUp(d direction, p *parcel, other *attachment, delay time.Dur
 		l.lab.dropped(p, l.name, DropQueue)
 		return
 	}
-	l.fly(d, p, other, at.Add(delay), arrive)
+	l.fly(d, p, other, at.Add(delay))
 }
 
 // passes is when that many bits, which come at the given time, have passed a
@@ -254,19 +254,19 @@ func passes(at time.Time, free *time.Time, bits, limit float64, queue time.Durat
 	return *free, true
 }
 
-func (l *link) fly(d direction, p *parcel, other *attachment, at time.Time, arrive func(*parcel)) {
+func (l *link) fly(d direction, p *parcel, other *attachment, at time.Time) {
 	if l.jitter > 0 {
 		at = at.Add(time.Duration(l.rand.Int64N(int64(l.jitter))))
 	}
 	if l.duplicate > 0 {
 		if _, copies := p.split(func([]byte) bool { return l.rand.Float64() < l.duplicate }); copies != nil {
-			l.land(copies.with(copies.buf), at, arrive)
+			l.land(d, copies.with(copies.buf), at)
 		}
 	}
 	if l.reorder > 0 {
 		onTime, behind := p.split(func([]byte) bool { return l.rand.Float64() < l.reorder })
 		if behind != nil {
-			l.land(behind, at.Add(l.behind), arrive)
+			l.land(d, behind, at.Add(l.behind))
 		}
 		if p = onTime; p == nil {
 			return
@@ -280,17 +280,27 @@ func (l *link) fly(d direction, p *parcel, other *attachment, at time.Time, arri
 		lane.last = make(map[*attachment]time.Time)
 	}
 	lane.last[other] = at
-	l.land(p, at, arrive)
+	l.land(d, p, at)
 }
 
-func (l *link) land(p *parcel, at time.Time, arrive func(*parcel)) {
-	l.lab.agenda.plan(at, func() {
-		if l.cut {
-			l.lab.dropped(p, l.name, DropLinkDown)
-			return
-		}
-		arrive(p)
-	})
+func (l *link) land(d direction, p *parcel, at time.Time) {
+	p.on, p.way = l, d
+	l.lab.agenda.land(at, p)
+}
+
+// arrive is p at the link's other end: in the network, or at the station.
+func (l *link) arrive(p *parcel) {
+	a := l.of
+	switch {
+	case l.cut:
+		l.lab.dropped(p, l.name, DropLinkDown)
+	case p.way == up:
+		a.segment.deliver(p, a)
+	case a.gone:
+		l.lab.dropped(p, a.segment.name, DropNoRoute)
+	default:
+		a.owner.arrive(p)
+	}
 }
 
 // stops says why p may not pass, if it may not.

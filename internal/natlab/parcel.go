@@ -20,7 +20,9 @@ type parcel struct {
 	past     int     // routers that it may come to until one drops it; 0: any number
 	last     string  // the host or NAT that it left last, for the diagram
 	tcp      *header // nil: UDP
-	mss      int     // what the links so far leave to a segment, in bytes; of SYN and SYN/ACK
+	on       *link   // that it is on
+	way      direction
+	mss      int // what the links so far leave to a segment, in bytes; of SYN and SYN/ACK
 }
 
 func (p *parcel) burst() dgram.Burst { return dgram.Burst{Addr: p.from, Buf: p.buf, Size: p.size} }
@@ -70,7 +72,10 @@ func (p *parcel) chunks(f func(*parcel)) {
 		f(p.with(rest[:most:most]))
 		rest = rest[most:]
 	}
-	f(p.with(rest))
+	if len(rest) < len(p.buf) {
+		p = p.with(rest)
+	}
+	f(p)
 }
 
 // each calls f for each datagram as a parcel of its own.

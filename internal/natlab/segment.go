@@ -61,7 +61,7 @@ func (s *segment) setup(options []Option) setup {
 func (s *segment) attach(o owner, addrs []netip.Prefix, c conditions) *attachment {
 	s.lab.t.Helper()
 	a := &attachment{segment: s, owner: o, addrs: addrs}
-	a.link = &link{lab: s.lab, name: o.title(), conditions: c, rand: s.lab.rand(o.title() + "/link")}
+	a.link = &link{lab: s.lab, of: a, name: o.title(), conditions: c, rand: s.lab.rand(o.title() + "/link")}
 	s.join(a)
 	return a
 }
@@ -110,7 +110,7 @@ func (a *attachment) send(p *parcel) {
 			delay = half
 		}
 	}
-	a.link.carry(up, p, to, delay, func(p *parcel) { s.deliver(p, a) })
+	a.link.carry(up, p, to, delay)
 }
 
 // override is half of the delay set for a pair, for each of its two links.
@@ -162,13 +162,7 @@ func (s *segment) cross(p *parcel, from, to *attachment) {
 			delay = half
 		}
 	}
-	to.link.carry(down, p, from, delay, func(p *parcel) {
-		if to.gone {
-			s.lab.dropped(p, s.name, DropNoRoute)
-			return
-		}
-		to.owner.arrive(p)
-	})
+	to.link.carry(down, p, from, delay)
 }
 
 // fromOutside takes what the NAT let in to the member it is for.

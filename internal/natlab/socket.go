@@ -16,9 +16,8 @@ type socket struct {
 	host     *Host
 	addr     netip.AddrPort
 	queue    []*parcel
-	queued   int // bytes
-	ready    chan struct{}
-	done     chan struct{}
+	queued   int           // bytes
+	ready    chan struct{} // closed with the socket
 	closed   bool
 	deadline time.Time
 	alarm    *time.Timer
@@ -31,7 +30,7 @@ var (
 )
 
 func newSocket(h *Host, addr netip.AddrPort) *socket {
-	return &socket{host: h, addr: addr, ready: make(chan struct{}, 1), done: make(chan struct{})}
+	return &socket{host: h, addr: addr, ready: make(chan struct{}, 1)}
 }
 
 // LocalAddr is the address as it was bound, with the port that was found.
@@ -47,10 +46,7 @@ func (s *socket) Read(a *dgram.Arena) ([]dgram.Burst, error) {
 		if bursts != nil {
 			return bursts, nil
 		}
-		select {
-		case <-s.ready:
-		case <-s.done:
-		}
+		<-s.ready
 	}
 }
 
@@ -113,6 +109,15 @@ func joins(b *dgram.Burst, p *parcel) bool {
 	n := len(b.Buf) + len(p.buf)
 	return p.count() == 1 && p.size > 0 && p.size <= b.Size && p.from == b.Addr &&
 		n <= dgram.MaxBytes && n <= cap(b.Buf) && len(b.Buf) < dgram.MaxSegments*b.Size
+}
+
+// ring is the alarm.
+func (s *socket) ring() {
+	s.host.lab.mu.Lock()
+	defer s.host.lab.mu.Unlock()
+	if !s.closed {
+		s.wake()
+	}
 }
 
 func (s *socket) wake() {
@@ -203,7 +208,7 @@ func (s *socket) SetReadDeadline(t time.Time) error {
 		s.alarm = nil
 	}
 	if !t.IsZero() {
-		s.alarm = time.AfterFunc(time.Until(t), s.wake)
+		s.alarm = time.AfterFunc(time.Until(t), s.ring)
 	}
 	return nil
 }
@@ -227,7 +232,7 @@ func (s *socket) closeLocked() {
 	if s.alarm != nil {
 		s.alarm.Stop()
 	}
-	close(s.done)
+	close(s.ready)
 	s.queue, s.queued = nil, 0
 	s.host.release(s)
 }

@@ -1,7 +1,6 @@
 package natlab
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -23,27 +22,44 @@ func (t *table) flush() {
 }
 
 // forget ends the flows with other remotes than those to keep, and the
-// mappings that have no other left.
+// mappings that have no other left. What stays goes into maps of its own: a map
+// keeps the memory that it once took, and whoever walks over it walks over all
+// of that.
 func (t *table) forget(keep func(remote netip.AddrPort) bool) {
+	if len(t.byOutside) == 0 && len(t.mappings) == 0 {
+		return
+	}
+	old := *t
+	t.byInside, t.byOutside = map[ends]*flow{}, map[ends]*flow{}
+	t.held = held{sessions: map[netip.Addr]int{}, mappings: map[netip.Addr]int{}}
 	kept := map[*mapping]bool{}
-	for _, f := range t.byOutside {
+	for _, f := range old.byOutside {
 		switch {
 		case !keep(f.remote):
-			t.remove(f)
-		case f.mapping != nil:
+		case f.mapping == nil:
+			t.byOutside[pair{f.ext, f.remote}.key()] = f
+		default:
 			kept[f.mapping] = true
+			t.add(f)
 		}
 	}
-	t.drop(func(m *mapping) bool { return !m.explicit && !kept[m] })
-	t.byInside, t.byOutside = shrunk(t.byInside), shrunk(t.byOutside)
-	t.mappings, t.byExt = shrunk(t.mappings), shrunk(t.byExt)
+	gone := func(m *mapping) bool { return !m.explicit && !kept[m] }
+	t.mappings, t.byExt = without(old.mappings, gone), without(old.byExt, gone)
+	for m := range kept {
+		if !m.explicit {
+			t.held.mappings[m.key.near.Addr()]++
+		}
+	}
 }
 
-// shrunk is m in as little memory as it needs now: a map keeps what it once
-// took, and whoever walks over it walks over all of that.
-func shrunk[K comparable, V any](m map[K]V) map[K]V {
-	out := make(map[K]V, len(m))
-	maps.Insert(out, maps.All(m))
+// without is m without those mappings.
+func without[K comparable](m map[K][]*mapping, gone func(m *mapping) bool) map[K][]*mapping {
+	out := make(map[K][]*mapping)
+	for k, list := range m {
+		if list = slices.DeleteFunc(list, gone); len(list) > 0 {
+			out[k] = list
+		}
+	}
 	return out
 }
 
