@@ -295,7 +295,8 @@ func (s *Session) answer(p path.Path, k path.Kind, h proto.ProbeHeader, body pro
 	st.heard = now
 	reply.Best = st == s.paths.best
 	out := []parcel{{p, s.cfg.Probe.Seal(nil, true, s.probes.counter, reply, 0)}}
-	if !st.usable() && now.Sub(st.answer.asked) >= triggerPace {
+	asked := now.Sub(st.answer.asked)
+	if !st.usable() && asked >= triggerPace || s.joins(st, asked, now) {
 		out = append(out, s.ask(st, 0, now, nil))
 	}
 	return out
@@ -321,6 +322,9 @@ func (s *Session) answered(p path.Path, body proto.ProbeBody, now time.Time) []E
 	}
 	st.answer.heard(rtt, w.size == 0, now)
 	s.weigh(st, w, body, rtt, now)
+	if !w.trial && st.answer.waitsFrom.IsZero() {
+		s.poke() // nothing is late any more
+	}
 	st.heard, st.observed = now, body.Observed
 	if st.size.answered(max(w.size, 0), now) {
 		s.publish()

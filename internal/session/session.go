@@ -50,6 +50,8 @@ const (
 	Starved
 	// Served: now there is one.
 	Served
+	// Resumed: data crosses again after a pause.
+	Resumed
 )
 
 // Config is what a session is made of.
@@ -222,6 +224,7 @@ func (s *Session) tell(events []Event) {
 // paths need only a keepalive, from one in use.
 type activity struct {
 	began    time.Time
+	was      bool         // active, when last stepped
 	sent     atomic.Int64 // nanoseconds after began
 	received atomic.Int64
 }

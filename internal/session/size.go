@@ -80,6 +80,9 @@ func (z *sizeSearch) next(now time.Time, rtt time.Duration, active bool) []int {
 	return z.verify(now, max(sizeWait, 3*rtt), active)
 }
 
+// busy says whether sizes are being looked for, or an answer to one is missing.
+func (z *sizeSearch) busy() bool { return z.rounds < sizeRounds && z.mtu < z.top() || z.misses > 0 }
+
 // explore is next for a spare: its size is found once, so that data need not
 // begin small when it has to move there.
 func (z *sizeSearch) explore(now time.Time, rtt time.Duration) []int {

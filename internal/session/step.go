@@ -23,15 +23,20 @@ func (s *Session) step(now time.Time) time.Duration {
 	s.mu.Lock()
 	active := s.seen.active(now, s.cfg.Timers.Active)
 	events := s.judge(now, active)
+	if active && !s.seen.was {
+		events = append(events, Resumed)
+	}
+	s.seen.was = active
 	var out []parcel
 	next := s.idlePace()
 	kept := s.kept()
+	early := s.early(now, active, kept)
 	for _, st := range s.paths.states {
 		if !s.stays(st, now) {
 			continue
 		}
 		wait := s.due(st, now, active, kept)
-		if wait <= 0 {
+		if wait <= 0 || wait <= early && st.quiet() {
 			out = append(out, s.ask(st, 0, now, nil))
 			wait = s.due(st, now, active, kept)
 		}
@@ -44,7 +49,9 @@ func (s *Session) step(now time.Time) time.Duration {
 			if st.size.mtu != mtu {
 				s.publish()
 			}
-			wait = min(wait, max(0, st.size.due.Sub(now)))
+			if active || st.size.busy() {
+				wait = min(wait, max(0, st.size.due.Sub(now)))
+			}
 		} else if active && kept[st.path] && !st.doubt && !st.dead {
 			for _, size := range st.size.explore(now, st.answer.rtt) {
 				out = append(out, s.ask(st, size, now, nil))
@@ -151,13 +158,30 @@ func (s *Session) kept() map[path.Path]bool {
 	return kept
 }
 
+// early is how much too soon idle paths may be probed: where one is due, those
+// that will be soon go with it, so that the host wakes once for all.
+func (s *Session) early(now time.Time, active bool, kept map[path.Path]bool) time.Duration {
+	for _, st := range s.paths.states {
+		if !active && st.quiet() && s.due(st, now, active, kept) <= 0 {
+			return s.idlePace() / 2
+		}
+	}
+	return 0
+}
+
+// quiet says whether a path is well, and owes no answer.
+func (st *state) quiet() bool { return st.usable() && !st.doubt && st.answer.waitsFrom.IsZero() }
+
+// joins says whether an idle path that the peer has just probed is to be probed
+// now and not later: then both wake once for the probes of both. Caller holds s.mu.
+func (s *Session) joins(st *state, asked time.Duration, now time.Time) bool {
+	return st.quiet() && asked >= s.paceOf(st)/2 && !s.seen.active(now, s.cfg.Timers.Active) && s.kept()[st.path]
+}
+
 // due is how long until st wants a probe.
 func (s *Session) due(st *state, now time.Time, active bool, kept map[path.Path]bool) time.Duration {
 	t := s.cfg.Timers
-	pace := t.Keepalive
-	if st.path.Addr.Addr().Unmap().Is4() {
-		pace = s.idlePace()
-	}
+	pace := s.paceOf(st)
 	switch {
 	case st.dead:
 		pace = deadPace
@@ -184,6 +208,14 @@ func (s *Session) Keep(every time.Duration) {
 	s.paths.keep = every
 	s.mu.Unlock()
 	s.poke()
+}
+
+// paceOf is how often a path is probed while idle. Caller holds s.mu.
+func (s *Session) paceOf(st *state) time.Duration {
+	if st.path.Addr.Addr().Unmap().Is4() {
+		return s.idlePace()
+	}
+	return s.cfg.Timers.Keepalive
 }
 
 // idlePace is how often an idle path over IPv4 is probed. Caller holds s.mu.
