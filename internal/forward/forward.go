@@ -225,39 +225,47 @@ func (t *Flows) Reopen() {
 }
 
 // Expire ends what has been idle too long and what goes to services that are
-// exposed no more, and repeats what the peer has not answered. Call it about
-// once a second.
-func (t *Flows) Expire(now time.Time) {
+// exposed no more, and repeats what the peer has not answered. It returns how
+// long nothing else will be due, unless a flow is opened or used meanwhile.
+func (t *Flows) Expire(now time.Time) (next time.Duration) {
 	at := now.Sub(t.began)
 	t.mu.Lock()
-	idle := t.idle(at)
+	idle, next := t.idle(at)
 	for _, f := range idle {
 		t.remove(f, at)
 	}
 	gone := t.withdrawn()
 	frames := t.repeat(at)
+	if len(t.unanswered) > 0 {
+		next = min(next, repeatEach)
+	}
 	t.mu.Unlock()
 	t.count.add(expiredFlow, len(idle))
 	t.finish(idle, "idle")
 	t.finish(gone, "service withdrawn")
 	t.announce(frames...)
+	return next
 }
 
-// idle are the flows that were not used for too long. t.mu is held.
-func (t *Flows) idle(now time.Duration) []*flow {
+// idle are the flows that were not used for too long, and when the next one will
+// be. t.mu is held.
+func (t *Flows) idle(now time.Duration) (out []*flow, next time.Duration) {
 	l := t.cfg.Limits
-	var out []*flow
+	next = min(l.Unanswered, l.Answered)
 	for e := t.recent.Back(); e != nil; e = e.Prev() {
 		f := e.Value.(*flow)
 		age := now - time.Duration(f.used.Load()) - coarse
 		if age < min(l.Unanswered, l.Answered) {
+			next = min(next, min(l.Unanswered, l.Answered)-age)
 			break // those before it were used later
 		}
 		if age >= l.Answered || age >= l.Unanswered && !f.answered.Load() {
 			out = append(out, f)
+		} else {
+			next = min(next, max(l.Answered, l.Unanswered)-age)
 		}
 	}
-	return out
+	return out, next
 }
 
 // Len is how many flows live, and Outgoing how many of them our clients began.

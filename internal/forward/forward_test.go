@@ -229,6 +229,35 @@ func TestIdleFlowsExpire(t *testing.T) {
 	})
 }
 
+// Who sleeps until Expire has something to do misses nothing.
+func TestExpireSaysWhenItIsDue(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		p := newPair(t)
+		p.laptop.Expire(time.Now())
+		if next := p.laptop.Expire(time.Now()); next < 30*time.Second {
+			t.Errorf("without a flow something is due in %v", next)
+		}
+		listen(t, p.homeNet, serviceAddr, true)
+		p.dial("wg")
+		client := listen(t, p.laptopNet, "127.0.0.1:0", false)
+		client.send(addr(dialAddr), "x")
+		settle()
+		for _, flows := range []*Flows{p.laptop, p.home} {
+			began := time.Now()
+			for rounds, next := 0, time.Duration(0); flows.Len() > 0; rounds++ {
+				if rounds > 8 {
+					t.Fatalf("after %v and %d looks the flow still lives", time.Since(began), rounds)
+				}
+				time.Sleep(next)
+				next = flows.Expire(time.Now())
+			}
+			if took := time.Since(began); took > 3*time.Minute+time.Second {
+				t.Errorf("the flow ended after %v", took)
+			}
+		}
+	})
+}
+
 func TestExpiryOnOneSideEndsTheOther(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		p := newPair(t, func(p *pair) { p.lapConfig.Limits.Answered = 10 * time.Second })
