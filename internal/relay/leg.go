@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,11 @@ const (
 	bindFirst   = 50 * time.Millisecond // until the first repetition; doubled up to bindSlowest
 	bindSlowest = time.Second
 	refreshEach = 15 * time.Second // below the 30 s after which the shortest NATs forget a UDP mapping
-	refreshTry  = time.Second      // until the first repetition of an unanswered refresh; doubled each time
-	refreshMost = 4                // tries before the relay is given up
+	// SlowestPace leaves room for all tries before the relay lets the leg's
+	// address lapse.
+	SlowestPace = 30 * time.Second
+	refreshTry  = time.Second // until the first repetition of an unanswered refresh; doubled each time
+	refreshMost = 4           // tries before the relay is given up
 )
 
 // Errors of Bind and Keep, told apart with errors.Is. Either way the remedy is
@@ -42,9 +46,10 @@ type Leg struct {
 	key   []byte
 
 	mu       sync.Mutex
-	counter  uint64 // of the last bind sent
-	answered uint64 // the highest counter answered
-	both     bool   // what that answer said
+	every    time.Duration // between refreshes; 0: refreshEach
+	counter  uint64        // of the last bind sent
+	answered uint64        // the highest counter answered
+	both     bool          // what that answer said
 	gone     bool
 	changed  chan struct{} // closed and replaced when an answer came
 }
@@ -145,17 +150,32 @@ func silent(writeErr error) error {
 	return fmt.Errorf("%w; last write: %w", ErrSilent, writeErr)
 }
 
+// Pace sets how often Keep refreshes the bind, SlowestPace at most; every 15 s
+// where nothing is set. It holds from the next refresh on.
+func (l *Leg) Pace(every time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.every = min(every, SlowestPace)
+}
+
+func (l *Leg) pace() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return cmp.Or(l.every, refreshEach)
+}
+
 // Keep refreshes the bind until ctx ends, then returns nil. It returns an error
 // once the relay says that the allocation is gone, leaves four tries in a row
 // unanswered, which takes about 15 s from the first, or the conn is closed.
 func (l *Leg) Keep(ctx context.Context) error {
-	p := NewPulse(l, 0)
-	timer := time.NewTimer(refreshEach)
+	p := NewPulse(l, l.pace())
+	timer := time.NewTimer(p.every)
 	defer timer.Stop()
 	for {
-		if _, err := l.await(ctx, timer.C, func(st state) bool { return st.gone }); err != nil {
+		if _, err := l.await(ctx, timer.C, func(st state) bool { return st.gone || p.try > 0 && st.answered > p.before }); err != nil {
 			return nil
 		}
+		p.every = l.pace()
 		again, err := p.Beat()
 		if err != nil {
 			return err

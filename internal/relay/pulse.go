@@ -14,9 +14,10 @@ import (
 type Pulse struct {
 	leg     *Leg
 	every   time.Duration
-	try     int    // binds sent since the last answer
-	before  uint64 // what was answered before the first of them
-	refused error  // the last write: a refused one is a lost one
+	try     int       // binds sent since the last answer
+	asked   time.Time // when the first of them left
+	before  uint64    // what was answered before the first of them
+	refused error     // the last write: a refused one is a lost one
 }
 
 // NewPulse keeps a leg that was claimed, with a bind every so often; 0 is every
@@ -40,14 +41,13 @@ func (p *Pulse) Beat() (again time.Duration, err error) {
 	case st.gone:
 		return 0, fmt.Errorf("refresh at relay %v: %w", p.leg.relay, ErrGone)
 	case p.try > 0 && st.answered > p.before:
-		waited := refreshTry<<p.try - refreshTry
 		p.try = 0
 		// A little less than is promised, for binds that wander do not meet.
-		return max(refreshTry, p.every-waited-rand.N(p.every/8+1)), nil
+		return max(refreshTry, p.every-time.Since(p.asked)-rand.N(p.every/8+1)), nil
 	case p.try == refreshMost:
 		return 0, fmt.Errorf("refresh at relay %v: %w in %d tries; ask for a new introduction", p.leg.relay, silent(p.refused), p.try)
 	case p.try == 0:
-		p.before = st.answered
+		p.before, p.asked = st.answered, time.Now()
 	}
 	if p.refused = p.leg.Refresh(); errors.Is(p.refused, net.ErrClosed) {
 		return 0, fmt.Errorf("refresh at relay %v: %w", p.leg.relay, p.refused)
