@@ -2,6 +2,7 @@ package rendezvous
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type Client struct {
 	mu    sync.Mutex
 	calls map[uint64]chan *proto.ToAgent
 	next  uint64
+	every time.Duration // between heartbeats; 0: keepAlive
 	err   error
 	once  sync.Once
 }
@@ -230,6 +232,31 @@ func (c *Client) Call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAge
 	}
 }
 
+// slowestBeat leaves room for a heartbeat that got no answer, and the next, before
+// either end gives the connection up.
+const slowestBeat = 20 * time.Second
+
+// Keep sets how often the coordinator, and with it every NAT on the way, hears of
+// this agent, 20 s at most; every 15 s where nothing is set.
+func (c *Client) Keep(every time.Duration) {
+	c.mu.Lock()
+	sooner := every < cmp.Or(c.every, keepAlive)
+	c.every = min(every, slowestBeat)
+	c.mu.Unlock()
+	if sooner {
+		select {
+		case c.woken <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (c *Client) pace() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cmp.Or(c.every, keepAlive)
+}
+
 // heartbeat shows the coordinator and every NAT on the way that this agent is
 // there, and the agent that its coordinator is. It is a request without a body
 // and with a long id, for which any running coordinator has an answer: a QUIC
@@ -237,7 +264,7 @@ func (c *Client) Call(ctx context.Context, m *proto.ToCoordinator) (*proto.ToAge
 // 10.3), so a coordinator that was restarted would stay silent.
 func (c *Client) heartbeat() {
 	ctx := c.ended()
-	timer := time.NewTimer(keepAlive)
+	timer := time.NewTimer(c.pace())
 	defer timer.Stop()
 	var last time.Time
 	for {
@@ -259,6 +286,6 @@ func (c *Client) heartbeat() {
 			c.fail(fmt.Errorf("it has not answered for %v", answerTimeout))
 			return
 		}
-		timer.Reset(keepAlive)
+		timer.Reset(c.pace())
 	}
 }

@@ -116,7 +116,6 @@ func (d *Dialer) dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, ce
 func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, cert tls.Certificate) (*Client, error) {
 	addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	quicConf := quicConfig()
-	quicConf.KeepAlivePeriod = 0     // the heartbeat does more
 	quicConf.MaxIncomingStreams = -1 // the coordinator opens none
 	conn, err := d.dial(ctx, addr, pin, cert, ALPN, quicConf)
 	if err != nil {

@@ -208,12 +208,12 @@ func (s *Server) listen() error {
 	return nil
 }
 
-// quicConfig is that of both ends of a control connection.
+// quicConfig is that of both ends of a control connection, which agents keep alive
+// (Client.heartbeat).
 func quicConfig() *quic.Config {
 	return &quic.Config{
 		HandshakeIdleTimeout:           5 * time.Second,
 		MaxIdleTimeout:                 idleAfter,
-		KeepAlivePeriod:                keepAlive,
 		InitialStreamReceiveWindow:     streamWindow,
 		MaxStreamReceiveWindow:         streamWindow,
 		InitialConnectionReceiveWindow: streamWindow,
