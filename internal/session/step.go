@@ -27,38 +27,7 @@ func (s *Session) step(now time.Time) time.Duration {
 		events = append(events, Resumed)
 	}
 	s.seen.was = active
-	var out []parcel
-	next := s.idlePace()
-	kept := s.kept()
-	early := s.early(now, active, kept)
-	for _, st := range s.paths.states {
-		if !s.stays(st, now) {
-			continue
-		}
-		wait := s.due(st, now, active, kept)
-		if wait <= 0 || wait <= early && st.quiet() {
-			out = append(out, s.ask(st, 0, now, nil))
-			wait = s.due(st, now, active, kept)
-		}
-		if s.leads(st) && !st.doubt {
-			mtu := st.size.mtu
-			st.size.weigh(extraOf(st.path), now)
-			for _, size := range st.size.next(now, st.answer.rtt, active) {
-				out = append(out, s.ask(st, size, now, nil))
-			}
-			if st.size.mtu != mtu {
-				s.publish()
-			}
-			if active || st.size.busy() {
-				wait = min(wait, max(0, st.size.due.Sub(now)))
-			}
-		} else if active && kept[st.path] && !st.doubt && !st.dead {
-			for _, size := range st.size.explore(now, st.answer.rtt) {
-				out = append(out, s.ask(st, size, now, nil))
-			}
-		}
-		next = min(next, wait)
-	}
+	out, next := s.probe(now, active)
 	starved, wait := s.tendRules(now)
 	events, next = append(events, starved...), min(next, wait)
 	trials, found, wait := s.measure(now, active)
@@ -75,6 +44,49 @@ func (s *Session) step(now time.Time) time.Duration {
 	}
 	s.tell(events)
 	return next
+}
+
+// probe asks on each path what is due. Caller holds s.mu.
+func (s *Session) probe(now time.Time, active bool) (out []parcel, next time.Duration) {
+	next = s.idlePace()
+	kept := s.kept()
+	early := s.early(now, active, kept)
+	for _, st := range s.paths.states {
+		if !s.stays(st, now) {
+			continue
+		}
+		wait := s.due(st, now, active, kept)
+		if wait <= 0 || wait <= early && st.quiet() {
+			out = append(out, s.ask(st, 0, now, nil))
+			wait = s.due(st, now, active, kept)
+		}
+		sizes, due := s.sizes(st, now, active, kept[st.path])
+		for _, size := range sizes {
+			out = append(out, s.ask(st, size, now, nil))
+		}
+		next = min(next, wait, due)
+	}
+	return out, next
+}
+
+// sizes are those to ask for on a path now, and when more are. Caller holds s.mu.
+func (s *Session) sizes(st *state, now time.Time, active, kept bool) (sizes []int, due time.Duration) {
+	due = s.idlePace()
+	switch {
+	case s.leads(st) && !st.doubt:
+		mtu := st.size.mtu
+		st.size.weigh(extraOf(st.path), now)
+		sizes = st.size.next(now, st.answer.rtt, active)
+		if st.size.mtu != mtu {
+			s.publish()
+		}
+		if active || st.size.busy() {
+			due = max(0, st.size.due.Sub(now))
+		}
+	case active && kept && !st.doubt && !st.dead:
+		sizes = st.size.explore(now, st.answer.rtt)
+	}
+	return sizes, due
 }
 
 // judge puts paths in doubt and declares them dead.
