@@ -28,6 +28,11 @@ func newMapper(a *Agent) mapper {
 	}
 	m.Mapper = portmap.New(portmap.Config{
 		Net: a.cfg.Host.Net, TCP: a.cfg.Host.Local, Gateways: a.cfg.Host.Gateways, Fault: a.gatewayFault,
+		Left: a.cfg.State.read().Mappings, Endless: func(list []portmap.Endless) {
+			if err := a.cfg.State.update(func(k *kept) { k.Mappings = list }); err != nil {
+				a.refusals.note(a, "state", err)
+			}
+		},
 		Changed: func() {
 			select {
 			case m.changed <- struct{}{}:

@@ -76,9 +76,15 @@ func TestAMappedPortJoinsWhatCanNotBePunched(t *testing.T) {
 				if routers := home.Status().Routers; len(routers) != 1 || len(routers[0].Mappings) != 1 || routers[0].Mappings[0].External != mapped[0].addr.String() {
 					t.Errorf("status tells of %+v", routers)
 				}
+				if left := home.cfg.State.read().Mappings; (len(left) == 1) != o.OnlyPermanent {
+					t.Errorf("the next run would take back %+v", left)
+				}
 				time.Sleep(2 * time.Hour)
 				reach(t, laptop, "home", "direct-udp", time.Second)
 				home.stop()
+				if left := home.cfg.State.read().Mappings; len(left) != 0 {
+					t.Errorf("after the end the next run would take back %+v", left)
+				}
 				if held := gw.Held(); len(held) != 0 {
 					t.Errorf("after the end the router still has %v", held)
 				}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"rendezvous/internal/ops"
+	"rendezvous/internal/portmap"
 	"rendezvous/internal/seal"
 	"rendezvous/internal/veil"
 )
@@ -61,6 +62,7 @@ type kept struct {
 	Networks    []Network             `json:"networks,omitempty"`  // the last used first
 	Pairs       []Pair                `json:"pairs,omitempty"`     // of networks that were joined by more than the first attempt; the last used first
 	Lifetimes   []Lifetimes           `json:"lifetimes,omitempty"` // of mappings, per network; the last found first
+	Mappings    []portmap.Endless     `json:"mappings,omitempty"`  // that a router keeps until it is told otherwise
 	Services    []string              `json:"services,omitempty"`  // NAME=URL, added while the agent ran
 	Dials       []string              `json:"dials,omitempty"`     // PEER/NAME=URL
 }

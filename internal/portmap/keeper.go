@@ -26,6 +26,7 @@ type keeper struct {
 	refused map[Port]refusal
 	tried   bool // everything wanted was asked for once
 	silent  int  // surveys in a row that found nothing
+	swept   bool // what an earlier run left was looked for since UPnP was found
 }
 
 func newKeeper(m *Mapper, r road) *keeper {
@@ -205,6 +206,7 @@ func (k *keeper) found(by Protocol, c client, err error) {
 	k.asking--
 	if err == nil {
 		k.silent, k.tried = 0, false
+		k.swept = k.swept && by != UPnP
 		clear(k.refused) // this one has not been asked yet
 		k.clients = append(k.clients, c)
 		slices.SortFunc(k.clients, func(a, b client) int { return int(a.protocol()) - int(b.protocol()) })
@@ -260,6 +262,7 @@ func (k *keeper) tend(ctx context.Context) {
 	for _, l := range unwanted {
 		k.release(ctx, l)
 	}
+	k.sweep(ctx, wanted)
 	if len(clients) == 0 {
 		wanted = nil
 	}

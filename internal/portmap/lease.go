@@ -37,8 +37,9 @@ func (k *keeper) granted(p Port, by client, g grant) {
 			Err: faultf(restarted, "%v: the gateway has lost its mappings, or its clock is wrong; ours were made again", by.protocol())})
 	}
 	if g.permanent {
+		k.m.noteEndless(endlessOf(l.Mapping), true)
 		k.m.fault(Fault{Gateway: k.road.gateway, Protocol: by.protocol(), Reason: noLeaseTerms,
-			Err: faultf(noLeaseTerms, "%v: the gateway keeps mappings until they are deleted; a crash of this program would leave one", by.protocol())})
+			Err: faultf(noLeaseTerms, "%v: the gateway keeps mappings until they are deleted; one that is left by a crash is deleted at the next start", by.protocol())})
 	}
 	k.mu.Lock()
 	before := k.leases[p]
@@ -107,14 +108,20 @@ func (k *keeper) denied(p Port, longest time.Duration, gone bool) {
 
 // release takes one mapping back.
 func (k *keeper) release(ctx context.Context, l *lease) {
-	err := l.by.release(ctx, l.Port, l.External)
-	if err != nil {
-		k.m.failed(k.road.gateway, l.Protocol, err)
-	}
+	k.giveBack(ctx, l)
 	k.mu.Lock()
 	delete(k.leases, l.Port)
 	k.mu.Unlock()
 	k.m.changed()
+}
+
+// giveBack tells the gateway that a mapping is not wanted any more.
+func (k *keeper) giveBack(ctx context.Context, l *lease) {
+	if err := l.by.release(ctx, l.Port, l.External); err != nil {
+		k.m.failed(k.road.gateway, l.Protocol, err)
+		return
+	}
+	k.m.noteEndless(endlessOf(l.Mapping), false)
 }
 
 // releaseAll takes everything back when we end, side by side.
@@ -133,12 +140,10 @@ func (k *keeper) releaseAll(ctx context.Context) {
 		clients[l.by] = append(clients[l.by], l)
 	}
 	var wait sync.WaitGroup
-	for c, list := range clients {
+	for _, list := range clients {
 		wait.Go(func() {
 			for _, l := range list {
-				if err := c.release(ctx, l.Port, l.External); err != nil {
-					k.m.failed(k.road.gateway, c.protocol(), err)
-				}
+				k.giveBack(ctx, l)
 			}
 		})
 	}

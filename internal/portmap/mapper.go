@@ -13,7 +13,8 @@ import (
 // Mapper keeps ports of this host mapped on the default gateways, as long as
 // Run runs. Its methods may be called from everywhere.
 type Mapper struct {
-	cfg Config
+	cfg     Config
+	endless unended
 
 	mu      sync.Mutex
 	wanted  []Port
@@ -33,7 +34,7 @@ func New(cfg Config) *Mapper {
 	if cfg.Gateways == nil {
 		cfg.Gateways = SystemGateways
 	}
-	return &Mapper{cfg: cfg, keepers: make(map[road]*keeper), told: make(map[string]bool),
+	return &Mapper{cfg: cfg, endless: unended{list: slices.Clone(cfg.Left)}, keepers: make(map[road]*keeper), told: make(map[string]bool),
 		looked: make(chan struct{}, 1), settles: make(chan struct{}, 1), news: make(chan struct{})}
 }
 

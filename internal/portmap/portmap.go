@@ -111,6 +111,13 @@ type Config struct {
 	Fault func(Fault)
 	// Changed is called when Mappings has changed; it may be nil.
 	Changed func()
+	// Left are mappings without an end that an earlier run may have left. They
+	// are deleted when their gateway is met, if it tells them as ours.
+	Left []Endless
+	// Endless is called with all such mappings that are held or left, when they
+	// have changed: whoever keeps them gives them to the next run as Left. It
+	// may be nil, and keeps the list but does not change it.
+	Endless func([]Endless)
 }
 
 // State is what is known of one gateway.
