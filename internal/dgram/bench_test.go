@@ -114,3 +114,26 @@ func BenchmarkForward(b *testing.B) {
 func perDatagram(b *testing.B, n int) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/datagram")
 }
+
+// BenchmarkQuiet is one datagram that comes alone: what a reader at a low rate
+// spends on it.
+func BenchmarkQuiet(b *testing.B) {
+	for _, k := range kinds {
+		b.Run(k.name, func(b *testing.B) {
+			network := System(k.opts)
+			in, out := listen(b, network, loopbacks[0]), listen(b, network, loopbacks[0])
+			one := One(in.LocalAddr(), make([]byte, 100))
+			var arena Arena
+			defer arena.Release()
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := out.Write(one); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := in.Read(&arena); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

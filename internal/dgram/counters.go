@@ -23,6 +23,13 @@ type StatsReader interface {
 // counters are Stats while they grow.
 type counters struct {
 	full, tooLarge, denied, unreachable, failed, icmp, oneByOne atomic.Uint64
+
+	roll *roll // that the socket stands on
+}
+
+func (c *counters) enrol(r *roll, s StatsReader) {
+	c.roll = r
+	r.enter(s)
 }
 
 func (c *counters) stats() Stats {

@@ -45,7 +45,7 @@ func (g *gathering) listen(s system, addr netip.AddrPort) (Conn, error) {
 		return nil, errors.Join(fmt.Errorf("listen on UDP %v: %w", addr, err), conn.Close())
 	}
 	member.sock, member.raw = fd, fd
-	return &attended{socket: member, fd: fd, round: r, room: leastRoom}, nil
+	return &attended{socket: member, fd: fd, round: r}, nil
 }
 
 // round is the next of the readers in turn.
@@ -192,11 +192,7 @@ type attended struct {
 	fd     *unpolled
 	round  *round
 	handle func(Burst)
-	room   int // for how many messages the next visit is laid out
 }
-
-// leastRoom is for how many messages a visit to a quiet socket is laid out.
-const leastRoom = 4
 
 // Attend is that of Attended.
 func (a *attended) Attend(handle func(Burst)) error {
@@ -214,6 +210,7 @@ func (a *attended) Read(*Arena) ([]Burst, error) { return nil, errAttended }
 // Close is Conn's. A burst may still be under way when it returns.
 func (a *attended) Close() error {
 	a.round.remove(a)
+	a.roll.leave(a.socket)
 	return a.fd.Close()
 }
 
@@ -226,7 +223,7 @@ func (a *attended) visit(arena *Arena) (more bool) {
 	arena.Reset()
 	b := arena.borrow()
 	a.rx.arena = arena
-	want := a.expect(b, a.room)
+	want := a.expect(b)
 	n, errno := a.kernel.receive(uintptr(a.fd.fd), &b.headers.msgs[0], want)
 	if errno == 0 {
 		a.gather(b, n)
@@ -238,7 +235,7 @@ func (a *attended) visit(arena *Arena) (more bool) {
 		for _, each := range arena.Bursts() {
 			a.handle(each)
 		}
-		a.adapt(n)
+		a.rx.adapt(n)
 		return n == want
 	case errno == unix.EAGAIN:
 		return false
@@ -249,15 +246,4 @@ func (a *attended) visit(arena *Arena) (more bool) {
 		time.Sleep(Shortage) // memory is short; it must not spin
 	}
 	return true
-}
-
-// adapt makes room for more where there was no room left, and for less where
-// most of it was not used.
-func (a *attended) adapt(n int) {
-	switch {
-	case n >= a.room:
-		a.room = min(4*a.room, Slots)
-	case n < a.room/4:
-		a.room = max(a.room/2, leastRoom)
-	}
 }

@@ -182,7 +182,10 @@ func (p *portable) LocalAddr() netip.AddrPort { return p.local }
 func (p *portable) SetReadDeadline(t time.Time) error { return p.sock.SetReadDeadline(t) }
 
 // Close is Conn's; a Read that waits returns net.ErrClosed.
-func (p *portable) Close() error { return p.sock.Close() }
+func (p *portable) Close() error {
+	p.roll.leave(p)
+	return p.sock.Close()
+}
 
 // Stats is StatsReader's.
 func (p *portable) Stats() Stats { return p.stats() }

@@ -24,6 +24,23 @@ type receiver struct {
 	// stride is how long the next messages are expected to be: as long as the
 	// longest of the last visit; 0 when nothing is known.
 	stride int
+	room   int // messages that the next visit is laid out for; 0: leastRoom
+	queue  Standing
+}
+
+// leastRoom is for how many messages a visit to a quiet socket is laid out, which
+// costs time for each.
+const leastRoom = 4
+
+// adapt makes room for more where there was no room left after n messages, and
+// for less where most of it was not used.
+func (r *receiver) adapt(n int) {
+	switch {
+	case n >= r.room:
+		r.room = min(4*r.room, Slots)
+	case n < r.room/4:
+		r.room = max(r.room/2, leastRoom)
+	}
 }
 
 // Read is Conn's. The arena holds memory only while there is something to
@@ -48,13 +65,15 @@ func (s *socket) Read(a *Arena) ([]Burst, error) {
 func (s *socket) readable(fd uintptr) bool {
 	b := s.rx.arena.borrow()
 	for {
-		want := s.expect(b, Slots)
+		want := s.expect(b)
 		n, errno := s.kernel.receive(fd, &b.headers.msgs[0], want)
 		switch {
 		case errno == 0 && n > 0:
-			s.gather(b, n)
+			s.rx.adapt(n)
+			s.rx.queue.Took(fd, n, s.gather(b, n))
 			return true
 		case errno == unix.EAGAIN:
+			s.rx.queue.Emptied(fd)
 			s.rx.arena.Release()
 			return false
 		case errno == unix.EINTR:
@@ -68,18 +87,19 @@ func (s *socket) readable(fd uintptr) bool {
 }
 
 // expect lays out the memory for the next visit and returns for how many
-// messages, most at most.
+// messages.
 //
 // Messages of one size should come out as a long burst, so that the writer
 // behind can send it as one. For that each gets two pieces of memory: stride
 // bytes in the lane, where it ends up right behind the one before it, and the
 // rest of a whole slot, for the one that turns out longer than expected.
 // Whatever the guess, there is room for the longest message.
-func (s *socket) expect(b *block, most int) int {
+func (s *socket) expect(b *block) int {
 	stride := s.rx.stride
-	n := min(most, laneSize/max(stride, 1))
+	s.rx.room = max(s.rx.room, leastRoom)
+	n := min(s.rx.room, laneSize/max(stride, 1))
 	if stride == 0 {
-		n = min(most, laneSize/SlotSize)
+		n = min(s.rx.room, laneSize/SlotSize)
 	}
 	h := &b.headers
 	for i := range n {
@@ -103,8 +123,8 @@ func (s *socket) expect(b *block, most int) int {
 	return n
 }
 
-// gather makes bursts of n messages.
-func (s *socket) gather(b *block, n int) {
+// gather makes bursts of n messages, and says how many bytes they are.
+func (s *socket) gather(b *block, n int) (bytes int) {
 	m := merger{arena: s.rx.arena}
 	longest := 0
 	h := &b.headers
@@ -117,8 +137,10 @@ func (s *socket) gather(b *block, n int) {
 		long := s.rx.stride > 0 && size > s.rx.stride
 		m.add(Burst{Addr: s.zones.addrOf(&h.names[i]), Buf: s.bytes(b, i, size), Size: segment}, long)
 		longest = max(longest, size)
+		bytes += size
 	}
 	s.rx.stride = longest
+	return bytes
 }
 
 // bytes are the i-th message's, brought together when it was longer than

@@ -59,7 +59,7 @@ func wrap(sock *net.UDPConn, opts Options) (Conn, error) {
 	}
 	s := &socket{sock: sock, raw: raw, local: local, kernel: linux{}}
 	s.segment.Store(offload)
-	s.rx.ready = s.readable
+	s.rx.ready, s.rx.queue = s.readable, KeepShort(opts.ReadBuffer)
 	return s, nil
 }
 
@@ -101,7 +101,10 @@ func (s *socket) LocalAddr() netip.AddrPort { return s.local }
 func (s *socket) SetReadDeadline(t time.Time) error { return s.sock.SetReadDeadline(t) }
 
 // Close is Conn's; a Read that waits returns net.ErrClosed.
-func (s *socket) Close() error { return s.sock.Close() }
+func (s *socket) Close() error {
+	s.roll.leave(s)
+	return s.sock.Close()
+}
 
 // Stats is StatsReader's.
 func (s *socket) Stats() Stats {

@@ -53,10 +53,13 @@ func System(opts Options) Network {
 	if os.Getenv(EnvNoOffload) == "1" {
 		opts.Offload = false
 	}
-	return system{opts}
+	return system{opts, newRoll()}
 }
 
-type system struct{ opts Options }
+type system struct {
+	opts Options
+	*roll
+}
 
 // ListenUDP is Network's. All its sockets set "don't fragment" and ignore what
 // ICMP says about the path's size, which the session probes itself.
@@ -79,6 +82,9 @@ func (s system) ListenUDP(addr netip.AddrPort) (Conn, error) {
 	if err != nil {
 		_ = sock.Close() // nothing was sent; its error would hide the first one
 		return nil, fmt.Errorf("listen on UDP %v: %w", addr, err)
+	}
+	if c, ok := conn.(interface{ enrol(r *roll, s StatsReader) }); ok {
+		c.enrol(s.roll, conn.(StatsReader))
 	}
 	return conn, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 )
 
@@ -107,7 +108,7 @@ func (l *link) open(addr netip.AddrPort, beside net.Listener) (err error) {
 		return err
 	}
 	l.packets, err = openPackets(l.at, beside != nil)
-	l.rx.ready = l.readable
+	l.rx.ready, l.rx.queue = l.readable, dgram.KeepShort(buffers)
 	return err
 }
 

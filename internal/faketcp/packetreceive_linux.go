@@ -36,6 +36,14 @@ type intake struct {
 	heads [dgram.Slots][headRoom]byte
 }
 
+// bytes is how many the first n messages have.
+func (in *intake) bytes(n int) (sum int) {
+	for i := range n {
+		sum += int(in.msgs[i].n)
+	}
+	return sum
+}
+
 var intakes = sync.Pool{New: func() any { return new(intake) }}
 
 // receiver is the reader's state; a device has one reader.
@@ -46,6 +54,7 @@ type receiver struct {
 	n     int // messages of the last visit
 	large bool
 	errno syscall.Errno
+	queue dgram.Standing
 	runs  [2]train // of which one is visited when the next is no part of it
 }
 
@@ -100,8 +109,10 @@ func (l *link) readable(fd uintptr) bool {
 		switch errno {
 		case 0:
 			l.rx.in, l.rx.n = in, int(n)
+			l.rx.queue.Took(fd, l.rx.n, in.bytes(l.rx.n))
 			return true
 		case unix.EAGAIN:
+			l.rx.queue.Emptied(fd)
 			intakes.Put(in)
 			l.rx.arena.Release()
 			return false
