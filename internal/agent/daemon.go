@@ -105,6 +105,9 @@ func (a *Agent) counters() map[string]uint64 {
 		}
 	}
 	maps.Copy(out, a.public.counts())
+	if all, ok := a.cfg.Host.Net.(dgram.Totals); ok {
+		maps.Copy(out, all.Totals().Reasons())
+	}
 	for reason, n := range out {
 		if n == 0 {
 			delete(out, reason)

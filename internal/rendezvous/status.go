@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/seal"
 	"rendezvous/internal/share"
 )
@@ -192,6 +193,9 @@ func (s *Server) counters() (connections int, r RelayStatus, stunCounts, dropCou
 	}
 	dropCounts["quic-queue"] = quicDrops
 	s.front.count(dropCounts)
+	if all, ok := s.config.Network.(dgram.Totals); ok {
+		maps.Copy(dropCounts, all.Totals().Reasons())
+	}
 	if s.share != nil {
 		maps.Copy(dropCounts, s.share.Drops())
 	}

@@ -34,6 +34,9 @@ type way struct {
 	name  string
 	to    string // where the laptop's load sends to
 	parts []onWay
+	// kind and agents are those of a way of ours, which is of one kind of path.
+	kind   string
+	agents [2]*programs.Agent
 }
 
 // onWay is a program on the way.

@@ -45,7 +45,7 @@ func pairedCourse(t netns.T, o netns.Options, kinds ...string) (*course, *progra
 	for i, kind := range kinds {
 		to := fmt.Sprintf("127.0.0.1:%d", 9001+i)
 		home, laptop := n.Pair(t, kind, "echo=udp://127.0.0.1:9000", "udp://"+to)
-		w := way{kind, to, []onWay{{"home", home.Process}, {"laptop", laptop.Process}}}
+		w := way{name: kind, to: to, parts: []onWay{{"home", home.Process}, {"laptop", laptop.Process}}}
 		c.ways = append(c.ways, w)
 		c.reach(w)
 		laptop.WaitPath(home.Name, kind, 20*time.Second)

@@ -70,6 +70,7 @@ func parts(o options) []part {
 		{"share", shared},
 		{"hard", hard},
 		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
+		{"overload", func(t netns.T, r *report) { overload(t, r, o) }},
 		{"throughput", func(t netns.T, r *report) { throughput(t, r, o) }},
 	}
 }

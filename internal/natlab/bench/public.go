@@ -75,11 +75,11 @@ func publicCourse(t netns.T) *course {
 	coordinator, home := publish(t, s, s.Home, "publish: [{ports: [9102, 9103]}]\n", "raw=udp://127.0.0.1:9000?raw&public=9102", "sealed=udp://127.0.0.1:9000?public=9103")
 	ours := []onWay{{"coordinator", coordinator.Process}, {"home", home.Process}}
 	c := newCourse(t, s, []way{
-		{redirectedWay, netns.VPSAddr + ":9100", nil},
-		{plainByVPS, netns.VPSAddr + ":9101", []onWay{{"VPS", near}, {"home", far}}},
-		{coturnWay, relayed, []onWay{{"coturn", server}, {"home", leg}}},
-		{publicRaw, netns.VPSAddr + ":9102", ours},
-		{publicSealed, netns.VPSAddr + ":9103", ours},
+		{name: redirectedWay, to: netns.VPSAddr + ":9100"},
+		{name: plainByVPS, to: netns.VPSAddr + ":9101", parts: []onWay{{"VPS", near}, {"home", far}}},
+		{name: coturnWay, to: relayed, parts: []onWay{{"coturn", server}, {"home", leg}}},
+		{name: publicRaw, to: netns.VPSAddr + ":9102", parts: ours},
+		{name: publicSealed, to: netns.VPSAddr + ":9103", parts: ours},
 	}...)
 	for _, w := range c.ways {
 		c.reach(w)

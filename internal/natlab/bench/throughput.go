@@ -90,7 +90,7 @@ func everyPath(t netns.T, o options) *course {
 		}
 		to := fmt.Sprintf("127.0.0.1:%d", 9010+i)
 		home, laptop := n.Pair(t, kind, "echo=udp://"+sink, "udp://"+to)
-		w := way{kind + " sealed", to, []onWay{{"home", home.Process}, {"laptop", laptop.Process}}}
+		w := way{name: kind + " sealed", to: to, parts: []onWay{{"home", home.Process}, {"laptop", laptop.Process}}, kind: kind, agents: [2]*programs.Agent{home, laptop}}
 		if kind[0] == 'r' {
 			w.parts = append(w.parts, onWay{"coordinator", n.Coordinator.Process})
 		}
@@ -101,7 +101,7 @@ func everyPath(t netns.T, o options) *course {
 		if kind == "direct-udp" {
 			home.Do("expose", "raw=udp://"+sink+"?raw")
 			laptop.Do("dial", home.Name+"/raw=udp://127.0.0.1:9003")
-			raw := way{rawWay, "127.0.0.1:9003", w.parts}
+			raw := way{name: rawWay, to: "127.0.0.1:9003", parts: w.parts}
 			c.ways = append(c.ways, raw)
 			c.reach(raw)
 		}
@@ -130,11 +130,11 @@ func baselines(s *netns.Scene, sink string) []way {
 	s.Laptop.IP("link set dev " + client.Interface + " mtu 1440")
 	relayed, turn, leg := programs.TURNRelay(s, 3479, sink)
 	return []way{
-		{kernelWay, netns.HomePublic + ":9000", nil},
-		{plainWay, "127.0.0.1:9001", []onWay{{"laptop", plainNear}, {"home", plainFar}}},
-		{aesWay, "127.0.0.1:9002", []onWay{{"laptop", aesNear}, {"home", aesFar}}},
-		{wireguardWay, "10.9.0.1:9000", []onWay{{"laptop", client.Process}, {"home", server.Process}}},
-		{coturnWay, relayed, []onWay{{"coturn", turn}, {"home", leg}}},
+		{name: kernelWay, to: netns.HomePublic + ":9000"},
+		{name: plainWay, to: "127.0.0.1:9001", parts: []onWay{{"laptop", plainNear}, {"home", plainFar}}},
+		{name: aesWay, to: "127.0.0.1:9002", parts: []onWay{{"laptop", aesNear}, {"home", aesFar}}},
+		{name: wireguardWay, to: "10.9.0.1:9000", parts: []onWay{{"laptop", client.Process}, {"home", server.Process}}},
+		{name: coturnWay, to: relayed, parts: []onWay{{"coturn", turn}, {"home", leg}}},
 	}
 }
 

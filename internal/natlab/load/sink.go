@@ -37,6 +37,7 @@ type tally struct {
 	seen    []uint64 // a bit for each number
 	highest uint64
 	from    map[netip.AddrPort]bool
+	delays  delays
 }
 
 // serve answers until the socket fails.
@@ -57,10 +58,10 @@ func serve(listen netip.AddrPort) error {
 		if err != nil {
 			return err
 		}
-		data := false
+		data, now := false, monotonic()
 		for i := range n {
 			for b := range in.slot(i) {
-				data = k.take(b, in.source(i)) || data
+				data = k.take(b, in.source(i), now) || data
 			}
 		}
 		if data && n < slots {
@@ -70,19 +71,21 @@ func serve(listen netip.AddrPort) error {
 }
 
 // take does what a datagram asks for, and says whether it was data.
-func (k *sink) take(b []byte, from netip.AddrPort) bool {
+func (k *sink) take(b []byte, from netip.AddrPort, now time.Duration) bool {
 	h, err := parseHeader(b)
 	if err != nil {
 		return false
 	}
 	switch h.kind {
 	case kindData:
-		k.tally(h.run).count(h, b)
+		k.tally(h.run).count(h, b, now)
 		return true
 	case kindAsk:
 		h.kind = kindCounts
 		h.put(k.out[:])
-		k.tally(h.run).put(k.out[:])
+		t := k.tally(h.run)
+		t.p50, t.p99 = t.delays.quantile(0.5), t.delays.quantile(0.99)
+		t.put(k.out[:])
 		k.answer(k.out[:], from)
 	case kindEcho:
 		k.tally(h.run).echo(h, b, from)
@@ -111,7 +114,7 @@ func (k *sink) tally(run uint16) *tally {
 	return t
 }
 
-func (t *tally) count(h header, b []byte) {
+func (t *tally) count(h header, b []byte, now time.Duration) {
 	if h.number >= maxNumber || h.checked && !filled(b[headerSize:], h.number) {
 		t.wrong++
 		return
@@ -127,6 +130,7 @@ func (t *tally) count(h header, b []byte) {
 	t.seen[word] |= bit
 	t.received++
 	t.bytes += uint64(len(b))
+	t.delays.add(now - h.sent)
 	if h.number < t.highest {
 		t.reordered++
 	}

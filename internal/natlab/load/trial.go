@@ -24,6 +24,8 @@ type outcome struct {
 	Mbit     float64 `json:"mbit_s"` // what arrived, without headers
 	Loss     float64 `json:"loss"`
 	Sent     uint64  `json:"sent"`
+	Delay50  uint64  `json:"delay_p50_us"` // of what arrived, one way
+	Delay99  uint64  `json:"delay_p99_us"`
 	counts   counts
 	seconds  float64
 }
@@ -83,7 +85,7 @@ func (g *generator) trial(rate float64, d time.Duration) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	o := outcome{Asked: rate, Sent: sent, counts: c, seconds: seconds}
+	o := outcome{Asked: rate, Sent: sent, Delay50: c.p50, Delay99: c.p99, counts: c, seconds: seconds}
 	o.Rate, o.Received = float64(sent)/seconds, float64(c.received)/seconds
 	o.Mbit = float64(c.bytes) * 8 / seconds / 1e6
 	if sent > 0 {

@@ -22,7 +22,7 @@ const (
 const (
 	magic      = 0x72647632
 	headerSize = 32
-	countsSize = headerSize + 6*8
+	countsSize = headerSize + 8*8
 	maxSize    = 65507 // an IPv4 datagram's limit
 )
 
@@ -76,10 +76,11 @@ type counts struct {
 	reordered  uint64 // came after a higher number
 	wrong      uint64 // of another content than was sent
 	sources    uint64 // different addresses that asked for echoes
+	p50, p99   uint64 // delay of those received, us, to an eighth
 }
 
 func (c counts) put(b []byte) {
-	for i, v := range []uint64{c.received, c.bytes, c.duplicates, c.reordered, c.wrong, c.sources} {
+	for i, v := range []uint64{c.received, c.bytes, c.duplicates, c.reordered, c.wrong, c.sources, c.p50, c.p99} {
 		binary.BigEndian.PutUint64(b[headerSize+8*i:], v)
 	}
 }
@@ -89,7 +90,7 @@ func parseCounts(b []byte) (counts, error) {
 		return counts{}, errForeign
 	}
 	field := func(i int) uint64 { return binary.BigEndian.Uint64(b[headerSize+8*i:]) }
-	return counts{field(0), field(1), field(2), field(3), field(4), field(5)}, nil
+	return counts{field(0), field(1), field(2), field(3), field(4), field(5), field(6), field(7)}, nil
 }
 
 // fill writes the content that goes with a number, and filled checks it.

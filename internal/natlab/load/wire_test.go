@@ -71,7 +71,7 @@ func TestTally(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k.count(h, b)
+		k.count(h, b, 0)
 	}
 	a, b := netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("192.0.2.1:2")
 	for _, from := range []netip.AddrPort{a, b, a} {

@@ -113,6 +113,9 @@ func (m *Many) Add(o Many) {
 type Rate struct {
 	Rate      float64 `json:"pps"`
 	Mbit      float64 `json:"mbit_s"`
+	Received  float64 `json:"received_pps"`
+	Delay50   float64 `json:"delay_p50_us"` // of what arrived, one way
+	Delay99   float64 `json:"delay_p99_us"`
 	Loss      float64 `json:"loss"`
 	Confirmed bool    `json:"confirmed"`
 	Limited   bool    `json:"generator_limited"`
