@@ -2,6 +2,7 @@ package ops
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"strings"
@@ -25,12 +26,14 @@ func Main(root *cobra.Command, args []string) int {
 // Root makes cmd a program's root command: it has a version, says what was
 // wrong with a call as a UsageError, and leaves the words on it to Report.
 func Root(cmd *cobra.Command) *cobra.Command {
-	cmd.Version = Version()
+	// A flag of our own: cobra's prints by a template, and whoever links templates
+	// links every method there is, for it might be called by name. That is a fifth
+	// of a program.
+	cmd.Flags().BoolP("version", "v", false, "version for "+cmd.Name())
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
-	cmd.Args, cmd.RunE = unknownCommand, noCommand
+	cmd.Args, cmd.RunE = unknownCommand, versionOnly
 	cmd.SuggestionsMinimumDistance = 2 // cobra's own default, which it sets too late for unknownCommand
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.SetVersionTemplate("{{.Version}}\n")
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return Usage("%w; see `%s --help`", err, cmd.CommandPath())
 	})
@@ -41,6 +44,19 @@ func Root(cmd *cobra.Command) *cobra.Command {
 func Group(cmd *cobra.Command) *cobra.Command {
 	cmd.Args, cmd.RunE = unknownCommand, noCommand
 	return cmd
+}
+
+// versionOnly is what a root command does by itself.
+func versionOnly(cmd *cobra.Command, args []string) error {
+	asked, err := cmd.Flags().GetBool("version")
+	if err != nil {
+		return err
+	}
+	if !asked {
+		return noCommand(cmd, args)
+	}
+	_, err = fmt.Fprintln(cmd.OutOrStdout(), Version())
+	return err
 }
 
 func noCommand(cmd *cobra.Command, _ []string) error {
