@@ -2,6 +2,7 @@ package rendezvous
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 
 const (
 	maxName        = 63 // a label of the DNS (RFC 1035 section 2.3.4)
-	maxMembers     = 10000
+	maxMembers     = 1_000_000
 	maxRevocations = 10000
 )
 
@@ -96,7 +97,7 @@ func (r *Registry) Enrol(now time.Time, key Key, e *proto.Enrol) (member, error)
 		return member{}, err
 	}
 	var m member
-	err = r.update("a new member", func(tx *bbolt.Tx) error {
+	err = r.together("a new member", func(tx *bbolt.Tx) error {
 		known, err := findKey(tx, key)
 		if err == nil {
 			m = known
@@ -128,7 +129,8 @@ func addMember(tx *bbolt.Tx, now time.Time, m *member, token []byte) error {
 		return refusef(proto.Code_CODE_NAME_TAKEN,
 			"another agent is called %q; choose another name with --name, or remove the other one with `agent revoke %s`", m.Name, m.Name)
 	}
-	if members.Stats().KeyN >= maxMembers {
+	count := members.Sequence()
+	if count >= maxMembers {
 		return refusef(proto.Code_CODE_LIMITED, "the coordinator has %d members, its limit", maxMembers)
 	}
 	by, err := useInvite(tx, now, token)
@@ -142,7 +144,7 @@ func addMember(tx *bbolt.Tx, now time.Time, m *member, token []byte) error {
 			return err
 		}
 	}
-	if err := tx.Bucket(bucketKeys).Put(m.Key, []byte(m.Name)); err != nil {
+	if err := errors.Join(tx.Bucket(bucketKeys).Put(m.Key, []byte(m.Name)), members.SetSequence(count+1)); err != nil {
 		return err
 	}
 	return put(members, []byte(m.Name), m)
@@ -199,18 +201,37 @@ func (r *Registry) Members() (all []member, err error) {
 	return all, err
 }
 
+// recordAge is by how much a record must be newer than the one that is kept, to
+// be kept in its place though it says the same.
+const recordAge = 24 * time.Hour
+
+// sameRecord says whether two records of a member say the same at about the
+// same time. Agents sign theirs anew each time they register.
+func sameRecord(kept, fresh *proto.Signed) bool {
+	var a, b proto.Record
+	if proto.Unmarshal(kept.GetBody(), &a) != nil || proto.Unmarshal(fresh.GetBody(), &b) != nil {
+		return false
+	}
+	apart := time.Duration(b.GetMadeUnix()-a.GetMadeUnix()) * time.Second
+	return a.GetName() == b.GetName() && bytes.Equal(a.GetKey(), b.GetKey()) && bytes.Equal(a.GetStaticKey(), b.GetStaticKey()) &&
+		apart.Abs() < recordAge && (len(kept.GetMac()) > 0) == (len(fresh.GetMac()) > 0)
+}
+
 // KeepRecord keeps a newer record of a member, and forgets the admission that
-// waited for it once the record shows that the secret has arrived.
+// waited for it once the record shows that the secret has arrived. What is on
+// disk serves for members that are offline, so not each registration is worth a
+// write: after a restart of the coordinator all come at once.
 func (r *Registry) KeepRecord(m member, record *proto.Signed) error {
 	raw, err := proto.Marshal(record)
 	if err != nil {
 		return err
 	}
 	arrived := m.Admission != nil && len(record.GetMac()) > 0
-	if bytes.Equal(raw, m.Record) && !arrived {
+	kept := new(proto.Signed)
+	if !arrived && proto.Unmarshal(m.Record, kept) == nil && sameRecord(kept, record) {
 		return nil
 	}
-	return r.update("the record of "+m.Name, func(tx *bbolt.Tx) error {
+	return r.together("the record of "+m.Name, func(tx *bbolt.Tx) error {
 		now, err := findName(tx, m.Name)
 		if err != nil || !bytes.Equal(now.Key, m.Key) {
 			return err // removed meanwhile
@@ -282,7 +303,8 @@ func (r *Registry) Revoke(now time.Time, by member, signed *proto.Signed, body *
 		if revoked.Stats().KeyN >= maxRevocations {
 			return refusef(proto.Code_CODE_LIMITED, "the coordinator has %d revocations, its limit", maxRevocations)
 		}
-		if err := tx.Bucket(bucketMembers).Delete([]byte(m.Name)); err != nil {
+		members := tx.Bucket(bucketMembers)
+		if err := errors.Join(members.Delete([]byte(m.Name)), members.SetSequence(members.Sequence()-1)); err != nil {
 			return err
 		}
 		if err := tx.Bucket(bucketKeys).Delete(m.Key); err != nil {

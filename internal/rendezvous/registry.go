@@ -46,6 +46,10 @@ const schema = "1"
 // as `invite` has for a moment.
 const lockWait = time.Second
 
+// togetherWithin is how long a change that may share a transaction waits for
+// others.
+const togetherWithin = 2 * time.Millisecond
+
 // ErrRegistryLocked is what errors.Is finds when another process has the
 // registry.
 var ErrRegistryLocked = errors.New("another process has it open")
@@ -82,6 +86,7 @@ func openRegistry(dir string, options bbolt.Options) (*Registry, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open the registry %s: %w; if the file is damaged, restore it from a backup: without it every agent must join again", path, err)
 	}
+	db.MaxBatchDelay = togetherWithin
 	r := &Registry{db: db, path: path}
 	if err := r.prepare(); err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -94,6 +99,13 @@ func (r *Registry) prepare() error {
 	return r.update("prepare it", func(tx *bbolt.Tx) error {
 		for _, name := range allBuckets {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		// How many there are is kept as the bucket's sequence: to count them
+		// takes a walk through all.
+		if members := tx.Bucket(bucketMembers); members.Sequence() == 0 {
+			if err := members.SetSequence(uint64(members.Stats().KeyN)); err != nil {
 				return err
 			}
 		}
@@ -160,7 +172,16 @@ func (e *StorageError) Unwrap() error { return e.Err }
 // update runs change in one transaction. Refusals pass as they are; all else
 // is a StorageError, and then nothing was changed.
 func (r *Registry) update(what string, change func(*bbolt.Tx) error) error {
-	err := r.db.Update(change)
+	return r.explained(what, r.db.Update(change))
+}
+
+// together is update for what many may want at once: they share a transaction,
+// and so a write to the disk. change may be called more than once.
+func (r *Registry) together(what string, change func(*bbolt.Tx) error) error {
+	return r.explained(what, r.db.Batch(change))
+}
+
+func (r *Registry) explained(what string, err error) error {
 	var refusal *CodeError
 	if err == nil || errors.As(err, &refusal) {
 		return err
