@@ -24,6 +24,7 @@ var layers = map[string]int{
 	"internal/sources":  0,
 
 	"internal/icmp":    1,
+	"internal/lean":    1,
 	"internal/path":    1,
 	"internal/seal":    1,
 	"internal/stun":    1,
@@ -49,8 +50,9 @@ var layers = map[string]int{
 	"internal/meet":       3,
 	"internal/rendezvous": 3,
 
-	"cmd": 4,
-	pairs: 4,
+	"cmd":  4,
+	pairs:  4,
+	throng: 4,
 }
 
 // natlab is for tests alone: any test may import it, and no program that we
@@ -60,7 +62,10 @@ const natlab = "internal/natlab"
 // pairs is the part of it that runs whole agents.
 const pairs = natlab + "/pairs"
 
-func forTests(place string) bool { return place == natlab || place == pairs }
+// throng is the part of it that is thousands of control connections.
+const throng = natlab + "/throng"
+
+func forTests(place string) bool { return place == natlab || place == pairs || place == throng }
 
 // fault says what is wrong with one package's import of another, both without
 // the module's name; "" when nothing is.
@@ -164,6 +169,8 @@ func TestFault(t *testing.T) {
 		{"internal/natlab/pairs", "internal/agent", false, true},
 		{"internal/natlab/matrix", "internal/natlab/pairs", false, true},
 		{"cmd/agent", "internal/natlab/pairs", false, false},
+		{"internal/natlab/throng", "internal/rendezvous", false, true},
+		{"internal/natlab/bench", "internal/natlab/throng/orders", false, true},
 		{"internal/tunnel", "proto", false, false},
 		{"cmd/agent", "internal/tunnel", false, false},
 	}

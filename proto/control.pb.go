@@ -128,6 +128,7 @@ type ToCoordinator struct {
 	//	*ToCoordinator_Revoke
 	//	*ToCoordinator_Publish
 	//	*ToCoordinator_Release
+	//	*ToCoordinator_Lean
 	Body          isToCoordinator_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -285,6 +286,15 @@ func (x *ToCoordinator) GetRelease() *Release {
 	return nil
 }
 
+func (x *ToCoordinator) GetLean() *Lean {
+	if x != nil {
+		if x, ok := x.Body.(*ToCoordinator_Lean); ok {
+			return x.Lean
+		}
+	}
+	return nil
+}
+
 type isToCoordinator_Body interface {
 	isToCoordinator_Body()
 }
@@ -337,6 +347,10 @@ type ToCoordinator_Release struct {
 	Release *Release `protobuf:"bytes,13,opt,name=release,proto3,oneof"`
 }
 
+type ToCoordinator_Lean struct {
+	Lean *Lean `protobuf:"bytes,14,opt,name=lean,proto3,oneof"`
+}
+
 func (*ToCoordinator_Enrol) isToCoordinator_Body() {}
 
 func (*ToCoordinator_Register) isToCoordinator_Body() {}
@@ -360,6 +374,8 @@ func (*ToCoordinator_Revoke) isToCoordinator_Body() {}
 func (*ToCoordinator_Publish) isToCoordinator_Body() {}
 
 func (*ToCoordinator_Release) isToCoordinator_Body() {}
+
+func (*ToCoordinator_Lean) isToCoordinator_Body() {}
 
 // ToAgent is every message that the coordinator sends.
 type ToAgent struct {
@@ -385,6 +401,7 @@ type ToAgent struct {
 	//	*ToAgent_Published
 	//	*ToAgent_PublicLegs
 	//	*ToAgent_PublicClient
+	//	*ToAgent_Leaned
 	Body          isToAgent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -587,6 +604,15 @@ func (x *ToAgent) GetPublicClient() *PublicClient {
 	return nil
 }
 
+func (x *ToAgent) GetLeaned() *Leaned {
+	if x != nil {
+		if x, ok := x.Body.(*ToAgent_Leaned); ok {
+			return x.Leaned
+		}
+	}
+	return nil
+}
+
 type isToAgent_Body interface {
 	isToAgent_Body()
 }
@@ -659,6 +685,10 @@ type ToAgent_PublicClient struct {
 	PublicClient *PublicClient `protobuf:"bytes,18,opt,name=public_client,json=publicClient,proto3,oneof"`
 }
 
+type ToAgent_Leaned struct {
+	Leaned *Leaned `protobuf:"bytes,19,opt,name=leaned,proto3,oneof"`
+}
+
 func (*ToAgent_Error) isToAgent_Body() {}
 
 func (*ToAgent_Done) isToAgent_Body() {}
@@ -692,6 +722,8 @@ func (*ToAgent_Published) isToAgent_Body() {}
 func (*ToAgent_PublicLegs) isToAgent_Body() {}
 
 func (*ToAgent_PublicClient) isToAgent_Body() {}
+
+func (*ToAgent_Leaned) isToAgent_Body() {}
 
 type Error struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -781,6 +813,97 @@ func (*Done) Descriptor() ([]byte, []int) {
 	return file_control_proto_rawDescGZIP(), []int{3}
 }
 
+// Lean asks, as the first message on a QUIC connection, to go on without it.
+type Lean struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lean) Reset() {
+	*x = Lean{}
+	mi := &file_control_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lean) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lean) ProtoMessage() {}
+
+func (x *Lean) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lean.ProtoReflect.Descriptor instead.
+func (*Lean) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{4}
+}
+
+// Leaned answers Lean: all that follows is in datagrams of the lean connection
+// with this ID, under keys that both export from TLS.
+type Leaned struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`       // 12 bytes
+	Token         []byte                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"` // 16 bytes, which prove that the coordinator has forgotten the connection
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Leaned) Reset() {
+	*x = Leaned{}
+	mi := &file_control_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Leaned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Leaned) ProtoMessage() {}
+
+func (x *Leaned) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Leaned.ProtoReflect.Descriptor instead.
+func (*Leaned) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Leaned) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Leaned) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
 // Enrol makes the key of the connection's client certificate a member.
 type Enrol struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -794,7 +917,7 @@ type Enrol struct {
 
 func (x *Enrol) Reset() {
 	*x = Enrol{}
-	mi := &file_control_proto_msgTypes[4]
+	mi := &file_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +929,7 @@ func (x *Enrol) String() string {
 func (*Enrol) ProtoMessage() {}
 
 func (x *Enrol) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[4]
+	mi := &file_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +942,7 @@ func (x *Enrol) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enrol.ProtoReflect.Descriptor instead.
 func (*Enrol) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{4}
+	return file_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Enrol) GetToken() []byte {
@@ -861,7 +984,7 @@ type Enrolled struct {
 
 func (x *Enrolled) Reset() {
 	*x = Enrolled{}
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +996,7 @@ func (x *Enrolled) String() string {
 func (*Enrolled) ProtoMessage() {}
 
 func (x *Enrolled) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1009,7 @@ func (x *Enrolled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enrolled.ProtoReflect.Descriptor instead.
 func (*Enrolled) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{5}
+	return file_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Enrolled) GetName() string {
@@ -916,7 +1039,7 @@ type Register struct {
 
 func (x *Register) Reset() {
 	*x = Register{}
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1051,7 @@ func (x *Register) String() string {
 func (*Register) ProtoMessage() {}
 
 func (x *Register) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1064,7 @@ func (x *Register) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Register.ProtoReflect.Descriptor instead.
 func (*Register) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{6}
+	return file_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Register) GetInstance() uint64 {
@@ -988,7 +1111,7 @@ type Registered struct {
 
 func (x *Registered) Reset() {
 	*x = Registered{}
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1123,7 @@ func (x *Registered) String() string {
 func (*Registered) ProtoMessage() {}
 
 func (x *Registered) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1136,7 @@ func (x *Registered) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registered.ProtoReflect.Descriptor instead.
 func (*Registered) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{7}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Registered) GetName() string {
@@ -1084,7 +1207,7 @@ type Door struct {
 
 func (x *Door) Reset() {
 	*x = Door{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1219,7 @@ func (x *Door) String() string {
 func (*Door) ProtoMessage() {}
 
 func (x *Door) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1232,7 @@ func (x *Door) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Door.ProtoReflect.Descriptor instead.
 func (*Door) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Door) GetTransport() Transport {
@@ -1136,7 +1259,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1271,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1284,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Endpoint) GetAddr() []byte {
@@ -1189,7 +1312,7 @@ type Standing struct {
 
 func (x *Standing) Reset() {
 	*x = Standing{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1324,7 @@ func (x *Standing) String() string {
 func (*Standing) ProtoMessage() {}
 
 func (x *Standing) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1337,7 @@ func (x *Standing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Standing.ProtoReflect.Descriptor instead.
 func (*Standing) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Standing) GetSealed() []byte {
@@ -1233,7 +1356,7 @@ type Lookup struct {
 
 func (x *Lookup) Reset() {
 	*x = Lookup{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1368,7 @@ func (x *Lookup) String() string {
 func (*Lookup) ProtoMessage() {}
 
 func (x *Lookup) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1381,7 @@ func (x *Lookup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lookup.ProtoReflect.Descriptor instead.
 func (*Lookup) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Lookup) GetName() string {
@@ -1281,7 +1404,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1416,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1429,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Member) GetName() string {
@@ -1360,7 +1483,7 @@ type Introduce struct {
 
 func (x *Introduce) Reset() {
 	*x = Introduce{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1495,7 @@ func (x *Introduce) String() string {
 func (*Introduce) ProtoMessage() {}
 
 func (x *Introduce) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1508,7 @@ func (x *Introduce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introduce.ProtoReflect.Descriptor instead.
 func (*Introduce) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Introduce) GetTo() string {
@@ -1437,7 +1560,7 @@ type Introduced struct {
 
 func (x *Introduced) Reset() {
 	*x = Introduced{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1572,7 @@ func (x *Introduced) String() string {
 func (*Introduced) ProtoMessage() {}
 
 func (x *Introduced) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1585,7 @@ func (x *Introduced) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introduced.ProtoReflect.Descriptor instead.
 func (*Introduced) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Introduced) GetIntroduction() uint64 {
@@ -1523,7 +1646,7 @@ type Offer struct {
 
 func (x *Offer) Reset() {
 	*x = Offer{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1658,7 @@ func (x *Offer) String() string {
 func (*Offer) ProtoMessage() {}
 
 func (x *Offer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1671,7 @@ func (x *Offer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offer.ProtoReflect.Descriptor instead.
 func (*Offer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Offer) GetIntroduction() uint64 {
@@ -1619,7 +1742,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1754,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1767,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Reply) GetIntroduction() uint64 {
@@ -1681,7 +1804,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +1816,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +1829,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Answer) GetIntroduction() uint64 {
@@ -1755,7 +1878,7 @@ type Go struct {
 
 func (x *Go) Reset() {
 	*x = Go{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1890,7 @@ func (x *Go) String() string {
 func (*Go) ProtoMessage() {}
 
 func (x *Go) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1903,7 @@ func (x *Go) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Go.ProtoReflect.Descriptor instead.
 func (*Go) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Go) GetIntroduction() uint64 {
@@ -1811,7 +1934,7 @@ type Allocation struct {
 
 func (x *Allocation) Reset() {
 	*x = Allocation{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1823,7 +1946,7 @@ func (x *Allocation) String() string {
 func (*Allocation) ProtoMessage() {}
 
 func (x *Allocation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1836,7 +1959,7 @@ func (x *Allocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocation.ProtoReflect.Descriptor instead.
 func (*Allocation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Allocation) GetId() []byte {
@@ -1884,7 +2007,7 @@ type CreateInvite struct {
 
 func (x *CreateInvite) Reset() {
 	*x = CreateInvite{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +2019,7 @@ func (x *CreateInvite) String() string {
 func (*CreateInvite) ProtoMessage() {}
 
 func (x *CreateInvite) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +2032,7 @@ func (x *CreateInvite) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateInvite.ProtoReflect.Descriptor instead.
 func (*CreateInvite) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CreateInvite) GetExpiresS() uint32 {
@@ -1935,7 +2058,7 @@ type InviteCreated struct {
 
 func (x *InviteCreated) Reset() {
 	*x = InviteCreated{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2070,7 @@ func (x *InviteCreated) String() string {
 func (*InviteCreated) ProtoMessage() {}
 
 func (x *InviteCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2083,7 @@ func (x *InviteCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InviteCreated.ProtoReflect.Descriptor instead.
 func (*InviteCreated) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *InviteCreated) GetToken() []byte {
@@ -1978,7 +2101,7 @@ type ListPending struct {
 
 func (x *ListPending) Reset() {
 	*x = ListPending{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2113,7 @@ func (x *ListPending) String() string {
 func (*ListPending) ProtoMessage() {}
 
 func (x *ListPending) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2126,7 @@ func (x *ListPending) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPending.ProtoReflect.Descriptor instead.
 func (*ListPending) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 // Pending lists who joined by a coordinator's link and has no secret yet.
@@ -2016,7 +2139,7 @@ type Pending struct {
 
 func (x *Pending) Reset() {
 	*x = Pending{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2151,7 @@ func (x *Pending) String() string {
 func (*Pending) ProtoMessage() {}
 
 func (x *Pending) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2164,7 @@ func (x *Pending) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pending.ProtoReflect.Descriptor instead.
 func (*Pending) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Pending) GetMembers() []*Member {
@@ -2063,7 +2186,7 @@ type Approve struct {
 
 func (x *Approve) Reset() {
 	*x = Approve{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2198,7 @@ func (x *Approve) String() string {
 func (*Approve) ProtoMessage() {}
 
 func (x *Approve) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2211,7 @@ func (x *Approve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Approve.ProtoReflect.Descriptor instead.
 func (*Approve) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Approve) GetName() string {
@@ -2122,7 +2245,7 @@ type Admitted struct {
 
 func (x *Admitted) Reset() {
 	*x = Admitted{}
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2257,7 @@ func (x *Admitted) String() string {
 func (*Admitted) ProtoMessage() {}
 
 func (x *Admitted) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[25]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2270,7 @@ func (x *Admitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Admitted.ProtoReflect.Descriptor instead.
 func (*Admitted) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{25}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Admitted) GetBy() *Member {
@@ -2173,7 +2296,7 @@ type Revoke struct {
 
 func (x *Revoke) Reset() {
 	*x = Revoke{}
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2308,7 @@ func (x *Revoke) String() string {
 func (*Revoke) ProtoMessage() {}
 
 func (x *Revoke) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[26]
+	mi := &file_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2321,7 @@ func (x *Revoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoke.ProtoReflect.Descriptor instead.
 func (*Revoke) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{26}
+	return file_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Revoke) GetRevocation() *Revocation {
@@ -2218,7 +2341,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2353,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[27]
+	mi := &file_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2366,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{27}
+	return file_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Revocation) GetSigned() *Signed {
@@ -2265,7 +2388,7 @@ type Publish struct {
 
 func (x *Publish) Reset() {
 	*x = Publish{}
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2400,7 @@ func (x *Publish) String() string {
 func (*Publish) ProtoMessage() {}
 
 func (x *Publish) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[28]
+	mi := &file_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2413,7 @@ func (x *Publish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publish.ProtoReflect.Descriptor instead.
 func (*Publish) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{28}
+	return file_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Publish) GetPorts() []*PublicPort {
@@ -2315,7 +2438,7 @@ type PublicPort struct {
 
 func (x *PublicPort) Reset() {
 	*x = PublicPort{}
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2450,7 @@ func (x *PublicPort) String() string {
 func (*PublicPort) ProtoMessage() {}
 
 func (x *PublicPort) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[29]
+	mi := &file_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2463,7 @@ func (x *PublicPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublicPort.ProtoReflect.Descriptor instead.
 func (*PublicPort) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{29}
+	return file_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PublicPort) GetService() string {
@@ -2402,7 +2525,7 @@ type Published struct {
 
 func (x *Published) Reset() {
 	*x = Published{}
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2537,7 @@ func (x *Published) String() string {
 func (*Published) ProtoMessage() {}
 
 func (x *Published) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[30]
+	mi := &file_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2550,7 @@ func (x *Published) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Published.ProtoReflect.Descriptor instead.
 func (*Published) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{30}
+	return file_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Published) GetPorts() []*Publication {
@@ -2452,7 +2575,7 @@ type Publication struct {
 
 func (x *Publication) Reset() {
 	*x = Publication{}
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2464,7 +2587,7 @@ func (x *Publication) String() string {
 func (*Publication) ProtoMessage() {}
 
 func (x *Publication) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[31]
+	mi := &file_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2477,7 +2600,7 @@ func (x *Publication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Publication.ProtoReflect.Descriptor instead.
 func (*Publication) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{31}
+	return file_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Publication) GetService() string {
@@ -2543,7 +2666,7 @@ type PublicLegs struct {
 
 func (x *PublicLegs) Reset() {
 	*x = PublicLegs{}
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2555,7 +2678,7 @@ func (x *PublicLegs) String() string {
 func (*PublicLegs) ProtoMessage() {}
 
 func (x *PublicLegs) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[32]
+	mi := &file_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2568,7 +2691,7 @@ func (x *PublicLegs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublicLegs.ProtoReflect.Descriptor instead.
 func (*PublicLegs) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{32}
+	return file_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PublicLegs) GetService() string {
@@ -2604,7 +2727,7 @@ type PublicClient struct {
 
 func (x *PublicClient) Reset() {
 	*x = PublicClient{}
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2616,7 +2739,7 @@ func (x *PublicClient) String() string {
 func (*PublicClient) ProtoMessage() {}
 
 func (x *PublicClient) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[33]
+	mi := &file_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2629,7 +2752,7 @@ func (x *PublicClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublicClient.ProtoReflect.Descriptor instead.
 func (*PublicClient) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{33}
+	return file_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PublicClient) GetId() []byte {
@@ -2663,7 +2786,7 @@ type Release struct {
 
 func (x *Release) Reset() {
 	*x = Release{}
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2675,7 +2798,7 @@ func (x *Release) String() string {
 func (*Release) ProtoMessage() {}
 
 func (x *Release) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[34]
+	mi := &file_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2688,7 +2811,7 @@ func (x *Release) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Release.ProtoReflect.Descriptor instead.
 func (*Release) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{34}
+	return file_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Release) GetIds() [][]byte {
@@ -2708,7 +2831,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +2843,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[35]
+	mi := &file_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +2856,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{35}
+	return file_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Goodbye) GetBackInS() uint32 {
@@ -2748,7 +2871,7 @@ var File_control_proto protoreflect.FileDescriptor
 const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\rcontrol.proto\x12\rrendezvous.v1\x1a\n" +
-	"peer.proto\"\xae\x05\n" +
+	"peer.proto\"\xd9\x05\n" +
 	"\rToCoordinator\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
 	"\x05enrol\x18\x02 \x01(\v2\x14.rendezvous.v1.EnrolH\x00R\x05enrol\x125\n" +
@@ -2763,8 +2886,9 @@ const file_control_proto_rawDesc = "" +
 	" \x01(\v2\x16.rendezvous.v1.ApproveH\x00R\aapprove\x12/\n" +
 	"\x06revoke\x18\v \x01(\v2\x15.rendezvous.v1.RevokeH\x00R\x06revoke\x122\n" +
 	"\apublish\x18\f \x01(\v2\x16.rendezvous.v1.PublishH\x00R\apublish\x122\n" +
-	"\arelease\x18\r \x01(\v2\x16.rendezvous.v1.ReleaseH\x00R\areleaseB\x06\n" +
-	"\x04body\"\xbf\a\n" +
+	"\arelease\x18\r \x01(\v2\x16.rendezvous.v1.ReleaseH\x00R\arelease\x12)\n" +
+	"\x04lean\x18\x0e \x01(\v2\x13.rendezvous.v1.LeanH\x00R\x04leanB\x06\n" +
+	"\x04body\"\xf0\a\n" +
 	"\aToAgent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
 	"\x05error\x18\x02 \x01(\v2\x14.rendezvous.v1.ErrorH\x00R\x05error\x12)\n" +
@@ -2791,12 +2915,17 @@ const file_control_proto_rawDesc = "" +
 	"\tpublished\x18\x10 \x01(\v2\x18.rendezvous.v1.PublishedH\x00R\tpublished\x12<\n" +
 	"\vpublic_legs\x18\x11 \x01(\v2\x19.rendezvous.v1.PublicLegsH\x00R\n" +
 	"publicLegs\x12B\n" +
-	"\rpublic_client\x18\x12 \x01(\v2\x1b.rendezvous.v1.PublicClientH\x00R\fpublicClientB\x06\n" +
+	"\rpublic_client\x18\x12 \x01(\v2\x1b.rendezvous.v1.PublicClientH\x00R\fpublicClient\x12/\n" +
+	"\x06leaned\x18\x13 \x01(\v2\x15.rendezvous.v1.LeanedH\x00R\x06leanedB\x06\n" +
 	"\x04body\"D\n" +
 	"\x05Error\x12'\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x13.rendezvous.v1.CodeR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"\x06\n" +
-	"\x04Done\"\x7f\n" +
+	"\x04Done\"\x06\n" +
+	"\x04Lean\".\n" +
+	"\x06Leaned\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\fR\x05token\"\x7f\n" +
 	"\x05Enrol\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2977,105 +3106,109 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_control_proto_goTypes = []any{
 	(Code)(0),             // 0: rendezvous.v1.Code
 	(*ToCoordinator)(nil), // 1: rendezvous.v1.ToCoordinator
 	(*ToAgent)(nil),       // 2: rendezvous.v1.ToAgent
 	(*Error)(nil),         // 3: rendezvous.v1.Error
 	(*Done)(nil),          // 4: rendezvous.v1.Done
-	(*Enrol)(nil),         // 5: rendezvous.v1.Enrol
-	(*Enrolled)(nil),      // 6: rendezvous.v1.Enrolled
-	(*Register)(nil),      // 7: rendezvous.v1.Register
-	(*Registered)(nil),    // 8: rendezvous.v1.Registered
-	(*Door)(nil),          // 9: rendezvous.v1.Door
-	(*Endpoint)(nil),      // 10: rendezvous.v1.Endpoint
-	(*Standing)(nil),      // 11: rendezvous.v1.Standing
-	(*Lookup)(nil),        // 12: rendezvous.v1.Lookup
-	(*Member)(nil),        // 13: rendezvous.v1.Member
-	(*Introduce)(nil),     // 14: rendezvous.v1.Introduce
-	(*Introduced)(nil),    // 15: rendezvous.v1.Introduced
-	(*Offer)(nil),         // 16: rendezvous.v1.Offer
-	(*Reply)(nil),         // 17: rendezvous.v1.Reply
-	(*Answer)(nil),        // 18: rendezvous.v1.Answer
-	(*Go)(nil),            // 19: rendezvous.v1.Go
-	(*Allocation)(nil),    // 20: rendezvous.v1.Allocation
-	(*CreateInvite)(nil),  // 21: rendezvous.v1.CreateInvite
-	(*InviteCreated)(nil), // 22: rendezvous.v1.InviteCreated
-	(*ListPending)(nil),   // 23: rendezvous.v1.ListPending
-	(*Pending)(nil),       // 24: rendezvous.v1.Pending
-	(*Approve)(nil),       // 25: rendezvous.v1.Approve
-	(*Admitted)(nil),      // 26: rendezvous.v1.Admitted
-	(*Revoke)(nil),        // 27: rendezvous.v1.Revoke
-	(*Revocation)(nil),    // 28: rendezvous.v1.Revocation
-	(*Publish)(nil),       // 29: rendezvous.v1.Publish
-	(*PublicPort)(nil),    // 30: rendezvous.v1.PublicPort
-	(*Published)(nil),     // 31: rendezvous.v1.Published
-	(*Publication)(nil),   // 32: rendezvous.v1.Publication
-	(*PublicLegs)(nil),    // 33: rendezvous.v1.PublicLegs
-	(*PublicClient)(nil),  // 34: rendezvous.v1.PublicClient
-	(*Release)(nil),       // 35: rendezvous.v1.Release
-	(*Goodbye)(nil),       // 36: rendezvous.v1.Goodbye
-	(*Signed)(nil),        // 37: rendezvous.v1.Signed
-	(Transport)(0),        // 38: rendezvous.v1.Transport
+	(*Lean)(nil),          // 5: rendezvous.v1.Lean
+	(*Leaned)(nil),        // 6: rendezvous.v1.Leaned
+	(*Enrol)(nil),         // 7: rendezvous.v1.Enrol
+	(*Enrolled)(nil),      // 8: rendezvous.v1.Enrolled
+	(*Register)(nil),      // 9: rendezvous.v1.Register
+	(*Registered)(nil),    // 10: rendezvous.v1.Registered
+	(*Door)(nil),          // 11: rendezvous.v1.Door
+	(*Endpoint)(nil),      // 12: rendezvous.v1.Endpoint
+	(*Standing)(nil),      // 13: rendezvous.v1.Standing
+	(*Lookup)(nil),        // 14: rendezvous.v1.Lookup
+	(*Member)(nil),        // 15: rendezvous.v1.Member
+	(*Introduce)(nil),     // 16: rendezvous.v1.Introduce
+	(*Introduced)(nil),    // 17: rendezvous.v1.Introduced
+	(*Offer)(nil),         // 18: rendezvous.v1.Offer
+	(*Reply)(nil),         // 19: rendezvous.v1.Reply
+	(*Answer)(nil),        // 20: rendezvous.v1.Answer
+	(*Go)(nil),            // 21: rendezvous.v1.Go
+	(*Allocation)(nil),    // 22: rendezvous.v1.Allocation
+	(*CreateInvite)(nil),  // 23: rendezvous.v1.CreateInvite
+	(*InviteCreated)(nil), // 24: rendezvous.v1.InviteCreated
+	(*ListPending)(nil),   // 25: rendezvous.v1.ListPending
+	(*Pending)(nil),       // 26: rendezvous.v1.Pending
+	(*Approve)(nil),       // 27: rendezvous.v1.Approve
+	(*Admitted)(nil),      // 28: rendezvous.v1.Admitted
+	(*Revoke)(nil),        // 29: rendezvous.v1.Revoke
+	(*Revocation)(nil),    // 30: rendezvous.v1.Revocation
+	(*Publish)(nil),       // 31: rendezvous.v1.Publish
+	(*PublicPort)(nil),    // 32: rendezvous.v1.PublicPort
+	(*Published)(nil),     // 33: rendezvous.v1.Published
+	(*Publication)(nil),   // 34: rendezvous.v1.Publication
+	(*PublicLegs)(nil),    // 35: rendezvous.v1.PublicLegs
+	(*PublicClient)(nil),  // 36: rendezvous.v1.PublicClient
+	(*Release)(nil),       // 37: rendezvous.v1.Release
+	(*Goodbye)(nil),       // 38: rendezvous.v1.Goodbye
+	(*Signed)(nil),        // 39: rendezvous.v1.Signed
+	(Transport)(0),        // 40: rendezvous.v1.Transport
 }
 var file_control_proto_depIdxs = []int32{
-	5,  // 0: rendezvous.v1.ToCoordinator.enrol:type_name -> rendezvous.v1.Enrol
-	7,  // 1: rendezvous.v1.ToCoordinator.register:type_name -> rendezvous.v1.Register
-	11, // 2: rendezvous.v1.ToCoordinator.standing:type_name -> rendezvous.v1.Standing
-	12, // 3: rendezvous.v1.ToCoordinator.lookup:type_name -> rendezvous.v1.Lookup
-	14, // 4: rendezvous.v1.ToCoordinator.introduce:type_name -> rendezvous.v1.Introduce
-	17, // 5: rendezvous.v1.ToCoordinator.reply:type_name -> rendezvous.v1.Reply
-	21, // 6: rendezvous.v1.ToCoordinator.create_invite:type_name -> rendezvous.v1.CreateInvite
-	23, // 7: rendezvous.v1.ToCoordinator.list_pending:type_name -> rendezvous.v1.ListPending
-	25, // 8: rendezvous.v1.ToCoordinator.approve:type_name -> rendezvous.v1.Approve
-	27, // 9: rendezvous.v1.ToCoordinator.revoke:type_name -> rendezvous.v1.Revoke
-	29, // 10: rendezvous.v1.ToCoordinator.publish:type_name -> rendezvous.v1.Publish
-	35, // 11: rendezvous.v1.ToCoordinator.release:type_name -> rendezvous.v1.Release
-	3,  // 12: rendezvous.v1.ToAgent.error:type_name -> rendezvous.v1.Error
-	4,  // 13: rendezvous.v1.ToAgent.done:type_name -> rendezvous.v1.Done
-	6,  // 14: rendezvous.v1.ToAgent.enrolled:type_name -> rendezvous.v1.Enrolled
-	8,  // 15: rendezvous.v1.ToAgent.registered:type_name -> rendezvous.v1.Registered
-	13, // 16: rendezvous.v1.ToAgent.member:type_name -> rendezvous.v1.Member
-	15, // 17: rendezvous.v1.ToAgent.introduced:type_name -> rendezvous.v1.Introduced
-	16, // 18: rendezvous.v1.ToAgent.offer:type_name -> rendezvous.v1.Offer
-	18, // 19: rendezvous.v1.ToAgent.answer:type_name -> rendezvous.v1.Answer
-	19, // 20: rendezvous.v1.ToAgent.go:type_name -> rendezvous.v1.Go
-	22, // 21: rendezvous.v1.ToAgent.invite_created:type_name -> rendezvous.v1.InviteCreated
-	24, // 22: rendezvous.v1.ToAgent.pending:type_name -> rendezvous.v1.Pending
-	26, // 23: rendezvous.v1.ToAgent.admitted:type_name -> rendezvous.v1.Admitted
-	28, // 24: rendezvous.v1.ToAgent.revocation:type_name -> rendezvous.v1.Revocation
-	36, // 25: rendezvous.v1.ToAgent.goodbye:type_name -> rendezvous.v1.Goodbye
-	31, // 26: rendezvous.v1.ToAgent.published:type_name -> rendezvous.v1.Published
-	33, // 27: rendezvous.v1.ToAgent.public_legs:type_name -> rendezvous.v1.PublicLegs
-	34, // 28: rendezvous.v1.ToAgent.public_client:type_name -> rendezvous.v1.PublicClient
-	0,  // 29: rendezvous.v1.Error.code:type_name -> rendezvous.v1.Code
-	37, // 30: rendezvous.v1.Enrol.record:type_name -> rendezvous.v1.Signed
-	37, // 31: rendezvous.v1.Register.record:type_name -> rendezvous.v1.Signed
-	11, // 32: rendezvous.v1.Register.standing:type_name -> rendezvous.v1.Standing
-	10, // 33: rendezvous.v1.Registered.stun:type_name -> rendezvous.v1.Endpoint
-	28, // 34: rendezvous.v1.Registered.revocations:type_name -> rendezvous.v1.Revocation
-	9,  // 35: rendezvous.v1.Registered.doors:type_name -> rendezvous.v1.Door
-	38, // 36: rendezvous.v1.Door.transport:type_name -> rendezvous.v1.Transport
-	37, // 37: rendezvous.v1.Member.record:type_name -> rendezvous.v1.Signed
-	11, // 38: rendezvous.v1.Introduced.standing:type_name -> rendezvous.v1.Standing
-	20, // 39: rendezvous.v1.Introduced.allocation:type_name -> rendezvous.v1.Allocation
-	13, // 40: rendezvous.v1.Offer.from:type_name -> rendezvous.v1.Member
-	20, // 41: rendezvous.v1.Offer.allocation:type_name -> rendezvous.v1.Allocation
-	10, // 42: rendezvous.v1.Allocation.relay:type_name -> rendezvous.v1.Endpoint
-	13, // 43: rendezvous.v1.Pending.members:type_name -> rendezvous.v1.Member
-	13, // 44: rendezvous.v1.Admitted.by:type_name -> rendezvous.v1.Member
-	28, // 45: rendezvous.v1.Revoke.revocation:type_name -> rendezvous.v1.Revocation
-	37, // 46: rendezvous.v1.Revocation.signed:type_name -> rendezvous.v1.Signed
-	30, // 47: rendezvous.v1.Publish.ports:type_name -> rendezvous.v1.PublicPort
-	32, // 48: rendezvous.v1.Published.ports:type_name -> rendezvous.v1.Publication
-	10, // 49: rendezvous.v1.Publication.addrs:type_name -> rendezvous.v1.Endpoint
-	20, // 50: rendezvous.v1.PublicLegs.allocations:type_name -> rendezvous.v1.Allocation
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	7,  // 0: rendezvous.v1.ToCoordinator.enrol:type_name -> rendezvous.v1.Enrol
+	9,  // 1: rendezvous.v1.ToCoordinator.register:type_name -> rendezvous.v1.Register
+	13, // 2: rendezvous.v1.ToCoordinator.standing:type_name -> rendezvous.v1.Standing
+	14, // 3: rendezvous.v1.ToCoordinator.lookup:type_name -> rendezvous.v1.Lookup
+	16, // 4: rendezvous.v1.ToCoordinator.introduce:type_name -> rendezvous.v1.Introduce
+	19, // 5: rendezvous.v1.ToCoordinator.reply:type_name -> rendezvous.v1.Reply
+	23, // 6: rendezvous.v1.ToCoordinator.create_invite:type_name -> rendezvous.v1.CreateInvite
+	25, // 7: rendezvous.v1.ToCoordinator.list_pending:type_name -> rendezvous.v1.ListPending
+	27, // 8: rendezvous.v1.ToCoordinator.approve:type_name -> rendezvous.v1.Approve
+	29, // 9: rendezvous.v1.ToCoordinator.revoke:type_name -> rendezvous.v1.Revoke
+	31, // 10: rendezvous.v1.ToCoordinator.publish:type_name -> rendezvous.v1.Publish
+	37, // 11: rendezvous.v1.ToCoordinator.release:type_name -> rendezvous.v1.Release
+	5,  // 12: rendezvous.v1.ToCoordinator.lean:type_name -> rendezvous.v1.Lean
+	3,  // 13: rendezvous.v1.ToAgent.error:type_name -> rendezvous.v1.Error
+	4,  // 14: rendezvous.v1.ToAgent.done:type_name -> rendezvous.v1.Done
+	8,  // 15: rendezvous.v1.ToAgent.enrolled:type_name -> rendezvous.v1.Enrolled
+	10, // 16: rendezvous.v1.ToAgent.registered:type_name -> rendezvous.v1.Registered
+	15, // 17: rendezvous.v1.ToAgent.member:type_name -> rendezvous.v1.Member
+	17, // 18: rendezvous.v1.ToAgent.introduced:type_name -> rendezvous.v1.Introduced
+	18, // 19: rendezvous.v1.ToAgent.offer:type_name -> rendezvous.v1.Offer
+	20, // 20: rendezvous.v1.ToAgent.answer:type_name -> rendezvous.v1.Answer
+	21, // 21: rendezvous.v1.ToAgent.go:type_name -> rendezvous.v1.Go
+	24, // 22: rendezvous.v1.ToAgent.invite_created:type_name -> rendezvous.v1.InviteCreated
+	26, // 23: rendezvous.v1.ToAgent.pending:type_name -> rendezvous.v1.Pending
+	28, // 24: rendezvous.v1.ToAgent.admitted:type_name -> rendezvous.v1.Admitted
+	30, // 25: rendezvous.v1.ToAgent.revocation:type_name -> rendezvous.v1.Revocation
+	38, // 26: rendezvous.v1.ToAgent.goodbye:type_name -> rendezvous.v1.Goodbye
+	33, // 27: rendezvous.v1.ToAgent.published:type_name -> rendezvous.v1.Published
+	35, // 28: rendezvous.v1.ToAgent.public_legs:type_name -> rendezvous.v1.PublicLegs
+	36, // 29: rendezvous.v1.ToAgent.public_client:type_name -> rendezvous.v1.PublicClient
+	6,  // 30: rendezvous.v1.ToAgent.leaned:type_name -> rendezvous.v1.Leaned
+	0,  // 31: rendezvous.v1.Error.code:type_name -> rendezvous.v1.Code
+	39, // 32: rendezvous.v1.Enrol.record:type_name -> rendezvous.v1.Signed
+	39, // 33: rendezvous.v1.Register.record:type_name -> rendezvous.v1.Signed
+	13, // 34: rendezvous.v1.Register.standing:type_name -> rendezvous.v1.Standing
+	12, // 35: rendezvous.v1.Registered.stun:type_name -> rendezvous.v1.Endpoint
+	30, // 36: rendezvous.v1.Registered.revocations:type_name -> rendezvous.v1.Revocation
+	11, // 37: rendezvous.v1.Registered.doors:type_name -> rendezvous.v1.Door
+	40, // 38: rendezvous.v1.Door.transport:type_name -> rendezvous.v1.Transport
+	39, // 39: rendezvous.v1.Member.record:type_name -> rendezvous.v1.Signed
+	13, // 40: rendezvous.v1.Introduced.standing:type_name -> rendezvous.v1.Standing
+	22, // 41: rendezvous.v1.Introduced.allocation:type_name -> rendezvous.v1.Allocation
+	15, // 42: rendezvous.v1.Offer.from:type_name -> rendezvous.v1.Member
+	22, // 43: rendezvous.v1.Offer.allocation:type_name -> rendezvous.v1.Allocation
+	12, // 44: rendezvous.v1.Allocation.relay:type_name -> rendezvous.v1.Endpoint
+	15, // 45: rendezvous.v1.Pending.members:type_name -> rendezvous.v1.Member
+	15, // 46: rendezvous.v1.Admitted.by:type_name -> rendezvous.v1.Member
+	30, // 47: rendezvous.v1.Revoke.revocation:type_name -> rendezvous.v1.Revocation
+	39, // 48: rendezvous.v1.Revocation.signed:type_name -> rendezvous.v1.Signed
+	32, // 49: rendezvous.v1.Publish.ports:type_name -> rendezvous.v1.PublicPort
+	34, // 50: rendezvous.v1.Published.ports:type_name -> rendezvous.v1.Publication
+	12, // 51: rendezvous.v1.Publication.addrs:type_name -> rendezvous.v1.Endpoint
+	22, // 52: rendezvous.v1.PublicLegs.allocations:type_name -> rendezvous.v1.Allocation
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -3097,6 +3230,7 @@ func file_control_proto_init() {
 		(*ToCoordinator_Revoke)(nil),
 		(*ToCoordinator_Publish)(nil),
 		(*ToCoordinator_Release)(nil),
+		(*ToCoordinator_Lean)(nil),
 	}
 	file_control_proto_msgTypes[1].OneofWrappers = []any{
 		(*ToAgent_Error)(nil),
@@ -3116,6 +3250,7 @@ func file_control_proto_init() {
 		(*ToAgent_Published)(nil),
 		(*ToAgent_PublicLegs)(nil),
 		(*ToAgent_PublicClient)(nil),
+		(*ToAgent_Leaned)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3123,7 +3258,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

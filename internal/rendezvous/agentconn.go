@@ -31,12 +31,13 @@ type agentConn struct {
 	spot   *spot                                        // where it came in
 	key    Key                                          // of the client's certificate
 	remote netip.AddrPort                               // where it came from
+	lean   func(now time.Time) (*proto.Leaned, error)   // goes on without QUIC; nil where there is none
 
 	reader reader
 	said   atomic.Uint64 // messages that came
 
 	mu     sync.Mutex // for what follows
-	stream controlStream
+	stream written
 	outbox []*proto.ToAgent
 	busy   bool // a goroutine writes what is in the outbox
 	closed bool
@@ -79,13 +80,9 @@ func (a *agentConn) converse(ctx context.Context) error {
 			}
 			return a.close(closeProtocol, "what came is no control message", err)
 		}
-		a.said.Add(1)
-		now := time.Now()
-		if !a.reader.flood.Take(now, rateFlood) {
-			a.server.drops.flood.Add(1)
-			return a.close(closeProtocol, "far too many requests", errors.New("too many requests"))
+		if err := a.take(time.Now(), &m); err != nil {
+			return err
 		}
-		a.answer(now, &m)
 		if a.reader.known {
 			a.reader.known = false
 			if err := stream.SetReadDeadline(time.Time{}); err != nil {
@@ -93,6 +90,17 @@ func (a *agentConn) converse(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// take does what one message asks. An error ends the connection.
+func (a *agentConn) take(now time.Time, m *proto.ToCoordinator) error {
+	a.said.Add(1)
+	if !a.reader.flood.Take(now, rateFlood) {
+		a.server.drops.flood.Add(1)
+		return a.close(closeProtocol, "far too many requests", errors.New("too many requests"))
+	}
+	a.answer(now, m)
+	return nil
 }
 
 // answer does what the agent asks and sends what that brings it.

@@ -14,8 +14,14 @@ import (
 
 // controlStream carries the messages of a control connection, both ways.
 type controlStream interface {
-	io.ReadWriter
+	written
+	io.Reader
 	SetReadDeadline(t time.Time) error
+}
+
+// written is what goes out of it.
+type written interface {
+	io.Writer
 	SetWriteDeadline(t time.Time) error
 }
 

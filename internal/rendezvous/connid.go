@@ -19,8 +19,8 @@ type connIDs struct{ block cipher.Block }
 // idNonce is how much of an ID is random; the rest is a tag of it.
 const idNonce = 8
 
-func newConnIDs(key ed25519.PrivateKey) (*connIDs, error) {
-	secret := derive(key, "connection IDs")
+func newConnIDs(key ed25519.PrivateKey, purpose string) (*connIDs, error) {
+	secret := derive(key, purpose)
 	block, err := aes.NewCipher(secret[:])
 	if err != nil {
 		return nil, err

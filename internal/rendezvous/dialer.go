@@ -125,7 +125,10 @@ func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, ce
 	if err != nil {
 		return nil, errors.Join(explainDial(ctx, addr, err), conn.CloseWithError(closeDone, ""))
 	}
-	c := newClient(overQUIC{conn, "quic"}, stream, addr.String())
+	c, err := d.client(ctx, conn, stream, addr)
+	if err != nil {
+		return nil, errors.Join(explainDial(ctx, addr, err), conn.CloseWithError(closeDone, ""))
+	}
 	c.closed = func() error {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -137,6 +140,19 @@ func (d *Dialer) Dial(ctx context.Context, addr netip.AddrPort, pin [32]byte, ce
 	d.mu.Unlock()
 	c.start()
 	return c, nil
+}
+
+// client is over a lean connection, or over QUIC where the coordinator stays
+// with that.
+func (d *Dialer) client(ctx context.Context, conn *quic.Conn, stream *quic.Stream, addr netip.AddrPort) (*Client, error) {
+	over, err := d.lighten(ctx, conn, stream, addr)
+	switch {
+	case errors.Is(err, errStays):
+		return newClient(overQUIC{conn, "quic"}, stream, addr.String()), nil
+	case err != nil:
+		return nil, err
+	}
+	return newClient(over, over, addr.String()), nil
 }
 
 func explainDial(ctx context.Context, addr netip.AddrPort, err error) error {

@@ -28,10 +28,10 @@ type Limits struct {
 	Relay         relay.Limits
 }
 
-// Defaults of Limits. A connection costs about 90 kB
-// (resident memory with 1,000 idle agents, 2026-11).
+// Defaults of Limits. A connection costs about 5 kB, and 50 kB while it is QUIC
+// (resident memory with thousands of idle agents, 2026-11).
 const (
-	defaultConnections   = 16384
+	defaultConnections   = 65536
 	defaultPerSource     = 512 // a carrier's NAT may hide many agents
 	defaultIntroductions = 65536
 )
@@ -65,8 +65,35 @@ type door struct {
 	strangers        *sources.Buckets
 	proven           *sources.Buckets
 	anybody          sources.Bucket
-	open             int
+	open             int // of them all
+	quic             int // of these, those that are QUIC's
+	shaking          int // of these, those whose handshake has not ended
 	refused, retried uint64
+}
+
+// quicPart is which part of the connections may be QUIC's: most agents soon
+// leave that, and who does not costs ten times as much. That is no limit where it
+// would be below leastQUIC.
+const (
+	quicPart  = 4
+	leastQUIC = 64
+)
+
+// Handshakes that are under way at once. With more, each would wait for the
+// processor until its agent has given up, and all the work would be for
+// nothing: after a restart, all agents come at once. One is under way for a
+// round trip to its agent when there is no such queue, so half of them is above
+// what a thousand agents a second need at 200 ms.
+const (
+	mostShaking = 512
+	busyShaking = mostShaking / 2 // then nobody is told to come
+)
+
+// busy says whether agents should rather come later.
+func (d *door) busy() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.shaking >= busyShaking
 }
 
 func newDoor(connections int) *door {
@@ -94,21 +121,59 @@ func (d *door) unproven(addr net.Addr) bool {
 	return true
 }
 
+// enterLean lets a lean connection in, which leaveLean ends.
+func (d *door) enterLean() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.open >= d.connections {
+		d.refused++
+		return false
+	}
+	d.open++
+	return true
+}
+
+func (d *door) leaveLean() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open--
+}
+
 // enter lets a connection in or refuses it, before its handshake; the context
 // ends with the connection.
 func (d *door) enter(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.open >= d.connections || info.AddrVerified && !d.proven.Take(now, dgram.AddrOf(info.RemoteAddr).Addr(), rateProven) {
+	full := d.open >= d.connections || d.quic >= max(d.connections/quicPart, leastQUIC) || d.shaking >= mostShaking
+	if full || info.AddrVerified && !d.proven.Take(now, dgram.AddrOf(info.RemoteAddr).Addr(), rateProven) {
 		d.refused++
 		return nil, errDoor
 	}
 	d.open++
+	d.quic++
+	d.shaking++
+	shaken := sync.OnceFunc(func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.shaking--
+	})
 	context.AfterFunc(ctx, func() {
+		shaken()
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.open--
+		d.quic--
 	})
-	return ctx, nil
+	return context.WithValue(ctx, shakenKey{}, shaken), nil
+}
+
+// shakenKey finds what is to be called when a connection's handshake has ended.
+type shakenKey struct{}
+
+// shaken notes that the handshake of a connection with this context has ended.
+func shaken(ctx context.Context) {
+	if f, ok := ctx.Value(shakenKey{}).(func()); ok {
+		f()
+	}
 }

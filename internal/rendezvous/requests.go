@@ -33,6 +33,8 @@ func (s *Server) serve(now time.Time, a *agentConn, m *proto.ToCoordinator) (mes
 	switch b := m.GetBody().(type) {
 	case nil: // a heartbeat
 		return done(), nil
+	case *proto.ToCoordinator_Lean:
+		return s.goLean(now, a)
 	case *proto.ToCoordinator_Enrol:
 		return s.enrol(now, a, b.Enrol)
 	case *proto.ToCoordinator_Register:
@@ -83,6 +85,20 @@ func (s *Server) serveMember(now time.Time, a *agentConn, m *proto.ToCoordinator
 		return s.publish(now, a, member, b.Publish)
 	}
 	return nil, refusef(proto.Code_CODE_BAD_REQUEST, "the coordinator does not know this request; is it older than the agent?")
+}
+
+// goLean makes the connection that takes this one's place. Where there can be
+// none, the agent stays on this one.
+func (s *Server) goLean(now time.Time, a *agentConn) (messages, error) {
+	if a.lean == nil {
+		return nil, refusef(proto.Code_CODE_BAD_REQUEST, "only a new QUIC connection can be left for a lean one")
+	}
+	leaned, err := a.lean(now)
+	if err != nil {
+		return nil, err
+	}
+	a.lean = nil
+	return messages{{Body: &proto.ToAgent_Leaned{Leaned: leaned}}}, nil
 }
 
 func done() messages { return messages{{Body: &proto.ToAgent_Done{Done: &proto.Done{}}}} }

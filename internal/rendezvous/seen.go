@@ -19,7 +19,7 @@ import (
 const (
 	seenEvery  = time.Second            // how often addresses are written, when there is something new
 	seenOld    = time.Hour              // an address that old belongs to somebody else by now
-	wakePace   = 200 * time.Microsecond // between two wakes
+	wakePace   = 500 * time.Microsecond // between two wakes, more while many come
 	wakeRounds = 3                      // as wakes may be lost
 	wakeRest   = time.Second            // between two rounds
 )
@@ -146,10 +146,12 @@ func (s *Server) callBack(ctx context.Context) {
 			return
 		}
 		for _, w := range ways {
-			select {
-			case <-ctx.Done():
-				return
-			case <-pace.C:
+			for waits := true; waits; waits = s.door.busy() {
+				select {
+				case <-ctx.Done():
+					return
+				case <-pace.C:
+				}
 			}
 			if out := bySocket[w.local]; out != nil && out.conn.Write(dgram.One(w.remote, wake)) != nil {
 				s.drops.wakes.Add(1)

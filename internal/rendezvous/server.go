@@ -56,6 +56,7 @@ type Server struct {
 	introductions *introductions
 	door          *door
 	front         *front
+	lean          *leanTable
 	seen          seen
 	drops         drops
 
@@ -101,6 +102,7 @@ type drops struct {
 	requests    atomic.Uint64 // requests refused
 	wakes       atomic.Uint64 // wakes that could not be sent
 	carriers    atomic.Uint64 // carriers that no public port of TCP is for
+	lean        atomic.Uint64 // datagrams of lean connections that their agents have not made
 }
 
 // New opens the sockets of a coordinator. Its errors say which port and why.
@@ -177,7 +179,10 @@ func (s *Server) listen() error {
 	// their next datagram that it is gone, and need not wait to find out.
 	reset := quic.StatelessResetKey(derive(s.registry.key, "stateless reset"))
 	token := quic.TokenGeneratorKey(derive(s.registry.key, "retry token"))
-	if s.ids, err = newConnIDs(s.registry.key); err != nil {
+	if s.ids, err = newConnIDs(s.registry.key, "connection IDs"); err != nil {
+		return err
+	}
+	if s.lean, err = newLeanTable(s, s.registry.key); err != nil {
 		return err
 	}
 	pin, err := s.registry.Pin()
@@ -294,6 +299,7 @@ func (s *Server) accept(ctx context.Context, in *socket) {
 		if err != nil {
 			return // the listener is closed
 		}
+		shaken(conn.Context())
 		key, err := clientKey(conn.ConnectionState().TLS)
 		if err != nil {
 			_ = conn.CloseWithError(closeProtocol, err.Error())
@@ -307,6 +313,7 @@ func (s *Server) accept(ctx context.Context, in *socket) {
 			server: s, carrier: overQUIC{conn, "quic"}, spot: &in.spot, key: key, remote: dgram.AddrOf(conn.RemoteAddr()),
 			open: func(ctx context.Context) (controlStream, error) { return conn.AcceptStream(ctx) },
 		}
+		a.lean = func(now time.Time) (*proto.Leaned, error) { return s.lean.begin(now, conn, in, a) }
 		if in.transport != proto.Transport_TRANSPORT_UDP {
 			a.carrier = overQUIC{conn, "quic over " + transportWord(in.transport)}
 		}
@@ -352,6 +359,7 @@ func (s *Server) expire(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			s.relay.Expire(now)
+			s.lean.expire(now)
 			s.unanswered(s.introductions.expire(now), "it did not answer within "+answerWithin.String())
 		}
 	}

@@ -61,7 +61,7 @@ func (s *Server) refuseLoop(name string, to netip.AddrPort, t proto.Transport) e
 func (s *Server) surelyOurs(d []byte) bool {
 	switch proto.KindOf(d) {
 	case proto.KindQUIC:
-		return s.ids.owns(d)
+		return s.ids.owns(d) || s.lean.ids.owns(d)
 	case proto.KindSTUN:
 		return d[0]&0x3e == 0 && int(binary.BigEndian.Uint16(d[2:])) == len(d)-stunHeader
 	}
@@ -101,13 +101,13 @@ func (s *Server) own(in *socket, b dgram.Burst) {
 	for d := range b.All() {
 		if !s.surelyOurs(d) {
 			if plain, ok := in.veil.Receive(b.Addr, d, now); ok {
-				in.packets.Deliver(dgram.One(b.Addr, plain))
+				s.control(now, in, b.Addr, plain)
 				continue
 			}
 		}
 		switch proto.KindOf(d) {
 		case proto.KindQUIC:
-			in.packets.Deliver(dgram.One(b.Addr, d))
+			s.control(now, in, b.Addr, d)
 		case proto.KindSTUN:
 			if in.answer(now, b.Addr, d) != nil {
 				s.drops.stunWrite.Add(1)
@@ -115,5 +115,12 @@ func (s *Server) own(in *socket, b dgram.Burst) {
 		default:
 			s.drops.unknownKind.Add(1)
 		}
+	}
+}
+
+// control hands on a datagram of a control connection.
+func (s *Server) control(now time.Time, in *socket, from netip.AddrPort, d []byte) {
+	if !s.lean.receive(now, in, from, d) {
+		in.packets.Deliver(dgram.One(from, d))
 	}
 }

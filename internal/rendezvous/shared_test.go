@@ -263,11 +263,11 @@ func TestSharingWithItselfIsRefused(t *testing.T) {
 func TestConnectionIDsAreKnownAgain(t *testing.T) {
 	registry := testRegistry(t, t.TempDir())
 	defer func() { _ = registry.Close() }()
-	ids, err := newConnIDs(registry.key)
+	ids, err := newConnIDs(registry.key, "connection IDs")
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := newConnIDs(registry.key)
+	again, err := newConnIDs(registry.key, "connection IDs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,11 +300,11 @@ func FuzzSurelyOurs(f *testing.F) {
 	f.Add([]byte("\x00\x01\x00\x00\x21\x12\xa4\x42twelve bytes"))
 	registry := testRegistry(f, f.TempDir())
 	f.Cleanup(func() { _ = registry.Close() })
-	ids, err := newConnIDs(registry.key)
+	ids, err := newConnIDs(registry.key, "connection IDs")
 	if err != nil {
 		f.Fatal(err)
 	}
-	s := &Server{doorSet: doorSet{ids: ids}}
+	s := &Server{doorSet: doorSet{ids: ids}, lean: &leanTable{ids: ids}}
 	f.Fuzz(func(t *testing.T, d []byte) {
 		if s.surelyOurs(d) && d[0]&0x40 != 0 {
 			t.Errorf("%x has an ID of ours", d)

@@ -183,6 +183,7 @@ func (s *Server) counters() (connections int, r RelayStatus, stunCounts, dropCou
 		"request-refused": s.drops.requests.Load(),
 		"wake-write":      s.drops.wakes.Load(),
 		"carrier":         s.drops.carriers.Load(),
+		"lean-forged":     s.drops.lean.Load(),
 	}
 	for why, n := range rs.Drops {
 		dropCounts["relay-"+why] = n

@@ -26,17 +26,25 @@ var wake = append([]byte{0x40}, "rendezvous wake 1"...)
 // wakeAtMost is how often an agent follows a wake.
 const wakeAtMost = time.Second
 
-// wakeable is a PacketConn that takes wakes out of what is read.
+// wakeable is a PacketConn that takes wakes out of what is read, and the
+// datagrams of lean connections.
 type wakeable struct {
 	net.PacketConn
 	woken chan netip.AddrPort
+	leans leans
 }
 
 // ReadFrom is that of net.PacketConn.
 func (w *wakeable) ReadFrom(b []byte) (int, net.Addr, error) {
 	for {
 		n, from, err := w.PacketConn.ReadFrom(b)
-		if err != nil || string(b[:n]) != string(wake) {
+		if err != nil {
+			return n, from, err
+		}
+		if w.leans.take(dgram.AddrOf(from), b[:n]) {
+			continue
+		}
+		if string(b[:n]) != string(wake) {
 			return n, from, err
 		}
 		select {
