@@ -66,6 +66,7 @@ func parts(o options) []part {
 		{"sync", synchronisation},
 		{"public", func(t netns.T, r *report) { public(t, r, runs) }},
 		{"crowd", crowd},
+		{"scale", scale},
 		{"stripe", striped},
 		{"share", shared},
 		{"hard", hard},

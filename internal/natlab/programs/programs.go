@@ -20,7 +20,7 @@ import (
 // programs here and the load.
 func Packages() []string {
 	return []string{"rendezvous/cmd/...", "rendezvous/internal/natlab/load",
-		"rendezvous/internal/natlab/plainforward", "rendezvous/internal/natlab/splitproxy", "rendezvous/internal/natlab/turnforward"}
+		"rendezvous/internal/natlab/plainforward", "rendezvous/internal/natlab/splitproxy", "rendezvous/internal/natlab/throng", "rendezvous/internal/natlab/turnforward"}
 }
 
 // ready is how long a daemon may take until it answers.
