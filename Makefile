@@ -56,6 +56,7 @@ lint:
 
 generated:
 	PATH="$$(dirname "$$(scripts/tool.sh $(PROTOC_GEN_GO))"):$$PATH" proto/check-generated.sh
+	internal/fastpath/check-generated.sh
 
 # list -export compiles everything, and links nothing.
 cross:

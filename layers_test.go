@@ -36,6 +36,7 @@ var layers = map[string]int{
 	"internal/punch":    2,
 	"internal/simopen":  2,
 	"internal/faketcp":  2,
+	"internal/fastpath": 2,
 	"internal/relay":    2,
 	"internal/ladder":   2,
 	"internal/session":  2,

@@ -103,6 +103,18 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// The drop-in gives what programs at interfaces take.
+func TestFastPathDropIn(t *testing.T) {
+	got := unit(t, "fastpath.conf")
+	for key, want := range map[string]string{
+		"AmbientCapabilities": "CAP_BPF CAP_NET_ADMIN", "CapabilityBoundingSet": "CAP_BPF CAP_NET_ADMIN", "SystemCallFilter": "bpf",
+	} {
+		if !slices.Equal(got[key], []string{want}) {
+			t.Errorf("%s is %q, want %q", key, got[key], want)
+		}
+	}
+}
+
 // maxExposure is of systemd's own scale, times ten, where 100 is no sandbox.
 const maxExposure = "20"
 

@@ -68,6 +68,7 @@ func examine(ctx context.Context, dir string, now time.Time) []finding {
 		list = append(list, checkMembership(state), checkDaemon(ctx, dir), checkCoordinator(ctx, state))
 		list = append(list, checkServices(ctx, dir)...)
 		list = append(list, checkRouters(ctx, dir)...)
+		list = append(list, checkFastPath(ctx, dir)...)
 	}
 	list = append(list, checkClock(dir, now), checkFakeTCP(ctx))
 	return append(list, checkSystem()...)

@@ -35,6 +35,19 @@ func checkServices(ctx context.Context, dir string) (list []finding) {
 	return list
 }
 
+// checkFastPath tells what the running agent lacks to have the kernel forward raw
+// flows, where its settings ask for that.
+func checkFastPath(ctx context.Context, dir string) []finding {
+	status, err := agent.NewClient(dir).Status(ctx)
+	switch {
+	case err != nil || status.FastPath == nil:
+		return nil // checkDaemon says the first
+	case status.FastPath.Error != "":
+		return []finding{{"fast path", poor, fastPathLine(status.FastPath), "give the agent the privilege (deploy/fastpath.conf), or take fastpath out of its settings"}}
+	}
+	return []finding{{"fast path", good, fastPathLine(status.FastPath), ""}}
+}
+
 // absent is why nothing listens where the service should be, as far as that can be
 // told without a datagram to it: of UDP, on this host alone.
 func absent(ctx context.Context, s agent.Service) error {

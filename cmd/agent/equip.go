@@ -8,6 +8,7 @@ import (
 	"rendezvous/internal/agent"
 	"rendezvous/internal/dgram"
 	"rendezvous/internal/faketcp"
+	"rendezvous/internal/fastpath"
 	"rendezvous/internal/path"
 	"rendezvous/internal/portmap"
 	"rendezvous/internal/rendezvous"
@@ -22,6 +23,9 @@ func equip(cfg *agent.Config) {
 	cfg.Host.Changes = dgram.Changes
 	cfg.Host.Local, cfg.Host.Gateways = dgram.PlainStreams(), portmap.SystemGateways
 	cfg.Host.FakeTCP, cfg.Host.NoFakeTCP = fakeTCP(cfg.Disguise)
+	if cfg.FastPath {
+		cfg.Host.FastPath.Kernel, cfg.Host.FastPath.Lacks = fastpath.Open()
+	}
 	cfg.Dialers.Connect, cfg.Dialers.ConnectTLS, cfg.Dialers.RelayTLS = connect, connectTLS, rendezvous.RelayTLS
 	cfg.Dialers.Splice = rendezvous.Splice
 	cfg.Dialers.Streams, cfg.Dialers.StreamsTLS = dialStreams, new(rendezvous.TLSDialer).DialStreams

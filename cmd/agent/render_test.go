@@ -277,3 +277,15 @@ func TestExplainRepeats(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", out.String(), want)
 	}
 }
+
+func TestFastPathLine(t *testing.T) {
+	for want, f := range map[string]agent.FastPathStatus{
+		"the kernel forwards 2 raw flows":                      {Flows: 2},
+		"the kernel forwards 1 raw flows; not all: it is IPv6": {Flows: 1, Error: "it is IPv6"},
+		"the agent forwards all itself: it takes root":         {Error: "it takes root"},
+	} {
+		if got := fastPathLine(&f); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -57,6 +57,9 @@ func writeStatus(w io.Writer, s agent.Status, now time.Time) {
 	if s.Punch != nil {
 		head.add("punching", punchLine(s.Punch))
 	}
+	if s.FastPath != nil {
+		head.add("fast path", fastPathLine(s.FastPath))
+	}
 	head.write(w, "")
 	if len(s.Services) > 0 {
 		rows := newTable("SERVICE", "URL", "FLOWS")
@@ -102,6 +105,17 @@ func punchLine(p *agent.PunchStatus) string {
 		line += fmt.Sprintf("; %d refused by ICMP", p.Refused)
 	}
 	return line
+}
+
+// fastPathLine is what the kernel forwards, and why not more.
+func fastPathLine(f *agent.FastPathStatus) string {
+	switch {
+	case f.Error == "":
+		return fmt.Sprintf("the kernel forwards %d raw flows", f.Flows)
+	case f.Flows == 0:
+		return "the agent forwards all itself: " + f.Error
+	}
+	return fmt.Sprintf("the kernel forwards %d raw flows; not all: %s", f.Flows, f.Error)
 }
 
 // writePublic tells of the ports that the coordinator opens for clients without

@@ -22,6 +22,7 @@ type upFlags struct {
 	paths        string
 	noPortmap    bool
 	noSpray      bool
+	fastPath     bool
 }
 
 func newUp(t *terminal) *cobra.Command {
@@ -61,6 +62,7 @@ A dialed URL may end in ?paths= too.`,
 	cmd.Flags().StringVar(&f.paths, "paths", "", "allow only these paths: a `list` such as direct-udp,relay-udp (default all)")
 	cmd.Flags().BoolVar(&f.noPortmap, "no-portmap", false, "ask the router here for no port (PCP, NAT-PMP, UPnP)")
 	cmd.Flags().BoolVar(&f.noSpray, "no-spray", false, "never try many ports by chance where a NAT's are random")
+	cmd.Flags().BoolVar(&f.fastPath, "fastpath", false, "have the kernel forward raw services' datagrams on direct-udp (Linux 6.6, privileged)")
 	return cmd
 }
 
@@ -75,6 +77,7 @@ func (f upFlags) load() (agent.Config, error) {
 	if err := cfg.AddFlags(f.expose, f.dial, f.paths); err != nil {
 		return agent.Config{}, usage(err)
 	}
+	cfg.FastPath = cfg.FastPath || f.fastPath
 	cfg.Portmap = cfg.Portmap && !f.noPortmap
 	cfg.Punch.Spray = cfg.Punch.Spray && !f.noSpray
 	return cfg, usage(cfg.Check())
@@ -107,9 +110,15 @@ func up(ctx context.Context, dir string, cfg agent.Config) error {
 	}
 	cfg.Log, cfg.Version = log, ops.Version()
 	equip(&cfg)
+	if kernel := cfg.Host.FastPath.Kernel; kernel != nil {
+		defer kernel.Close()
+	}
 	ops.HalfTheProcessors()
 	if why := cfg.Host.NoFakeTCP; why != nil {
 		log.Info().Str("reason", why.Reason).Str("advice", why.Advice).Msg("no fake TCP on this host; all other paths work")
+	}
+	if err := cfg.Host.FastPath.Lacks; err != nil {
+		log.Warn().Err(err).Msg("fastpath: the agent forwards all datagrams itself")
 	}
 	daemon, err := agent.New(cfg)
 	if err != nil {

@@ -46,6 +46,7 @@ type Agent struct {
 	refusals  refusals
 	late      lateDials
 	mapper    mapper
+	shortcuts shortcuts
 }
 
 // tasks are the goroutines that the agent has started; none outlives Run.

@@ -13,6 +13,7 @@ type Collector struct {
 	flows       *prometheus.Desc
 	public      *prometheus.Desc
 	punched     *prometheus.Desc
+	forwarded   *prometheus.Desc
 	dropped     *prometheus.Desc
 }
 
@@ -31,13 +32,14 @@ func NewCollector(w Watcher) *Collector {
 		flows:       describe("flows", "Flows of a service or dial.", "kind", "name"),
 		public:      describe("public_clients", "Clients without an agent, and legs that stand ready for more, of a service's public port.", "service", "state"),
 		punched:     describe("punch_datagrams_total", "Datagrams that punches sent beyond probing candidates, and those of them that were refused by ICMP.", "what"),
+		forwarded:   describe("fastpath_flows", "Raw flows that the kernel forwards by itself; absent where that was not asked for."),
 		dropped:     describe("dropped_datagrams_total", "Datagrams that were dropped, by reason.", "reason"),
 	}
 }
 
 // Describe is prometheus.Collector's.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.coordinator, c.path, c.rtt, c.loss, c.bytes, c.flows, c.public, c.punched, c.dropped} {
+	for _, d := range []*prometheus.Desc{c.coordinator, c.path, c.rtt, c.loss, c.bytes, c.flows, c.public, c.punched, c.forwarded, c.dropped} {
 		out <- d
 	}
 }
@@ -79,6 +81,9 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	if s.Punch != nil {
 		counter(c.punched, s.Punch.Sent, "sent")
 		counter(c.punched, s.Punch.Refused, "refused")
+	}
+	if s.FastPath != nil {
+		gauge(c.forwarded, float64(s.FastPath.Flows))
 	}
 	for reason, n := range s.Counters {
 		counter(c.dropped, n, reason)

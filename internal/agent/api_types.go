@@ -21,6 +21,7 @@ type Status struct {
 	// Routers are those here that map ports for us.
 	Routers  []RouterStatus    `json:"routers,omitempty"`
 	Punch    *PunchStatus      `json:"punch,omitempty"`
+	FastPath *FastPathStatus   `json:"fastpath,omitempty"` // nil: it was not asked for
 	Counters map[string]uint64 `json:"counters,omitempty"` // what was dropped, by reason
 }
 
@@ -35,6 +36,12 @@ type PunchStatus struct {
 	Sent       uint64 `json:"sent"`
 	Cut        uint64 `json:"cut"`     // attempts that the budget, or refusals, ended
 	Refused    uint64 `json:"refused"` // answered by ICMP as unreachable; counted on Linux
+}
+
+// FastPathStatus is the kernel's forwarding of raw flows.
+type FastPathStatus struct {
+	Flows int    `json:"flows"`           // that it forwards now: those in use
+	Error string `json:"error,omitempty"` // why it forwards none, or not the last that began
 }
 
 // CoordinatorStatus is the agent's side of its control connection.

@@ -84,8 +84,11 @@ func (p *peer) newAssociation(keys seal.ProbeKeys, initiator bool, raw *proto.Ra
 	timers := session.DefaultTimers()
 	timers.Keepalive = p.a.cfg.Keepalive
 	cfg := session.Config{Probe: keys, Initiator: initiator, Raw: raw != nil, Timers: timers, Handler: (*events)(as)}
-	if raw == nil {
+	switch {
+	case raw == nil:
 		cfg.Rekey = rekeyer{p}
+	case p.a.cfg.Host.FastPath.Kernel != nil:
+		cfg.Detour = &shortcut{child: as}
 	}
 	as.Session = session.New(cfg)
 	as.Keep(p.a.keepalive())

@@ -46,10 +46,16 @@ type Settings struct {
 	Keepalive time.Duration // between datagrams that hold a NAT's mapping on an idle path
 	Degraded  session.Thresholds
 	Disguise  faketcp.Options // how fake TCP looks
-	Offload   bool            // send and receive bursts in one system call (UDP GSO and GRO)
 	Ignore    []string        // interfaces whose addresses are no candidates; a pattern as in path.Match
+	Speed
 	Opening
 	Telling
+}
+
+// Speed is what the kernel may do for us.
+type Speed struct {
+	Offload  bool // send and receive bursts in one system call (UDP GSO and GRO)
+	FastPath bool // have the kernel forward raw flows on direct-udp by itself; privileged
 }
 
 // Opening is how ways through NATs are made.
@@ -81,6 +87,7 @@ type Host struct {
 	// Gateways are the default gateways, which are asked for ports; nil: nobody
 	// is asked.
 	Gateways func() ([]portmap.Gateway, error)
+	FastPath FastPath
 	// Changes tells when addresses or routes of this host change, until ctx ends;
 	// nil: they are looked at every two seconds.
 	Changes func(ctx context.Context) (<-chan struct{}, error)
@@ -129,7 +136,7 @@ func DefaultConfig() Config {
 		// check: it is opt-in.
 		Disguise:  faketcp.Options{},
 		Keepalive: 15 * time.Second,
-		Offload:   true,
+		Speed:     Speed{Offload: true},
 		Opening:   Opening{Portmap: true, Punch: Punch{Budget: punch.DefaultBudget, Spray: true}},
 		Telling:   Telling{LogLevel: "info"},
 	}}

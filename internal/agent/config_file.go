@@ -23,7 +23,7 @@ func LoadConfig(file string) (Config, error) {
 		Keepalive: durationForm(c.Keepalive),
 		Degraded:  degradedForm{100 * c.Degraded.Loss, durationForm(c.Degraded.RTT)},
 		FakeTCP:   fakeTCPForm{c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer},
-		Offload:   c.Offload,
+		Speed:     speedForm{c.Offload, c.FastPath},
 		Opening:   openingForm{c.Portmap, punchForm{c.Punch.Budget.PerSecond, c.Punch.Budget.PerTarget, c.Punch.Budget.PerAttempt, c.Punch.Spray}},
 		Tell:      tellForm{Log: c.LogLevel},
 	}
@@ -38,7 +38,8 @@ func LoadConfig(file string) (Config, error) {
 	c.Keepalive = time.Duration(form.Keepalive)
 	c.Degraded = session.Thresholds{Loss: form.Degraded.Loss / 100, RTT: time.Duration(form.Degraded.RTT)}
 	c.Disguise.Window, c.Disguise.Packed, c.Disguise.PerPeer = form.FakeTCP.Window, form.FakeTCP.Packed, form.FakeTCP.MaxPerPeer
-	c.Offload, c.Portmap, c.Ignore = form.Offload, form.Opening.Portmap, form.Interfaces.Ignore
+	c.Speed = Speed{form.Speed.Offload, form.Speed.FastPath}
+	c.Portmap, c.Ignore = form.Opening.Portmap, form.Interfaces.Ignore
 	p := form.Opening.Punch
 	c.Punch = Punch{punch.Budget{PerSecond: p.PerSecond, PerTarget: p.PerTarget, PerAttempt: p.PerAttempt}, p.Spray}
 	if err := source.Check(c.Check()); err != nil {
@@ -59,10 +60,16 @@ type configForm struct {
 	Keepalive  durationForm   `yaml:"keepalive"`
 	Degraded   degradedForm   `yaml:"degraded"`
 	FakeTCP    fakeTCPForm    `yaml:"faketcp"`
-	Offload    bool           `yaml:"offload"`
+	Speed      speedForm      `yaml:",inline"`
 	Interfaces interfacesForm `yaml:"interfaces"`
 	Opening    openingForm    `yaml:",inline"`
 	Tell       tellForm       `yaml:",inline"`
+}
+
+// speedForm is what the kernel may do for us.
+type speedForm struct {
+	Offload  bool `yaml:"offload"`
+	FastPath bool `yaml:"fastpath"`
 }
 
 // openingForm is how ways through NATs are made.

@@ -47,6 +47,7 @@ keepalive: 20s
 degraded: {loss: 20, rtt: 1s}
 faketcp: {window: 0xff00, packed: true, max_per_peer: 8}
 offload: false
+fastpath: true
 portmap: false
 punch: {per_second: 100, per_attempt: 300, spray: false}
 interfaces: {ignore: ["docker*", virbr0]}
@@ -73,6 +74,7 @@ log: debug
 		Degraded:  session.Thresholds{Loss: 0.2, RTT: time.Second},
 		Disguise:  faketcp.Options{Window: 0xff00, Packed: true, PerPeer: 8},
 		Ignore:    []string{"docker*", "virbr0"},
+		Speed:     Speed{FastPath: true},
 		Opening:   Opening{Punch: Punch{Budget: punch.Budget{PerSecond: 100, PerTarget: 2000, PerAttempt: 300}}},
 		Telling:   Telling{Metrics: "127.0.0.1:9464", LogLevel: "debug"},
 	}}
@@ -107,7 +109,7 @@ func TestConfigDefaults(t *testing.T) {
 
 func TestConfigFaults(t *testing.T) {
 	tests := []struct{ name, text, want string }{
-		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: expsoe: unknown key; known here: degraded, dial, expose, faketcp, flows, interfaces, keepalive, log, metrics, name, offload, paths, portmap, ports, public, punch`},
+		{"unknown key", "name: home\nexpsoe: {}\n", `agent.yaml:2: expsoe: unknown key; known here: degraded, dial, expose, faketcp, fastpath, flows, interfaces, keepalive, log, metrics, name, offload, paths, portmap, ports, public, punch`},
 		{"unknown key within", "flows:\n  max: 5\n  idle: 3s\n", `agent.yaml:3: flows.idle: unknown key; known here: answered, max, unanswered`},
 		{"unknown key in a service", "expose:\n- name: wg\n  url: udp://h:1\n  raw: true\n", `agent.yaml:4: expose.raw: unknown key "raw"; known here: name, url`},
 		{"key twice", "expose:\n  wg: udp://h:1\n  wg: udp://h:2\n", `agent.yaml:3: expose.wg: "wg" stands here a second time, first in line 2`},

@@ -23,6 +23,7 @@ func (a *Agent) Status() Status {
 	st := Status{Name: a.cfg.State.Name(), PID: os.Getpid(), Version: a.cfg.Version, Coordinator: a.link.status(), Counters: a.counters()}
 	st.Fingerprint = seal.Fingerprint(a.id.Key())
 	st.Routers, st.Punch = a.mapper.routers(), a.punchStatus()
+	st.FastPath = a.shortcuts.status(a.cfg.Host.FastPath)
 	if _, ok := a.cfg.State.Secret(); !ok {
 		st.Waiting = errWaiting.Error()
 	}

@@ -29,6 +29,7 @@ type end struct {
 	events []Event
 	at     []time.Duration
 	began  time.Time
+	beside besides
 }
 
 func (e *end) Deliver(flow uint16, b dgram.Burst) {
@@ -105,7 +106,7 @@ func newPair(t *testing.T, n int, raw bool, options ...natlab.Option) *pair {
 	for i := range ends {
 		e := &end{t: t, began: time.Now()}
 		e.Session = New(Config{Probe: seal.DeriveProbeKeys(seed, p.secret, i == 0), Initiator: i == 0, Raw: raw,
-			Handler: e, Rekey: rekeyWith{ids[i], ids[1-i].StaticKey(), p.secret}})
+			Handler: e, Rekey: rekeyWith{ids[i], ids[1-i].StaticKey(), p.secret}, Detour: &e.beside})
 		for range n {
 			conn, err := p.hosts[i].ListenUDP(netip.MustParseAddrPort("0.0.0.0:0"))
 			if err != nil {

@@ -15,6 +15,8 @@ type table struct {
 	rules  []*rule
 	keep   time.Duration // between probes of an idle path over IPv4, where Keep said so
 
+	beside beside // what goes past the session
+
 	verdict  Verdict // the last one
 	degraded reminder
 	past     map[path.Kind]past

@@ -57,6 +57,7 @@ var ErrNoPath = errors.New("no path to the peer")
 
 // ask makes a probe on st. Caller holds s.mu and writes the parcel after.
 func (s *Session) ask(st *state, size int, now time.Time, done chan time.Duration) parcel {
+	s.meter()
 	p := &s.probes
 	p.counter++
 	if len(p.waiting) >= maxWaiting {
@@ -283,6 +284,7 @@ func (s *Session) resync(body proto.ProbeBody) {
 // not proven yet, checks that address in turn: a peer-reflexive candidate
 // becomes a path without any prediction (RFC 8445 7.3.1.3 and 7.3.1.4).
 func (s *Session) answer(p path.Path, k path.Kind, h proto.ProbeHeader, body proto.ProbeBody, size int, now time.Time) []parcel {
+	s.meter()
 	s.probes.counter++
 	st := s.add(p, k, now)
 	if st == nil {

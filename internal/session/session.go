@@ -66,6 +66,8 @@ type Config struct {
 	Handler    Handler
 	// Rekey makes handshakes for new keys; nil in a raw session.
 	Rekey Rekeyer
+	// Detour takes a raw session's datagrams past it; nil: none go there.
+	Detour Detour
 }
 
 // Session is one association. Its methods are safe for concurrent use, but
@@ -160,6 +162,7 @@ func (s *Session) confirm() {
 func (s *Session) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	defer s.lead(false)
 	for {
 		select {
 		case <-ctx.Done():

@@ -21,6 +21,7 @@ const (
 // how long nothing will be due.
 func (s *Session) step(now time.Time) time.Duration {
 	s.mu.Lock()
+	s.meter()
 	active := s.seen.active(now, s.cfg.Timers.Active)
 	events := s.judge(now, active)
 	if active && !s.seen.was {
@@ -38,6 +39,7 @@ func (s *Session) step(now time.Time) time.Duration {
 		next = min(next, rekeyAgain)
 	}
 	s.mu.Unlock()
+	s.lead(active)
 	s.post(out)
 	if frame != nil {
 		s.SendFrame(frame)

@@ -56,6 +56,7 @@ type part struct {
 func parts(o options) []part {
 	runs := o.runs
 	return []part{
+		{"fastpath", func(t netns.T, r *report) { fastPath(t, r, runs) }},
 		{"faketcp", fakeTCP},
 		{"long", longLink},
 		{"streams", lossyStreams},

@@ -159,6 +159,10 @@ type Status struct {
 		Spraying   bool   `json:"spraying"`
 	} `json:"punch"`
 	Counters map[string]uint64 `json:"counters"`
+	FastPath struct {
+		Flows int    `json:"flows"`
+		Error string `json:"error"`
+	} `json:"fastpath"`
 }
 
 // Peer is a peer in a Status.
@@ -215,6 +219,18 @@ func (a *Agent) WaitPath(peer, kind string, limit time.Duration) {
 		p, err := a.Peer(peer)
 		if err == nil && p.Path != kind {
 			err = fmt.Errorf("it is %q", p.Path)
+		}
+		return err
+	})
+}
+
+// WaitFastPath waits until the kernel forwards so many raw flows for the agent.
+func (a *Agent) WaitFastPath(flows int, limit time.Duration) {
+	a.t.Helper()
+	netns.Eventually(a.t, limit, fmt.Sprintf("%s's kernel to forward %d flows", a.Name, flows), func() error {
+		s, err := a.status()
+		if err == nil && s.FastPath.Flows != flows {
+			err = fmt.Errorf("it forwards %d (%s)", s.FastPath.Flows, s.FastPath.Error)
 		}
 		return err
 	})

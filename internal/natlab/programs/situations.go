@@ -19,7 +19,8 @@ type Situation struct {
 	// starts, and says how the agents run.
 	Arrange func(s *netns.Scene) (home, laptop netns.Guise)
 	// Best is the path that each side should end on.
-	Paths        string // that the agents are allowed; "" for all
+	Paths        string   // that the agents are allowed; "" for all
+	Flags        []string // more of both agents'
 	Home, Laptop string
 	Luck         string // a better one that both have where instants meet; "" for none
 	Slow         bool   // left to `make paths`
@@ -40,6 +41,7 @@ func (x Situation) Start(t netns.T, expose, dial string) *Network {
 }
 
 func (x Situation) allow(args ...string) []string {
+	args = append(args, x.Flags...)
 	if x.Paths == "" {
 		return args
 	}
