@@ -72,6 +72,7 @@ func parts(o options) []part {
 		{"share", shared},
 		{"hard", hard},
 		{"tcp", func(t netns.T, r *report) { tcpServices(t, r, runs) }},
+		{"start", starting},
 		{"overload", func(t netns.T, r *report) { overload(t, r, o) }},
 		{"throughput", func(t netns.T, r *report) { throughput(t, r, o) }},
 	}

@@ -52,7 +52,7 @@ func Serve(t netns.T, h *netns.Host, state string, addrs []string, args ...strin
 // Restart starts the coordinator again, after a Kill or a Stop.
 func (c *Coordinator) Restart() {
 	c.t.Helper()
-	c.Process = c.host.Start("rendezvous", c.args...)
+	c.Begin()
 	netns.Eventually(c.t, ready, "the coordinator", func() error {
 		if !c.Running() {
 			return fmt.Errorf("it has ended: %s", c.Log())
@@ -60,6 +60,12 @@ func (c *Coordinator) Restart() {
 		_, err := c.host.Try("rendezvous", "status", "--state", c.state)
 		return err
 	})
+}
+
+// Begin is Restart without the wait.
+func (c *Coordinator) Begin() {
+	c.t.Helper()
+	c.Process = c.host.Start("rendezvous", c.args...)
 }
 
 // Invite makes a join link.
