@@ -81,7 +81,7 @@ func New(cfg Config) (*Agent, error) {
 	a.mapper = newMapper(a)
 	a.nature.stale = make(chan struct{}, 1)
 	a.ration = punch.NewRation(cfg.Punch.Budget)
-	a.peers.byName = make(map[string]*peer)
+	a.peers.byName, a.peers.stirred = make(map[string]*peer), make(chan struct{}, 1)
 	return a, nil
 }
 
@@ -244,7 +244,8 @@ const (
 	// flowsEvery is how often flows expire, and repeat what a peer has not
 	// answered: a client's only datagram may have been lost with it.
 	flowsEvery = time.Second
-	// tendEvery is how often sessions are looked through.
+	// tendEvery is how often sessions are looked through, and flows while there is
+	// neither a flow nor a session: so an idle agent lets its host sleep.
 	tendEvery = 5 * time.Second
 	// idleSession is how long a session without flows and data is kept.
 	idleSession = 5 * time.Minute
@@ -252,7 +253,7 @@ const (
 
 // tend expires what is idle and writes what may be lost in a crash.
 func (a *Agent) tend(ctx context.Context) {
-	flows, tick := time.NewTicker(flowsEvery), time.NewTicker(tendEvery)
+	flows, tick := time.NewTimer(flowsEvery), time.NewTicker(tendEvery)
 	defer flows.Stop()
 	defer tick.Stop()
 	for {
@@ -260,12 +261,15 @@ func (a *Agent) tend(ctx context.Context) {
 		case <-ctx.Done():
 			_ = a.cfg.State.Flush()
 			return
+		case <-a.peers.stirred:
+			flows.Reset(flowsEvery)
 		case now := <-flows.C:
 			for _, p := range a.peers.all() {
 				p.flows.Expire(now)
 				p.renew(now)
 			}
 			a.public.tend(now)
+			flows.Reset(a.flowsPace())
 		case now := <-tick.C:
 			a.retryDials()
 			for _, p := range a.peers.all() {
@@ -276,4 +280,17 @@ func (a *Agent) tend(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// flowsPace is until flows are looked through again.
+func (a *Agent) flowsPace() time.Duration {
+	if a.public.serves() {
+		return flowsEvery
+	}
+	for _, p := range a.peers.all() {
+		if p.association() != nil || p.flows.Len() > 0 {
+			return flowsEvery
+		}
+	}
+	return tendEvery
 }

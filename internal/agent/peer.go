@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
 	"sync"
 	"time"
 
@@ -53,23 +52,6 @@ type tries struct {
 
 // offerBurst is a session, its punches, and every raw flow that there may be.
 const offerBurst = maxRaw + 8
-
-// roster is the peers by name.
-type roster struct {
-	mu     sync.Mutex
-	byName map[string]*peer
-}
-
-func (r *roster) all() []*peer {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := make([]*peer, 0, len(r.byName))
-	for _, p := range r.byName {
-		out = append(out, p)
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
-	return out
-}
 
 // peer finds or makes the peer of that name. Names are unique in a network, so
 // they also settle which half of the flow numbers is whose.
@@ -244,6 +226,7 @@ func (p *peer) adopt(as *association) {
 	}
 	p.current = as
 	p.mu.Unlock()
+	p.a.peers.stir()
 	if old != nil {
 		time.AfterFunc(linger, func() {
 			if p.association() != old {

@@ -357,6 +357,13 @@ func (p *publisher) tend(now time.Time) {
 	p.tell()
 }
 
+// serves says whether there are legs, with clients or for some to come.
+func (p *publisher) serves() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.legs) > 0
+}
+
 // refresh binds all legs again soon, because this host's network has changed.
 func (p *publisher) refresh() {
 	p.mu.Lock()
