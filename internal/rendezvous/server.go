@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,34 +60,6 @@ type Server struct {
 
 	conns openConns
 	tasks sync.WaitGroup // goroutines of connections
-}
-
-// openConns are the control connections, of agents and of those who are none
-// yet.
-type openConns struct {
-	mu  sync.Mutex
-	set map[*agentConn]struct{}
-}
-
-func (o *openConns) add(a *agentConn) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.set == nil {
-		o.set = make(map[*agentConn]struct{})
-	}
-	o.set[a] = struct{}{}
-}
-
-func (o *openConns) remove(a *agentConn) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.set, a)
-}
-
-func (o *openConns) all() []*agentConn {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return slices.Collect(maps.Keys(o.set))
 }
 
 // drops count what was not served, beside what relay and STUN count.

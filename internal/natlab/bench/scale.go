@@ -30,7 +30,7 @@ const (
 	million      = 1_000_000
 )
 
-var scaleSteps = []int{300, 1000}
+var scaleSteps = []int{1000, 5000, 20_000}
 
 // step is what one number of idle agents costs.
 type step struct {
@@ -140,12 +140,15 @@ func storm(t netns.T, c *programs.Coordinator, g *programs.Throng, r *report) {
 		1e6*c.CPU().Seconds()/float64(len(came.Came)), failures(g))
 }
 
-// extrapolate says what a million agents would take, by what the last step's
-// agents took each.
+// extrapolate says what a million agents would take, by what those that came in
+// the last step took more.
 func extrapolate(steps []step, r *report) {
-	s := steps[len(steps)-1]
-	r.line("- a million agents, by what each of %d takes: %.1f GB, %.1f processors when idle, %.0f s of processor time for all to register",
-		s.agents, s.memory*million/1e9, s.idle/float64(s.agents)*million, s.register*million)
+	before, s := steps[len(steps)-2], steps[len(steps)-1]
+	more := float64(s.agents - before.agents)
+	memory := (s.memory*float64(s.agents) - before.memory*float64(before.agents)) / more
+	idle := (s.idle - before.idle) / more
+	r.line("- each agent from %d to %d: %s, %.1f us a second when idle; a million by that: %.1f GB, %.1f processors when idle, %.0f s of processor time for all to register",
+		before.agents, s.agents, kilobytes(memory), 1e6*idle, memory*million/1e9, idle*million, s.register*million)
 }
 
 // failures are the agents' own since the last question, commonest first.
