@@ -35,7 +35,7 @@ var scaleSteps = []int{1000, 5000, 20_000}
 // step is what one number of idle agents costs.
 type step struct {
 	agents   int
-	memory   float64 // bytes each
+	memory   float64 // bytes each, of all that is resident
 	idle     float64 // of one processor
 	register float64 // seconds of processor time each
 }
@@ -62,17 +62,16 @@ func scale(t netns.T, r *report) {
 	pin := programs.EnrolThrong(t, at, state, last)
 	c := programs.Serve(t, at, state, []string{"192.0.2.1"}, "--config", config)
 	g := programs.StartThrong(t, from, l.Dir(), "192.0.2.1:443", pin, scaleSources)
-	empty := c.Memory()
 
 	r.line("One coordinator and its agents by the thousand, each with a key and a control connection of its own (`internal/natlab/throng`: the")
-	r.line("real client, in one process that shares the processors). Empty, the coordinator has %s.", megabytes(empty))
+	r.line("real client, in one process that shares the processors). With nobody there the coordinator has %s, its registry of %d members mapped.", megabytes(c.Memory()), last)
 	r.line("")
-	r.line("| agents | memory each | idle, of one processor | processor time a registration |")
+	r.line("| agents | resident memory by their number | idle, of one processor | processor time a registration |")
 	r.line("|---|---|---|---|")
 	var steps []step
 	have := 0
 	for _, n := range scaleSteps {
-		s := grow(c, g, n, have, empty)
+		s := grow(c, g, n, have)
 		steps, have = append(steps, s), n
 		r.line("| %d | %s | %.2f %% | %.0f us |", n, kilobytes(s.memory), 100*s.idle, 1e6*s.register)
 	}
@@ -86,7 +85,7 @@ func scale(t netns.T, r *report) {
 }
 
 // grow adds agents and looks at the coordinator once they are idle.
-func grow(c *programs.Coordinator, g *programs.Throng, n, have int, empty int64) step {
+func grow(c *programs.Coordinator, g *programs.Throng, n, have int) step {
 	used := c.CPU()
 	var done orders.Grown
 	g.Ask(5*time.Minute, orders.PathGrow, orders.Grow{Agents: n, Rate: growRate}, &done)
@@ -95,7 +94,7 @@ func grow(c *programs.Coordinator, g *programs.Throng, n, have int, empty int64)
 	used, began := c.CPU(), time.Now()
 	var memory []float64
 	for time.Since(began) < watchIdle {
-		memory = append(memory, float64(c.Memory()-empty)/float64(n))
+		memory = append(memory, float64(c.Memory())/float64(n))
 		time.Sleep(500 * time.Millisecond)
 	}
 	s.idle, s.memory = (c.CPU()-used).Seconds()/time.Since(began).Seconds(), slices.Max(memory)
