@@ -94,8 +94,31 @@ func openRegistry(dir string, options bbolt.Options) (*Registry, error) {
 	return r, nil
 }
 
+// complete says whether prepare has nothing to write, and loads the key if so:
+// each write waits for the disk, and the programs' start for that.
+func (r *Registry) complete() (ok bool) {
+	err := r.view(func(tx *bbolt.Tx) error {
+		for _, name := range allBuckets {
+			if tx.Bucket(name) == nil {
+				return nil
+			}
+		}
+		meta, members := tx.Bucket(bucketMeta), tx.Bucket(bucketMembers)
+		first, _ := members.Cursor().First()
+		seed := meta.Get(metaSeed)
+		if ok = string(meta.Get(metaSchema)) == schema && len(seed) == ed25519.SeedSize && (members.Sequence() > 0 || first == nil); ok {
+			r.key = ed25519.NewKeyFromSeed(seed)
+		}
+		return nil
+	})
+	return ok && err == nil
+}
+
 // prepare makes what a new registry lacks, and loads the key.
 func (r *Registry) prepare() error {
+	if r.complete() {
+		return nil
+	}
 	return r.update("prepare it", func(tx *bbolt.Tx) error {
 		for _, name := range allBuckets {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {

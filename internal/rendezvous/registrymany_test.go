@@ -88,3 +88,20 @@ func TestManyWhoEnrolShareWrites(t *testing.T) {
 		t.Errorf("%d members are counted, %v", count, err)
 	}
 }
+
+func TestOpeningARegistryWritesNothing(t *testing.T) {
+	dir := t.TempDir()
+	r := testRegistry(t, dir)
+	if _, _, err := joinAs(t, r, noon, "home", mustInvite(t, r, noon, time.Hour, 1, "")); err != nil {
+		t.Fatal(err)
+	}
+	before, key := writes(t, r), r.key
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r = testRegistry(t, dir)
+	defer func() { _ = r.Close() }()
+	if got := writes(t, r); got != before || !r.key.Equal(key) {
+		t.Errorf("%d writes, want %d; the key is the same: %v", got, before, r.key.Equal(key))
+	}
+}
