@@ -68,7 +68,6 @@ func parts(o options) []part {
 		{"public", func(t netns.T, r *report) { public(t, r, runs) }},
 		{"crowd", crowd},
 		{"scale", scale},
-		{"start", startUp},
 		{"stripe", striped},
 		{"share", shared},
 		{"hard", hard},
