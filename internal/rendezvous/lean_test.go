@@ -3,9 +3,12 @@ package rendezvous
 import (
 	"errors"
 	"net/netip"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"rendezvous/internal/dgram"
 	"rendezvous/internal/natlab"
 	"rendezvous/internal/natlab/bubble"
 	"rendezvous/proto"
@@ -109,6 +112,63 @@ func TestSilentAgentsAndStrangersGo(t *testing.T) {
 		time.Sleep(idleAfter)
 		if leanOpen(c) != 0 || len(c.present.all()) != 0 {
 			t.Errorf("%d are left, %d present", leanOpen(c), len(c.present.all()))
+		}
+	})
+}
+
+// What was heard on the way keeps nobody alive who is gone, when somebody else
+// sends it again, nor moves them.
+func TestReplaysAreNoSignsOfLife(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		lab := natlab.New(t, natlab.Options{Seed: 1})
+		vps := lab.Host("vps", "203.0.113.10/24")
+		registry := testRegistry(t, t.TempDir())
+		t.Cleanup(func() { _ = registry.Close() })
+		c := startCoordinator(t, registry, vps, netip.MustParseAddrPort("203.0.113.10:443"), func(c *Config) { c.Alternate = NoAlternate })
+		home := newGuest(t, "home")
+		at, where := lab.Host("home", "198.51.100.1/24"), netip.MustParseAddr("198.51.100.1")
+		if err := home.connect(t.Context(), at, anyV4, c.Addrs()[0], c.pin); err != nil {
+			t.Fatal(err)
+		}
+		home.join(c.invite(t))
+		var mu sync.Mutex
+		var overheard [][]byte
+		cut := false
+		at.DropWhen(func(from, _ netip.AddrPort, d []byte) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			if !cut && from.Addr() == where {
+				overheard = append(overheard, slices.Clone(d))
+			}
+			return cut
+		})
+		time.Sleep(2 * keepAlive)
+		mu.Lock()
+		cut = true
+		mu.Unlock()
+		if len(overheard) == 0 {
+			t.Fatal("nothing was overheard")
+		}
+		thief, err := lab.Host("thief", "192.0.2.66/24").ListenUDP(anyV4)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer thief.Close()
+		for range int(idleAfter/time.Second) + 5 {
+			for _, d := range overheard {
+				if err := thief.Write(dgram.One(c.Addrs()[0], d)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Second)
+			for _, p := range c.present.all() {
+				if p.conn.look().remote.Addr() != where {
+					t.Fatalf("the agent is taken to be at %v", p.conn.look().remote)
+				}
+			}
+		}
+		if leanOpen(c) != 0 {
+			t.Error("the agent is taken to be there still")
 		}
 	})
 }

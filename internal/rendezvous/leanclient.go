@@ -60,15 +60,14 @@ func (c *leanClient) take(from netip.AddrPort, d []byte) {
 	c.mu.Lock()
 	send := c.send
 	c.mu.Unlock()
-	b, ok := c.receive(time.Now(), from, send, d)
-	if !ok {
-		return
+	c.reading.Lock()
+	r, ok := c.receive(time.Now(), from, send, d)
+	c.unread = append(c.unread, r.Bytes...)
+	c.reading.Unlock()
+	if ok && r.Newer {
+		notice(c.signs)
 	}
-	notice(c.signs)
-	if len(b) > 0 {
-		c.reading.Lock()
-		c.unread = append(c.unread, b...)
-		c.reading.Unlock()
+	if len(r.Bytes) > 0 {
 		notice(c.came)
 	}
 }

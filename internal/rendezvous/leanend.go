@@ -93,19 +93,21 @@ func (e *leanEnd) ping() {
 	send(to, d)
 }
 
-// receive takes a datagram from an address, and gives what it brought of the
-// stream. It says false where the other end has not made it.
-func (e *leanEnd) receive(now time.Time, from netip.AddrPort, send func(netip.AddrPort, []byte), d []byte) ([]byte, bool) {
+// receive takes a datagram from an address, and gives what it brought. It says
+// false where the other end has not made it. Who calls it from several
+// goroutines has a lock around it and what is done with the bytes, whose order
+// counts. Only what is newer is a sign of life: anybody can send the rest again.
+func (e *leanEnd) receive(now time.Time, from netip.AddrPort, send func(netip.AddrPort, []byte), d []byte) (lean.Received, bool) {
 	e.mu.Lock()
 	r, err := e.link.Receive(now, d)
 	if errors.Is(err, lean.ErrForged) {
 		e.mu.Unlock()
-		return nil, false
+		return r, false
 	}
 	if r.Newer {
 		e.remote, e.send = from, send
+		e.heard++
 	}
-	e.heard++
 	to := e.remote
 	e.wait(now)
 	if e.room != nil && e.link.Room() > 0 {
@@ -123,7 +125,7 @@ func (e *leanEnd) receive(now time.Time, from netip.AddrPort, send func(netip.Ad
 	case err != nil:
 		_ = e.end(closeProtocol, err.Error())
 	}
-	return r.Bytes, true
+	return r, true
 }
 
 // wait sets the timer for what is due next.

@@ -128,29 +128,34 @@ func (t *leanTable) receive(now time.Time, in *socket, from netip.AddrPort, d []
 
 // take takes a datagram.
 func (a *leanAgent) take(now time.Time, in *socket, from netip.AddrPort, d []byte) {
-	a.inbox.Lock()
-	full := len(a.unread) > 2*proto.MaxMessage
-	a.inbox.Unlock()
-	if full {
-		return // it is sent again
-	}
-	b, ok := a.receive(now, from, in.sendLean, d)
-	if !ok {
-		a.conn.server.drops.lean.Add(1)
-		return
-	}
-	a.inbox.Lock()
-	a.came = now
-	a.unread = append(a.unread, b...)
-	work := len(a.unread) > 0 && !a.busy
-	a.busy = a.busy || work
-	a.inbox.Unlock()
-	if work {
+	if a.note(now, in, from, d) {
 		a.conn.server.tasks.Go(a.work)
 	}
 	if a.ctx.Err() != nil {
 		a.conn.server.lean.drop(a)
 	}
+}
+
+// note puts what a datagram brought behind what is unread, and says whether
+// there is work that nobody does.
+func (a *leanAgent) note(now time.Time, in *socket, from netip.AddrPort, d []byte) (work bool) {
+	a.inbox.Lock()
+	defer a.inbox.Unlock()
+	if len(a.unread) > 2*proto.MaxMessage {
+		return false // it is sent again
+	}
+	r, ok := a.receive(now, from, in.sendLean, d)
+	if !ok {
+		a.conn.server.drops.lean.Add(1)
+		return false
+	}
+	if r.Newer {
+		a.came = now
+	}
+	a.unread = append(a.unread, r.Bytes...)
+	work = len(a.unread) > 0 && !a.busy
+	a.busy = a.busy || work
+	return work
 }
 
 // next takes a message off what came; none when it is not whole yet.
