@@ -22,7 +22,7 @@ TRIM := -trimpath
 # are being reported by then.
 RACE := CGO_ENABLED=1 GORACE=atexit_sleep_ms=0
 
-.PHONY: help build demo test unit lab paths check format vet lint generated cross matrix bench packages fuzz clean deps
+.PHONY: help build demo test unit lab paths check format vet lint generated cross matrix bench micro packages fuzz clean deps
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ matrix: deps ## docs/MATRIX.md: every two kinds of NAT; MATRIX=-namespaces=0 wit
 
 bench: deps ## the figures of docs/BENCH.md, measured here; ONLY=public,tcp shows some parts
 	scripts/as-root.sh $(GO) run ./internal/natlab/bench $(if $(ONLY),-only $(ONLY),-o docs/BENCH.md)
+
+micro: ## benchmarks of the data path alone, in the form that benchstat reads; COUNT=10 repeats them
+	$(GO) test -run '^$$' -bench . -count $(or $(COUNT),6) ./internal/seal ./internal/dgram ./internal/session ./internal/relay ./internal/forward
 
 packages: ## Debian packages of both commands in dist/, for GOARCH
 	scripts/packages.sh
