@@ -59,8 +59,8 @@ func TestSingleDatagramsOfAVisitAreABurst(t *testing.T) {
 				}
 			}
 		}
-		send(1400)
-		shapes(t, in) // from now on the reader expects this size
+		send(1400, 1400, 1400, 1400)
+		shapes(t, in) // from now on the reader expects this size, and more of them
 		send(1400, 1400, 1400, 1400, 1400, 9, 9, 9, 1400)
 		want := []shape{{6, 1400, 5*1400 + 9}, {2, 9, 18}, {1, 1400, 1400}}
 		got := shapes(t, in)

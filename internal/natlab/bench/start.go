@@ -13,7 +13,6 @@ import (
 
 	"rendezvous/internal/natlab/netns"
 	"rendezvous/internal/natlab/programs"
-	"rendezvous/internal/ops"
 )
 
 // The targets of starting, and of being idle.
@@ -22,6 +21,8 @@ const (
 	sizeMost    = 20_000_000 // bytes, stripped
 	idleWakes   = 2.0        // a second
 	starts      = 10
+	// controlSocket is what status is asked at, in the state folder.
+	controlSocket = "control.sock"
 )
 
 // starting is how soon both programs answer, how large they are, and how often an
@@ -90,7 +91,7 @@ func wakes(t netns.T, pid int) (sum int) {
 // answers waits until somebody answers on the control socket in a state folder.
 func answers(t netns.T, state string) {
 	for began := time.Now(); ; time.Sleep(500 * time.Microsecond) {
-		conn, err := net.Dial("unix", filepath.Join(state, ops.SocketName))
+		conn, err := net.Dial("unix", filepath.Join(state, controlSocket))
 		if err == nil {
 			_ = conn.Close() // it was open: that is all
 			return
