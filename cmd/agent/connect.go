@@ -20,7 +20,7 @@ func connect(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [3
 	if err != nil {
 		return nil, why(err)
 	}
-	return &agent.Connection{ControlConn: c, Addr: c.Addr(), Transport: "quic", RTT: c.RTT, Why: func() error { return why(c.Err()) }}, nil
+	return &agent.Connection{ControlConn: c, Addr: c.Addr(), Transport: "quic", RTT: c.RTT, Keep: c.Keep, Why: func() error { return why(c.Err()) }}, nil
 }
 
 // dialStreams makes carriers of public TCP ports' connections

@@ -36,5 +36,9 @@ func absoluteText(n agent.Netcheck) string {
 	case n.AbsoluteLifetime == 0:
 		return notYet
 	}
-	return fmt.Sprintf("about %d s of age, whatever crosses them", n.AbsoluteLifetime)
+	text := fmt.Sprintf("about %d s of age, whatever crosses them", n.AbsoluteLifetime)
+	if n.AbsoluteLifetime < agent.ShortestLifetime {
+		text += ": too soon for direct UDP paths to get successors, so expect gaps; `paths:` without direct-udp avoids them"
+	}
+	return text
 }

@@ -26,6 +26,7 @@ func TestNetcheckTellsLifetimes(t *testing.T) {
 		"another network":   {agent.Lifetimes{Network: "elsewhere", Idle: 60, IdleAt: time.Now()}, []string{notYet, notYet}},
 		"idle alone":        {agent.Lifetimes{Network: network, Idle: 60, IdleAt: time.Now()}, []string{"60 s or more", notYet}},
 		"both":              {agent.Lifetimes{Network: network, Idle: 30, IdleAt: time.Now(), Absolute: 55, AbsoluteAt: time.Now()}, []string{"30 s or more", "about 55 s of age"}},
+		"too soon":          {agent.Lifetimes{Network: network, Absolute: 5, AbsoluteAt: time.Now()}, []string{notYet, "about 5 s of age, whatever crosses them: too soon"}},
 		"no absolute found": {agent.Lifetimes{Network: network, AbsoluteAt: time.Now()}, []string{notYet, "no age that was seen"}},
 	} {
 		t.Run(name, func(t *testing.T) {

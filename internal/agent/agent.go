@@ -53,6 +53,7 @@ type Agent struct {
 type tasks struct {
 	ctx  context.Context
 	wait sync.WaitGroup
+	due  chan struct{} // has room for one: something begins that is to be tended
 }
 
 func (t *tasks) start(f func(ctx context.Context)) {
@@ -80,8 +81,9 @@ func New(cfg Config) (*Agent, error) {
 	a.public = newPublisher(a)
 	a.mapper = newMapper(a)
 	a.nature.stale = make(chan struct{}, 1)
+	a.tasks.due = make(chan struct{}, 1)
 	a.ration = punch.NewRation(cfg.Punch.Budget)
-	a.peers.byName, a.peers.stirred = make(map[string]*peer), make(chan struct{}, 1)
+	a.peers.byName = make(map[string]*peer)
 	return a, nil
 }
 
@@ -238,59 +240,4 @@ func (a *Agent) allows(k path.Kind) bool {
 
 func (a *Agent) stunServers() []netip.AddrPort {
 	return a.cfg.State.Coordinator().STUN
-}
-
-const (
-	// flowsEvery is how often flows expire, and repeat what a peer has not
-	// answered: a client's only datagram may have been lost with it.
-	flowsEvery = time.Second
-	// tendEvery is how often sessions are looked through, and flows while there is
-	// neither a flow nor a session: so an idle agent lets its host sleep.
-	tendEvery = 5 * time.Second
-	// idleSession is how long a session without flows and data is kept.
-	idleSession = 5 * time.Minute
-)
-
-// tend expires what is idle and writes what may be lost in a crash.
-func (a *Agent) tend(ctx context.Context) {
-	flows, tick := time.NewTimer(flowsEvery), time.NewTicker(tendEvery)
-	defer flows.Stop()
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			_ = a.cfg.State.Flush()
-			return
-		case <-a.peers.stirred:
-			flows.Reset(flowsEvery)
-		case now := <-flows.C:
-			for _, p := range a.peers.all() {
-				p.flows.Expire(now)
-				p.renew(now)
-			}
-			a.public.tend(now)
-			flows.Reset(a.flowsPace())
-		case now := <-tick.C:
-			a.retryDials()
-			for _, p := range a.peers.all() {
-				p.tend(now)
-			}
-			if err := a.cfg.State.Flush(); err != nil {
-				a.refusals.note(a, "state", err)
-			}
-		}
-	}
-}
-
-// flowsPace is until flows are looked through again.
-func (a *Agent) flowsPace() time.Duration {
-	if a.public.serves() {
-		return flowsEvery
-	}
-	for _, p := range a.peers.all() {
-		if p.association() != nil || p.flows.Len() > 0 {
-			return flowsEvery
-		}
-	}
-	return tendEvery
 }

@@ -15,15 +15,24 @@ import (
 // new, a spare socket asks a server again and again where it is seen. That
 // itself keeps its mapping in steady use.
 const (
+	// ShortestLifetime is in seconds the youngest age of mappings, as a watch finds
+	// it, at which direct paths get successors in time.
+	ShortestLifetime = 8
+
 	agePace = 5 * time.Second
+	// ageQuick is the pace while a mapping is younger than ageInfant: the shortest
+	// lifetimes leave no room for a guess.
+	ageQuick  = 2 * time.Second
+	ageInfant = 20 * time.Second
 	// ageSlow is the pace once a mapping is older than ageYoung: what lives that
 	// long may be renewed with more in hand.
 	ageSlow  = 10 * time.Second
 	ageYoung = 90 * time.Second
 	// ageMost is the longest lifetime that is looked for.
 	ageMost = 5 * time.Minute
-	// ageLeast is the shortest that can be kept up with.
-	ageLeast = 20 * time.Second
+	// ageLeast is the shortest age, as it is found, that can be kept up with: that
+	// of mappings which end after 10 s. A successor takes some round trips.
+	ageLeast = ShortestLifetime * time.Second
 	// ageHolds is how long what was found is believed in.
 	ageHolds = 24 * time.Hour
 	// watchAgain is how long after a watch another begins, where the main socket's
@@ -43,7 +52,7 @@ type ages struct {
 // habits are those of the network that the host is in.
 type habits struct {
 	network string
-	known   time.Duration // 0: not known, or none where at is not zero
+	known   time.Duration // 0: not known, or none where at is not zero; may be too short to keep up with
 	at      time.Time     // when a watch last came to an end
 	hint    time.Duration // one mapping has ended at that age, though in use
 	hinted  time.Time
@@ -80,7 +89,7 @@ func (g *ages) lifetime(a *Agent) time.Duration {
 	defer g.mu.Unlock()
 	g.enter(a)
 	switch {
-	case g.known > 0 && time.Since(g.at) < ageHolds:
+	case g.known >= ageLeast && time.Since(g.at) < ageHolds:
 		return g.known
 	case g.hint > 0 && time.Since(g.hinted) < g.hint+4*agePace:
 		return g.hint
@@ -112,13 +121,16 @@ func (g *ages) ended(a *Agent, age time.Duration) (agreed bool) {
 	if age < ageLeast || age > ageMost || g.known > 0 {
 		return false
 	}
-	if g.hint > 0 && (age-g.hint).Abs() <= 2*agePace {
+	if g.hint > 0 && agree(age, g.hint) {
 		g.known, g.at, agreed = min(age, g.hint), time.Now(), true
 		g.keep(a)
 	}
 	g.hint, g.hinted = age, time.Now()
 	return agreed
 }
+
+// agree says whether two ages may be one lifetime's, seen at the paces of a watch.
+func agree(a, b time.Duration) bool { return (a - b).Abs() <= min(2*agePace, min(a, b)/2) }
 
 // headStarted says whether a mapping made at that time may end before this NAT's
 // habits are known, and a new one made now would not.
@@ -127,6 +139,13 @@ func (g *ages) headStarted(made time.Time) bool {
 	defer g.mu.Unlock()
 	from := g.watched.Add(headStart)
 	return !g.watched.IsZero() && g.at.IsZero() && g.hint == 0 && made.Before(from) && time.Now().After(from)
+}
+
+// watching says whether it is being found out at which age mappings end.
+func (g *ages) watching() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.watched.IsZero()
 }
 
 // sawMain takes in where servers see the main sockets. It begins to watch in a
@@ -177,8 +196,11 @@ func (a *Agent) watchAge(ctx context.Context) {
 	}
 	g.known, g.at = lifetime, time.Now()
 	g.keep(a)
-	if lifetime > 0 {
+	switch {
+	case lifetime >= ageLeast:
 		a.cfg.Log.Info().Dur("lifetime", lifetime).Msg("the NAT here ends mappings at an age; direct paths get successors in time")
+	case lifetime > 0:
+		a.cfg.Log.Warn().Dur("lifetime", lifetime).Msg("the NAT here ends mappings too soon to keep up with; expect gaps on UDP, and see whether TCP does better (paths:)")
 	}
 }
 
@@ -247,7 +269,7 @@ func (r *ageRecord) saw(at netip.AddrPort, now time.Time) (lifetime time.Duratio
 	}
 	if r.at.IsValid() && r.born && gap <= 3*ageSlow {
 		age := r.last.Sub(r.first)
-		if n := len(r.samples); n > 0 && age >= ageLeast && (age-r.samples[n-1]).Abs() <= 2*agePace {
+		if n := len(r.samples); n > 0 && agree(age, r.samples[n-1]) {
 			return min(age, r.samples[n-1]), true
 		}
 		r.samples = append(r.samples, age)
@@ -269,8 +291,11 @@ func (r *ageRecord) latest() time.Duration {
 
 // pace is the wait until the next question.
 func (r *ageRecord) pace() time.Duration {
-	if r.last.Sub(r.first) > ageYoung {
-		return ageSlow
+	switch age := r.last.Sub(r.first); {
+	case age < ageInfant:
+		return ageQuick
+	case age <= ageYoung:
+		return agePace
 	}
-	return agePace
+	return ageSlow
 }

@@ -308,6 +308,7 @@ func (h *events) Frame(f *proto.Frame) {
 // session's goroutine, so anything that waits is started apart.
 func (h *events) Event(e session.Event) {
 	as := (*association)(h)
+	as.a.tasks.wake()
 	switch e {
 	case session.BestChanged:
 		as.bestChanged()
@@ -329,6 +330,8 @@ func (h *events) Event(e session.Event) {
 		as.a.tasks.start(func(context.Context) { as.seekFor(as.missing) })
 	case session.Served:
 		as.peer.serve(as)
+	case session.Resumed:
+		as.a.link.resume()
 	case session.Lost:
 		as.bestChanged()
 		as.a.tasks.start(func(context.Context) { as.peer.lost(as) })

@@ -33,6 +33,16 @@ type Connection struct {
 	Via       string // the proxy that it goes through; empty: none
 	RTT       func() time.Duration
 	Why       func() error // it was lost
+	// Keep sets how often the coordinator hears of us; nil: that can't be set.
+	Keep func(every time.Duration)
+}
+
+// keep has the mappings on the way held by something so often. That is known of
+// UDP over IPv4 alone.
+func (c *Connection) keep(every time.Duration) {
+	if c.Keep != nil && c.Transport != "tls" && c.Addr.Addr().Unmap().Is4() {
+		c.Keep(every)
+	}
 }
 
 // ErrReplaced and ErrRevoked are reasons for a connection's end (Why) after

@@ -162,7 +162,7 @@ func (a *Agent) localOf(conn dgram.Conn) string {
 	if !local.Addr().IsUnspecified() {
 		return local.String()
 	}
-	addrs, err := a.cfg.Host.Net.Addrs()
+	addrs, err := a.addrs()
 	if err != nil {
 		return local.String()
 	}

@@ -159,7 +159,7 @@ func (a *Agent) hosts(endpoints []*endpoint) gathered {
 }
 
 func (a *Agent) hostsOf(locals []netip.AddrPort, over proto.Transport) gathered {
-	addrs, err := a.cfg.Host.Net.Addrs()
+	addrs, err := a.addrs()
 	if err != nil {
 		a.refusals.note(a, "interfaces", err)
 	}
@@ -177,7 +177,7 @@ func localsOf(endpoints []*endpoint) []netip.AddrPort {
 // hasFamily says whether the host has an address of that family which leads
 // anywhere. A kernel opens sockets of a family that it has no address of.
 func (a *Agent) hasFamily(v4 bool) bool {
-	addrs, err := a.cfg.Host.Net.Addrs()
+	addrs, err := a.addrs()
 	return err != nil || slices.ContainsFunc(addrs, func(h dgram.HostAddr) bool {
 		ip := h.Addr.Addr().Unmap()
 		return h.Up && ip.Is4() == v4 && !ip.IsLoopback() && !ip.IsLinkLocalUnicast()

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"time"
 
+	"rendezvous/internal/path"
+	"rendezvous/internal/relay"
 	"rendezvous/internal/stun"
 )
 
@@ -74,12 +76,38 @@ func (a *Agent) keepalive() time.Duration {
 	return time.Duration(keepaliveAt * float64(g.idle.lifetime))
 }
 
-// setKeepalives has all sessions go by what is known of this network.
+// setKeepalives has all sessions, their relay legs and the control connection go
+// by what is known of this network.
 func (a *Agent) setKeepalives() {
 	d := a.keepalive()
 	for _, p := range a.peers.all() {
 		for _, as := range p.associations() {
 			as.Keep(d)
+			as.mu.Lock()
+			for _, e := range as.sockets.legs {
+				as.pace(e, d)
+			}
+			as.mu.Unlock()
 		}
 	}
+	if c := a.link.current(); c != nil {
+		c.keep(d)
+	}
+}
+
+// pace has a leg be bound as often as its mapping needs. Those over streams, and
+// over IPv6, are left alone: what was measured is UDP's over IPv4.
+func (as *association) pace(e *endpoint, keepalive time.Duration) {
+	if e.kind == path.RelayUDP && e.leg.Addr().Addr().Unmap().Is4() {
+		e.leg.Pace(keepalive)
+	}
+}
+
+// bindEvery is how often a leg of a public port is bound, which the coordinator
+// granted, or its mapping needs.
+func (a *Agent) bindEvery(kind path.Kind, leg *relay.Leg, granted time.Duration) time.Duration {
+	if kind == path.RelayUDP && leg.Addr().Addr().Unmap().Is4() {
+		return min(granted, a.keepalive())
+	}
+	return granted
 }

@@ -141,6 +141,7 @@ type opened struct {
 }
 
 func (as *association) addLeg(e *endpoint) {
+	as.pace(e, as.a.keepalive())
 	as.mu.Lock()
 	as.sockets.legs = append(as.sockets.legs, e)
 	as.mu.Unlock()

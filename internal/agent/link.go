@@ -20,6 +20,7 @@ type link struct {
 	answers answerBook
 	urgent  chan struct{} // look whether the connection still works
 	again   chan struct{} // look for a better one
+	resumed chan struct{} // a session is in use again
 
 	resolve func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error)
 
@@ -46,7 +47,7 @@ type hunt struct {
 
 func newLink(a *Agent) *link {
 	return &link{
-		a: a, urgent: make(chan struct{}, 1), again: make(chan struct{}, 1),
+		a: a, urgent: make(chan struct{}, 1), again: make(chan struct{}, 1), resumed: make(chan struct{}, 1),
 		resolve:    func(ctx context.Context, c Coordinator) ([]netip.AddrPort, error) { return c.Addrs(ctx) },
 		hunt:       hunt{troubles: make(troubles)},
 		registered: make(chan struct{}),
@@ -160,6 +161,7 @@ func (l *link) adopt(d *reached, reg *proto.Registered) {
 		told = told.Str("via", d.Via)
 	}
 	told.Dur("rtt", d.RTT()).Msg("registered")
+	d.keep(l.a.keepalive())
 	l.a.public.ask()
 	if err := errors.Join(l.a.cfg.State.SawWorking(network), l.a.cfg.State.SawDoors(doors)); err != nil {
 		l.a.refusals.note(l.a, "state", err)
@@ -217,16 +219,23 @@ func (l *link) serve(ctx context.Context, d *reached, enough <-chan struct{}) {
 // own heartbeat does: while a session is in use, and when told to check. It
 // closes the connection that gives none, and says so.
 func (l *link) ping(ctx context.Context, d *reached) error {
-	tick := time.NewTicker(pingActive)
-	defer tick.Stop()
-	for {
+	timer := time.NewTimer(pingActive)
+	defer timer.Stop()
+	for waits := true; ; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-			if !l.a.inUse() {
+		case <-l.resumed:
+			if !waits {
+				waits = true
+				timer.Reset(pingActive)
+			}
+			continue
+		case <-timer.C:
+			if waits = l.a.inUse(); !waits {
 				continue
 			}
+			timer.Reset(pingActive)
 		case <-l.urgent:
 		}
 		pctx, cancel := context.WithTimeout(ctx, pingActive+3*d.RTT())
@@ -251,6 +260,14 @@ func (a *Agent) inUse() bool {
 		}
 	}
 	return false
+}
+
+// resume has the link ask for signs of life again: a session is in use.
+func (l *link) resume() {
+	select {
+	case l.resumed <- struct{}{}:
+	default:
+	}
 }
 
 // check makes the link look at once whether it still works, and for a better

@@ -19,6 +19,7 @@ const studyAgain = 6 * time.Hour
 
 // studied is what is known of the NAT before this host, per network.
 type studied struct {
+	own   own
 	ages  ages
 	stale chan struct{} // gets a value when the network has changed
 

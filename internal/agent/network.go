@@ -9,17 +9,6 @@ import (
 	"rendezvous/internal/dgram"
 )
 
-// fingerprint tells this network from others, as far as the host's own
-// prefixes do: those of its interfaces that lead anywhere. Two networks with
-// one fingerprint cost each other a moment, no more.
-func (a *Agent) fingerprint() string {
-	addrs, err := a.cfg.Host.Net.Addrs()
-	if err != nil {
-		return ""
-	}
-	return Fingerprint(addrs, a.cfg.Ignore)
-}
-
 // Fingerprint is that of the network which a host with these addresses is in;
 // ignore are patterns of interfaces that don't count.
 func Fingerprint(addrs []dgram.HostAddr, ignore []string) string {

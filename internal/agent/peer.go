@@ -114,6 +114,7 @@ func (p *peer) Send(only path.Kinds, flow uint16, b dgram.Burst) {
 
 // SendFrame carries control to the peer (forward.Carrier).
 func (p *peer) SendFrame(only path.Kinds, f *proto.Frame) {
+	p.a.tasks.wake() // a flow begins, or ends
 	if as := p.association(); as != nil && as.Ready() && as.SendFrameOver(only, f) {
 		return
 	}
@@ -127,6 +128,7 @@ func (p *peer) SendFrame(only path.Kinds, f *proto.Frame) {
 // rule restricts waits apart: a service whose kinds of path are not to be had
 // must not take the room of others.
 func (p *peer) hold(h held) {
+	p.a.tasks.wake()
 	if h.only != 0 {
 		p.ruled.put(time.Now(), h)
 	} else {
@@ -226,7 +228,7 @@ func (p *peer) adopt(as *association) {
 	}
 	p.current = as
 	p.mu.Unlock()
-	p.a.peers.stir()
+	p.a.tasks.wake()
 	if old != nil {
 		time.AfterFunc(linger, func() {
 			if p.association() != old {

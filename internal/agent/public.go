@@ -228,6 +228,7 @@ func (p *publisher) answered(ports []*publicPort, told []*proto.Publication) (al
 
 // granted takes allocations for clients that may come.
 func (p *publisher) granted(m *proto.PublicLegs) {
+	defer p.a.tasks.wake()
 	for _, alloc := range m.GetAllocations()[:min(len(m.GetAllocations()), maxGrant)] {
 		l, evicted := p.admit(publicKey{port: uint16(m.GetPort())}, m.GetService(), alloc)
 		if evicted != nil {
@@ -336,12 +337,20 @@ func (p *publisher) clientIs(m *proto.PublicClient) {
 }
 
 // tend ends the legs whose clients were silent for too long, looks for services
-// that have moved, and logs what has changed. Call it about once a second.
-func (p *publisher) tend(now time.Time) {
+// that have moved, and logs what has changed. It says when to do so again.
+func (p *publisher) tend(now time.Time) (next time.Duration) {
 	var idle, unanswered []*publicLeg
+	next = tendSeldom
 	p.mu.Lock()
 	for _, l := range p.legs {
-		switch silent := now.Sub(l.lastUse()); {
+		silent := now.Sub(l.lastUse())
+		if l.begun() {
+			next = min(next, p.a.cfg.Public.Idle-silent)
+			if silent < lately || l.used.Load() > l.answered.Load() {
+				next = flowsEvery
+			}
+		}
+		switch {
 		case !l.begun():
 		case silent >= p.a.cfg.Public.Idle:
 			idle = append(idle, l)
@@ -355,13 +364,7 @@ func (p *publisher) tend(now time.Time) {
 		l.lookAgain()
 	}
 	p.tell()
-}
-
-// serves says whether there are legs, with clients or for some to come.
-func (p *publisher) serves() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.legs) > 0
+	return next
 }
 
 // refresh binds all legs again soon, because this host's network has changed.

@@ -234,6 +234,7 @@ func (l *publicLeg) begin() {
 	l.p.mu.Lock()
 	l.port.total++
 	l.p.mu.Unlock()
+	l.p.a.tasks.wake()
 	stamp(&l.answered)
 }
 

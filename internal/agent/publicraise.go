@@ -118,7 +118,7 @@ func (l *publicLeg) try(ctx context.Context, way publicWay, alloc *proto.Allocat
 		return nil, err
 	}
 	w := &publicWire{conn: conn, kind: way.kind, leg: leg, write: conn.Write}
-	w.pulse = relay.NewPulse(leg, time.Duration(l.alloc.GetKeepaliveS())*time.Second)
+	w.pulse = relay.NewPulse(leg, l.p.a.bindEvery(w.kind, leg, time.Duration(l.alloc.GetKeepaliveS())*time.Second))
 	w.deliver = func(b dgram.Burst) error { l.fromClient(w, b); return nil }
 	l.p.attend(conn, func(b dgram.Burst) { l.receive(w, b) }, func() { l.broke(w) })
 	if way.ready != nil {

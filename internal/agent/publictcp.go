@@ -76,6 +76,7 @@ func (p *publisher) tcpPort(service string) *publicPort {
 func (p *publisher) count(port *publicPort, n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.a.tasks.wake()
 	if port.connections += n; n > 0 {
 		port.total++
 	}

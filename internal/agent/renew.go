@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"rendezvous/internal/dgram"
 	"rendezvous/internal/path"
 	"rendezvous/internal/punch"
 	"rendezvous/internal/session"
@@ -42,22 +41,40 @@ type renewal struct {
 // renew punches anew while the direct path still works where a NAT is known to
 // end mappings at an age: ours, or the peer's as it says. The session's
 // initiator does so for both; where it does not, who is behind such a NAT does.
-func (p *peer) renew(now time.Time) {
-	p.renewRaws(now, false)
+// It returns when to look again.
+func (p *peer) renew(now time.Time) (next time.Duration) {
+	next = min(p.pace(now), p.renewRaws(now, false))
 	as := p.association()
-	if as == nil || !as.Ready() || as.answeredLately() {
-		return
+	if as == nil || !as.Ready() {
+		return next
+	}
+	if as.answeredLately() {
+		return flowsEvery
 	}
 	age, due := as.ageing(now)
-	if due == 0 || as.sprays() {
-		return
+	if due == 0 || as.sprays() || !p.carries(now) {
+		return next
 	}
 	if !as.initiator {
 		due += 2 * seekPause
 	}
-	if p.carries(now) && as.renews(now, age < due) {
+	if as.renews(now, age < due) {
 		p.a.tasks.start(func(context.Context) { as.succeed() })
 	}
+	return min(next, due-age)
+}
+
+// pace is how often it is to be looked whether paths need successors.
+func (p *peer) pace(now time.Time) time.Duration {
+	for _, as := range p.associations() {
+		if now.Sub(as.LastData()) < lately {
+			return flowsEvery
+		}
+	}
+	if p.carries(now) && p.a.nature.ages.watching() {
+		return tendEvery
+	}
+	return tendSeldom
 }
 
 // succeed has a direct path follow on the one that there is; renews came before.
@@ -204,8 +221,10 @@ func (p *peer) carries(now time.Time) bool {
 }
 
 // renewRaws gives the raw flows that we dialed new 5-tuples in time; all that are
-// not quite new where the peer wants it, which can't begin any itself.
-func (p *peer) renewRaws(now time.Time, wanted bool) {
+// not quite new where the peer wants it, which can't begin any itself. It returns
+// when to look again.
+func (p *peer) renewRaws(now time.Time, wanted bool) (next time.Duration) {
+	next = tendSeldom
 	p.mu.Lock()
 	children := make(map[rawKey]*association)
 	for key, st := range p.raws {
@@ -219,7 +238,10 @@ func (p *peer) renewRaws(now time.Time, wanted bool) {
 		if wanted {
 			due = renewPause
 		}
-		if due == 0 || now.Sub(child.LastData()) > inUse || !child.renews(now, age < due) {
+		if due == 0 || now.Sub(child.LastData()) > inUse {
+			continue
+		}
+		if next = min(next, due-age); !child.renews(now, age < due) {
 			continue
 		}
 		p.mu.Lock()
@@ -229,6 +251,7 @@ func (p *peer) renewRaws(now time.Time, wanted bool) {
 		p.mu.Unlock()
 		child.renewed()
 	}
+	return next
 }
 
 // translated says whether the peer sees us at an IPv4 address that is not the
@@ -236,12 +259,6 @@ func (p *peer) renewRaws(now time.Time, wanted bool) {
 func (a *Agent) translated(r session.Report) bool {
 	at := r.Observed.Addr().Unmap()
 	return at.Is4() && !a.hasAddr(at)
-}
-
-// hasAddr says whether an address is the host's own, or may be.
-func (a *Agent) hasAddr(at netip.Addr) bool {
-	addrs, err := a.cfg.Host.Net.Addrs()
-	return err != nil || slices.ContainsFunc(addrs, func(h dgram.HostAddr) bool { return h.Addr.Addr().Unmap() == at })
 }
 
 // sweep closes the sockets that no direct path is on any more.

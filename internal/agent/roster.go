@@ -7,16 +7,8 @@ import (
 
 // roster is the peers by name.
 type roster struct {
-	mu      sync.Mutex
-	byName  map[string]*peer
-	stirred chan struct{} // a session was begun: flows are to be looked after
-}
-
-func (r *roster) stir() {
-	select {
-	case r.stirred <- struct{}{}:
-	default:
-	}
+	mu     sync.Mutex
+	byName map[string]*peer
 }
 
 func (r *roster) all() []*peer {

@@ -29,6 +29,7 @@ const (
 // makes everything that depends on them look again at once.
 func (a *Agent) watchNetwork(ctx context.Context) {
 	told := a.changes(ctx)
+	a.nature.own.stale(told != nil)
 	last := a.surroundings()
 	tick := time.NewTicker(watchPace(told))
 	defer tick.Stop()
@@ -41,10 +42,11 @@ func (a *Agent) watchNetwork(ctx context.Context) {
 			if !ok {
 				told = nil
 				tick.Reset(watchPace(told))
-			} else if !path.Wait(ctx, settleFor) {
+			} else if a.nature.own.stale(true); !path.Wait(ctx, settleFor) {
 				return
 			}
 		}
+		a.nature.own.stale(told != nil)
 		now := a.surroundings()
 		if now == last {
 			continue
@@ -53,6 +55,7 @@ func (a *Agent) watchNetwork(ctx context.Context) {
 			continue // unplugged
 		}
 		a.cfg.Log.Info().Str("addresses", now).Msg("the network here has changed")
+		a.setKeepalives()
 		a.link.check()
 		a.mapper.look()
 		select {
@@ -89,7 +92,7 @@ func watchPace(told <-chan struct{}) time.Duration {
 // surroundings are the host's addresses and its default gateways, "" where it
 // has no address.
 func (a *Agent) surroundings() string {
-	addrs, err := a.cfg.Host.Net.Addrs()
+	addrs, err := a.addrs()
 	if err != nil {
 		return ""
 	}

@@ -178,5 +178,5 @@ func connect(ctx context.Context, pc net.PacketConn, addr netip.AddrPort, pin [3
 	if err != nil {
 		return nil, err
 	}
-	return &Connection{ControlConn: c, Addr: c.Addr(), RTT: c.RTT, Why: c.Err}, nil
+	return &Connection{ControlConn: c, Addr: c.Addr(), RTT: c.RTT, Keep: c.Keep, Why: c.Err}, nil
 }

@@ -207,7 +207,7 @@ func equip(cfg *agent.Config, host *natlab.Host) {
 		if err != nil {
 			return nil, err
 		}
-		return &agent.Connection{ControlConn: c, Addr: c.Addr(), Transport: "quic", RTT: c.RTT, Why: c.Err}, nil
+		return &agent.Connection{ControlConn: c, Addr: c.Addr(), Transport: "quic", RTT: c.RTT, Keep: c.Keep, Why: c.Err}, nil
 	}
 	cfg.Dialers.ConnectTLS = func(ctx context.Context, at string, pin [32]byte, cert tls.Certificate) (*agent.Connection, error) {
 		c, err := d.Connect(ctx, at, pin, cert)
