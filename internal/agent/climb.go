@@ -26,7 +26,7 @@ type climbing struct {
 	more       <-chan []netip.AddrPort
 	punched    *signal // given when the punch is over; may be nil
 	fireAt     time.Time
-	rtt        time.Duration // to the peer by way of the coordinator
+	rtt        time.Duration // to the peer by way of the coordinator; climb takes that of a path where it is longer
 }
 
 // climb tries the relay and the punch side by side and returns when both have
@@ -34,6 +34,7 @@ type climbing struct {
 func (as *association) climb(c climbing) {
 	ctx, cancel := context.WithCancel(as.ctx)
 	defer cancel()
+	c.rtt = max(c.rtt, as.roundTrip())
 	steps := as.relaySteps(c)
 	switch {
 	case c.fresh != nil:
@@ -54,6 +55,22 @@ func (as *association) climb(c climbing) {
 	if c.punched != nil {
 		c.punched.give()
 	}
+}
+
+// roundTrip is that of the best path with the peer, 0 without one. The estimate
+// by way of the coordinator lags behind a link that has become longer, most of
+// all where nothing is said on it. An agent that goes by that gives a punch up
+// while the peer's ends well: then the peer sends into a closed socket.
+func (as *association) roundTrip() time.Duration {
+	if parent := as.peer.association(); as.raw != nil && parent != nil {
+		as = parent // a raw flow has but its own path, or none yet
+	}
+	for _, r := range as.Paths() {
+		if r.State == PathBest {
+			return min(r.RTT, maxRTT)
+		}
+	}
+	return 0
 }
 
 // signalling tells when a rung's climb is over.

@@ -54,7 +54,7 @@ func TestBySatellite(t *testing.T) {
 		r := newTrip(t)
 		r.cafe.Set(natlab.Delay(300*time.Millisecond), natlab.Jitter(30*time.Millisecond))
 		r.carrier.Set(natlab.Delay(150*time.Millisecond), natlab.Jitter(30*time.Millisecond))
-		time.Sleep(time.Minute) // the coordinator's estimates follow
+		time.Sleep(time.Minute) // little is said meanwhile: the estimates lag behind
 		began := time.Now()
 		r.client.send(dialAt, stamped(0, 100))
 		waitFor(t, "the answer", 8*time.Second, func() bool { return len(r.client.arrivals()) > 0 })
