@@ -2,11 +2,13 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"rendezvous/internal/ladder"
 	"rendezvous/internal/path"
 	"rendezvous/proto"
 )
@@ -139,6 +141,21 @@ func (g *ages) headStarted(made time.Time) bool {
 	defer g.mu.Unlock()
 	from := g.watched.Add(headStart)
 	return !g.watched.IsZero() && g.at.IsZero() && g.hint == 0 && made.Before(from) && time.Now().After(from)
+}
+
+// tooShort is what becomes of direct paths here where mappings end too soon for
+// successors; short is false where they do not, or that is not known.
+func (g *ages) tooShort(a *Agent) (t ladder.Attempt, short bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.enter(a); g.known <= 0 || g.known >= ageLeast || time.Since(g.at) >= ageHolds {
+		return t, false
+	}
+	return ladder.Attempt{
+		Kind: path.DirectUDP, Result: ladder.Failed, Reason: "short-lived", Started: g.at,
+		Evidence: fmt.Sprintf("the NAT here ends mappings at an age of about %v, whatever crosses them: too soon for paths to get successors, so there are gaps", g.known),
+		Advice:   "leave direct-udp out of `paths:` on this side, or have the router map a port (`agent netcheck` says whether it does)",
+	}, true
 }
 
 // watching says whether it is being found out at which age mappings end.

@@ -246,8 +246,8 @@ func (a *Agent) Explain(ctx context.Context, name string) (Explain, error) {
 		return Explain{}, err
 	}
 	out := Explain{Peer: name}
+	log := p.attempts()
 	p.mu.Lock()
-	log := slices.Clone(p.log)
 	lastErr := p.tries.err
 	p.mu.Unlock()
 	for _, t := range log {
@@ -270,6 +270,18 @@ func (a *Agent) Explain(ctx context.Context, name string) (Explain, error) {
 	return out, nil
 }
 
+// attempts is what was tried here, and last what makes direct paths end here.
+func (p *peer) attempts() []ladder.Attempt {
+	p.mu.Lock()
+	log := slices.Clone(p.log)
+	p.mu.Unlock()
+	direct := slices.ContainsFunc(log, func(t ladder.Attempt) bool { return t.Kind == path.DirectUDP && t.Result == ladder.OK })
+	if t, short := p.a.nature.ages.tooShort(p.a); direct && short {
+		log = append(log, t)
+	}
+	return log
+}
+
 func attemptOf(t ladder.Attempt) Attempt {
 	return Attempt{Path: t.Kind.String(), Result: t.Result, Reason: t.Reason, Evidence: t.Evidence, Advice: t.Advice,
 		Started: t.Started, MS: t.Took.Milliseconds(), Side: SideLocal}
@@ -277,10 +289,9 @@ func attemptOf(t ladder.Attempt) Attempt {
 
 // told is our attempts, for a peer that asks.
 func (p *peer) told(id uint64) *proto.Told {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	out := &proto.Told{Id: id}
-	for _, t := range p.log[max(0, len(p.log)-16):] {
+	log := p.attempts()
+	for _, t := range log[max(0, len(log)-16):] {
 		out.Attempts = append(out.Attempts, &proto.Attempt{Path: t.Kind.String(), Result: t.Result, Reason: t.Reason,
 			Evidence: t.Evidence, Advice: t.Advice, StartedUnixNs: t.Started.UnixNano(), Ms: uint32(t.Took.Milliseconds())})
 	}
