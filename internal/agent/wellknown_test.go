@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,8 +27,11 @@ func TestServiceOnABlockedPortIsReached(t *testing.T) {
 				w := newWorld(t)
 				home, router, _ := w.home()
 				road, cafe := w.road(natlab.Home())
+				var mu sync.Mutex
 				seen := make(map[uint16]bool)
 				blocks := func(from, to netip.AddrPort, _ []byte) bool {
+					mu.Lock()
+					defer mu.Unlock()
 					seen[from.Port()], seen[to.Port()] = true, true
 					return from.Port() == l2tp || to.Port() == l2tp
 				}
@@ -63,6 +67,8 @@ func TestServiceOnABlockedPortIsReached(t *testing.T) {
 				if there, back := len(service.arrivals()), len(client.arrivals()); there != 100 || back != 100 {
 					t.Errorf("%d of 100 came to the service, %d back", there, back)
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if len(seen) < 3 {
 					t.Errorf("the boxes saw the ports %v alone", seen)
 				}
