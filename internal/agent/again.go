@@ -120,10 +120,7 @@ func (as *association) punches(anew bool) bool {
 	busy := as.search.punching
 	as.search.punching = true
 	if busy && anew {
-		select {
-		case as.search.anew <- struct{}{}:
-		default:
-		}
+		notice(as.search.anew)
 	}
 	return !busy
 }

@@ -56,6 +56,15 @@ type tasks struct {
 	due  chan struct{} // has room for one: something begins that is to be tended
 }
 
+// notice leaves a token for who waits for one. It never blocks: one that was not
+// taken yet says as much.
+func notice(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
 func (t *tasks) start(f func(ctx context.Context)) {
 	if t.ctx.Err() != nil {
 		return

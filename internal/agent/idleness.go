@@ -95,10 +95,15 @@ func (a *Agent) setKeepalives() {
 	}
 }
 
-// pace has a leg be bound as often as its mapping needs. Those over streams, and
-// over IPv6, are left alone: what was measured is UDP's over IPv4.
+// measured says whether what is known of mappings here holds for a leg: it is
+// UDP's over IPv4, so not of one over a stream, or over IPv6.
+func measured(kind path.Kind, leg *relay.Leg) bool {
+	return kind == path.RelayUDP && leg.Addr().Addr().Unmap().Is4()
+}
+
+// pace has a leg be bound as often as its mapping needs, where that is known.
 func (as *association) pace(e *endpoint, keepalive time.Duration) {
-	if e.kind == path.RelayUDP && e.leg.Addr().Addr().Unmap().Is4() {
+	if measured(e.kind, e.leg) {
 		e.leg.Pace(keepalive)
 	}
 }
@@ -106,7 +111,7 @@ func (as *association) pace(e *endpoint, keepalive time.Duration) {
 // bindEvery is how often a leg of a public port is bound, which the coordinator
 // granted, or its mapping needs.
 func (a *Agent) bindEvery(kind path.Kind, leg *relay.Leg, granted time.Duration) time.Duration {
-	if kind == path.RelayUDP && leg.Addr().Addr().Unmap().Is4() {
+	if measured(kind, leg) {
 		return min(granted, a.keepalive())
 	}
 	return granted

@@ -263,21 +263,13 @@ func (a *Agent) inUse() bool {
 }
 
 // resume has the link ask for signs of life again: a session is in use.
-func (l *link) resume() {
-	select {
-	case l.resumed <- struct{}{}:
-	default:
-	}
-}
+func (l *link) resume() { notice(l.resumed) }
 
 // check makes the link look at once whether it still works, and for a better
 // way.
 func (l *link) check() {
 	l.look()
 	for _, c := range []chan struct{}{l.urgent, l.again} {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
+		notice(c)
 	}
 }

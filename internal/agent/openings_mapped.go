@@ -127,12 +127,3 @@ func (o *openings) unmap() {
 		})
 	}
 }
-
-// mappedOver says whether the router of whoever offers these candidates leads a
-// port of t there. What it sent to the peer before that has come in would hold
-// the router's entry for the answers (gathered.mappedApart).
-func mappedOver(list []candidate, t proto.Transport) bool {
-	return slices.ContainsFunc(list, func(c candidate) bool {
-		return c.kind == proto.CandidateType_CANDIDATE_MAPPED && c.transport == t && c.public()
-	})
-}

@@ -33,12 +33,7 @@ func newMapper(a *Agent) mapper {
 				a.refusals.note(a, "state", err)
 			}
 		},
-		Changed: func() {
-			select {
-			case m.changed <- struct{}{}:
-			default:
-			}
-		},
+		Changed: func() { notice(m.changed) },
 	})
 	return m
 }

@@ -87,12 +87,7 @@ const (
 
 // ask has the coordinator told what is wanted now: services came or went, or
 // there is another connection.
-func (p *publisher) ask() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
+func (p *publisher) ask() { notice(p.wake) }
 
 // run asks whenever that is due, until ctx ends.
 func (p *publisher) run(ctx context.Context) {

@@ -34,12 +34,7 @@ func newPublicStreams(p *publisher) *publicStreams {
 }
 
 // look makes run look at once.
-func (s *publicStreams) look() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+func (s *publicStreams) look() { notice(s.wake) }
 
 // connect makes a connection to a service for a client of its public port, and of
 // no other service (stream.Config).

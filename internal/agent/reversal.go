@@ -20,17 +20,19 @@ import (
 const reversalMargin = 100 * time.Millisecond
 
 // reachable says whether whoever offers these candidates is reached as it is over
-// t. Over TCP, what its router maps to it does; over UDP that is seen to apart
-// (gathered.mappedApart). Or it is reached at its own address: servers see it there, and UDP from strangers comes in. TCP's
-// filtering is not known apart; where UDP's is not either, it may be open.
+// t. Over TCP it is where its router maps a port to it: what it sent to the peer
+// before that has come in would hold the router's entry for the answers, which
+// over UDP is seen to apart (gathered.mappedApart). Or it is reached at its own
+// address: servers see it there, and UDP from strangers comes in. TCP's filtering
+// is not known apart; where UDP's is not either, it may be open.
 func reachable(list []candidate, b *proto.Behaviour, t proto.Transport) bool {
-	if t != proto.Transport_TRANSPORT_UDP && mappedOver(list, t) {
-		return true
-	}
 	of := func(kind proto.CandidateType) bool {
 		return slices.ContainsFunc(list, func(c candidate) bool {
 			return c.kind == kind && c.transport == t && c.public()
 		})
+	}
+	if t != proto.Transport_TRANSPORT_UDP && of(proto.CandidateType_CANDIDATE_MAPPED) {
+		return true
 	}
 	if !of(proto.CandidateType_CANDIDATE_HOST) || of(proto.CandidateType_CANDIDATE_SERVER_REFLEXIVE) || punch.NatureOf(b) != punch.Easy {
 		return false

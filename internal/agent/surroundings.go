@@ -58,10 +58,7 @@ func (a *Agent) watchNetwork(ctx context.Context) {
 		a.setKeepalives()
 		a.link.check()
 		a.mapper.look()
-		select {
-		case a.nature.stale <- struct{}{}:
-		default:
-		}
+		notice(a.nature.stale)
 		for _, p := range a.peers.all() {
 			p.networkChanged()
 		}

@@ -23,13 +23,8 @@ const (
 	idleSession = 5 * time.Minute
 )
 
-// wake says that something begins that is to be tended; it never blocks.
-func (t *tasks) wake() {
-	select {
-	case t.due <- struct{}{}:
-	default:
-	}
-}
+// wake says that something begins that is to be tended.
+func (t *tasks) wake() { notice(t.due) }
 
 // rounds are when tend looks again: at what is in use, and at all.
 type rounds struct {

@@ -1,7 +1,6 @@
 package faketcp
 
 import (
-	"math/rand/v2"
 	"time"
 
 	"rendezvous/internal/path"
@@ -30,9 +29,5 @@ func (t *table) calm(f *flow) time.Duration {
 		return 0
 	}
 	a.rsts++
-	rest := path.AfterRefusals(a.rsts) * time.Duration(max(1, a.opens))
-	if rest > 0 {
-		rest = rest/2 + rand.N(rest)
-	}
-	return rest
+	return path.AfterRefusals(a.rsts, a.opens)
 }

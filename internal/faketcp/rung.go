@@ -262,9 +262,7 @@ func explain(lost []outcome) error {
 	switch {
 	case heard:
 	case held:
-		f.Reason = path.RefusalsFlood
-		f.Evidence = fmt.Sprintf("the network there answers SYN after SYN by RST: after %d from one address the pace was lowered, step by step; %s", path.RefusalsAtOnce, f.Evidence)
-		f.Advice = "a router or firewall on the way refuses the peer's port at once; let TCP pass on the peer's side, or leave it to the relay"
+		return path.FloodOfRefusals(f.Evidence)
 	case refused:
 		f.Reason = "refused"
 		f.Advice = "a router before the peer answers every SYN with RST and none got through; the peer must send at the same time, so check that both clocks of the attempt agree (`agent explain`)"

@@ -150,13 +150,10 @@ func (t *Trip) note(d time.Duration) {
 
 // RoundTrip is 0 while nothing is known.
 func (l *Link) RoundTrip() time.Duration {
-	least := l.trip.told
-	for _, d := range l.trip.samples {
-		if d > 0 && (least == 0 || d < least) {
-			least = d
-		}
+	if own := l.own(); own > 0 && (l.trip.told == 0 || own < l.trip.told) {
+		return own
 	}
-	return least
+	return l.trip.told
 }
 
 // own is the round trip by our samples alone, which is what the other end is

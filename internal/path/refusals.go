@@ -1,6 +1,10 @@
 package path
 
-import "time"
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
 
 // Figures of a TCP punch that RSTs answer. A SYN's mapping lives until its RST
 // is back, so the peer's SYN passes only where ours are dense; but who answers
@@ -19,10 +23,19 @@ const (
 	refusalsMost  = 128 * time.Millisecond
 )
 
-// AfterRefusals is the mean rest before the next SYN to an address that has
-// answered n by RST in one attempt. Make it irregular: two sides in one rhythm
-// can miss each other each time.
-func AfterRefusals(n int) time.Duration {
+// AfterRefusals is the rest before the next SYN to an address that has answered n
+// by RST in one attempt, in which so many of its ports are called. It is
+// irregular: two sides in one rhythm can miss each other each time.
+func AfterRefusals(n, ports int) time.Duration {
+	rest := meanRest(n) * time.Duration(max(1, ports))
+	if rest > 0 {
+		rest = rest/2 + rand.N(rest)
+	}
+	return rest
+}
+
+// meanRest is that where one port is called.
+func meanRest(n int) time.Duration {
 	if n < RefusalsAtOnce {
 		return 0
 	}
@@ -36,3 +49,12 @@ func AfterRefusals(n int) time.Duration {
 // RefusalsFlood is the reason of a failure in which RSTs were so many that the
 // pace was lowered.
 const RefusalsFlood = "rst-flood"
+
+// FloodOfRefusals is that failure; seen is what came of the attempt.
+func FloodOfRefusals(seen string) *Failure {
+	return &Failure{
+		Reason:   RefusalsFlood,
+		Evidence: fmt.Sprintf("the network there answers SYN after SYN by RST: after %d from one address the pace was lowered, step by step; %s", RefusalsAtOnce, seen),
+		Advice:   "a router or firewall on the way refuses the peer's port at once; let TCP pass on the peer's side, or leave it to the relay",
+	}
+}

@@ -2,7 +2,6 @@ package portmap
 
 import (
 	"context"
-	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -80,7 +79,7 @@ func (k *keeper) sweep(ctx context.Context, wanted []Port) {
 		}
 		if err := c.drop(ctx, e); err != nil {
 			k.m.failed(k.road.gateway, UPnP, err)
-			if isSilence(err) || errors.Is(ctx.Err(), context.Canceled) {
+			if isSilence(err) || ctx.Err() != nil {
 				return
 			}
 			continue

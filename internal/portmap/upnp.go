@@ -249,12 +249,19 @@ type entry struct {
 	description string
 }
 
+// nameOf are the arguments that name a mapping, in their order.
+func nameOf(t Transport, external uint16) []argument {
+	return []argument{
+		{"NewRemoteHost", ""},
+		{"NewExternalPort", strconv.Itoa(int(external))},
+		{"NewProtocol", strings.ToUpper(t.String())},
+	}
+}
+
 // entryOf asks who has an external port; nil: nobody.
 func (c *upnpClient) entryOf(ctx context.Context, t Transport, external uint16) (*entry, error) {
 	fields, err := c.ask(ctx, "GetSpecificPortMappingEntry", []string{"NewInternalClient", "NewInternalPort", "NewPortMappingDescription"},
-		argument{"NewRemoteHost", ""},
-		argument{"NewExternalPort", strconv.Itoa(int(external))},
-		argument{"NewProtocol", strings.ToUpper(t.String())})
+		nameOf(t, external)...)
 	switch {
 	case codeOf(err) == upnpNoSuchEntry:
 		return nil, nil
@@ -300,23 +307,17 @@ func (c *upnpClient) add(ctx context.Context, p Port, external uint16) error {
 }
 
 func (c *upnpClient) addFor(ctx context.Context, p Port, external uint16, lease time.Duration) error {
-	_, err := c.act(ctx, "AddPortMapping", "",
-		argument{"NewRemoteHost", ""},
-		argument{"NewExternalPort", strconv.Itoa(int(external))},
-		argument{"NewProtocol", strings.ToUpper(p.Transport.String())},
+	_, err := c.act(ctx, "AddPortMapping", "", append(nameOf(p.Transport, external),
 		argument{"NewInternalPort", strconv.Itoa(int(p.Number))},
 		argument{"NewInternalClient", c.road.source.String()},
 		argument{"NewEnabled", "1"},
 		argument{"NewPortMappingDescription", description},
-		argument{"NewLeaseDuration", fmt.Sprint(int(lease / time.Second))})
+		argument{"NewLeaseDuration", fmt.Sprint(int(lease / time.Second))})...)
 	return err
 }
 
 func (c *upnpClient) release(ctx context.Context, p Port, external netip.AddrPort) error {
-	_, err := c.act(ctx, "DeletePortMapping", "",
-		argument{"NewRemoteHost", ""},
-		argument{"NewExternalPort", strconv.Itoa(int(external.Port()))},
-		argument{"NewProtocol", strings.ToUpper(p.Transport.String())})
+	_, err := c.act(ctx, "DeletePortMapping", "", nameOf(p.Transport, external.Port())...)
 	return err
 }
 

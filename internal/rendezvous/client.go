@@ -244,10 +244,7 @@ func (c *Client) Keep(every time.Duration) {
 	c.every = min(every, slowestBeat)
 	c.mu.Unlock()
 	if sooner {
-		select {
-		case c.woken <- struct{}{}:
-		default:
-		}
+		notice(c.woken)
 	}
 }
 

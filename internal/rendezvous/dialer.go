@@ -48,10 +48,7 @@ func (d *Dialer) wake() {
 			d.mu.Lock()
 			for c, addr := range d.clients {
 				if addr == from {
-					select {
-					case c.woken <- struct{}{}:
-					default:
-					}
+					notice(c.woken)
 				}
 			}
 			d.mu.Unlock()

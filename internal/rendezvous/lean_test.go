@@ -38,6 +38,18 @@ func taken(c *coordinator) int {
 	return c.door.open
 }
 
+// onVPS is a coordinator with one address on an internet of its own.
+func onVPS(t *testing.T, configure func(*Config)) (*natlab.Lab, *coordinator) {
+	lab := natlab.New(t, natlab.Options{Seed: 1})
+	vps := lab.Host("vps", "203.0.113.10/24")
+	registry := testRegistry(t, t.TempDir())
+	t.Cleanup(func() { _ = registry.Close() })
+	return lab, startCoordinator(t, registry, vps, netip.MustParseAddrPort("203.0.113.10:443"), func(c *Config) {
+		c.Alternate = NoAlternate
+		configure(c)
+	})
+}
+
 func TestAgentsLeaveQUICBehind(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		c, home, laptop := virtualPair(t)
@@ -67,13 +79,7 @@ func TestAgentsLeaveQUICBehind(t *testing.T) {
 // What the coordinator has no room for stays on the connection that it has.
 func TestAFullCoordinatorStaysWithQUIC(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		lab := natlab.New(t, natlab.Options{Seed: 1})
-		vps := lab.Host("vps", "203.0.113.10/24")
-		registry := testRegistry(t, t.TempDir())
-		t.Cleanup(func() { _ = registry.Close() })
-		c := startCoordinator(t, registry, vps, netip.MustParseAddrPort("203.0.113.10:443"), func(c *Config) {
-			c.Alternate, c.Limits.Connections = NoAlternate, 1
-		})
+		lab, c := onVPS(t, func(c *Config) { c.Limits.Connections = 1 })
 		home := newGuest(t, "home")
 		if err := home.connect(t.Context(), lab.Host("home", "198.51.100.1/24"), anyV4, c.Addrs()[0], c.pin); err != nil {
 			t.Fatal(err)
@@ -87,11 +93,7 @@ func TestAFullCoordinatorStaysWithQUIC(t *testing.T) {
 
 func TestSilentAgentsAndStrangersGo(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		lab := natlab.New(t, natlab.Options{Seed: 1})
-		vps := lab.Host("vps", "203.0.113.10/24")
-		registry := testRegistry(t, t.TempDir())
-		t.Cleanup(func() { _ = registry.Close() })
-		c := startCoordinator(t, registry, vps, netip.MustParseAddrPort("203.0.113.10:443"), func(c *Config) { c.Alternate = NoAlternate })
+		lab, c := onVPS(t, func(*Config) {})
 		home, stranger := newGuest(t, "home"), newGuest(t, "stranger")
 		at := lab.Host("home", "198.51.100.1/24")
 		for _, g := range []*guest{home, stranger} {
@@ -120,11 +122,7 @@ func TestSilentAgentsAndStrangersGo(t *testing.T) {
 // sends it again, nor moves them.
 func TestReplaysAreNoSignsOfLife(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		lab := natlab.New(t, natlab.Options{Seed: 1})
-		vps := lab.Host("vps", "203.0.113.10/24")
-		registry := testRegistry(t, t.TempDir())
-		t.Cleanup(func() { _ = registry.Close() })
-		c := startCoordinator(t, registry, vps, netip.MustParseAddrPort("203.0.113.10:443"), func(c *Config) { c.Alternate = NoAlternate })
+		lab, c := onVPS(t, func(*Config) {})
 		home := newGuest(t, "home")
 		at, where := lab.Host("home", "198.51.100.1/24"), netip.MustParseAddr("198.51.100.1")
 		if err := home.connect(t.Context(), at, anyV4, c.Addrs()[0], c.pin); err != nil {
@@ -176,11 +174,7 @@ func TestReplaysAreNoSignsOfLife(t *testing.T) {
 // A large message crosses a way that loses a tenth.
 func TestLeanMessagesCrossABadWay(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		lab := natlab.New(t, natlab.Options{Seed: 1})
-		vps := lab.Host("vps", "203.0.113.10/24")
-		registry := testRegistry(t, t.TempDir())
-		t.Cleanup(func() { _ = registry.Close() })
-		c := startCoordinator(t, registry, vps, netip.MustParseAddrPort("203.0.113.10:443"), func(c *Config) { c.Alternate = NoAlternate })
+		lab, c := onVPS(t, func(*Config) {})
 		home, laptop := newGuest(t, "home"), newGuest(t, "laptop")
 		for i, g := range []*guest{home, laptop} {
 			at := lab.Host(g.name, []string{"198.51.100.1/24", "192.0.2.1/24"}[i], natlab.Delay(20*time.Millisecond))

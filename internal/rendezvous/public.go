@@ -114,12 +114,7 @@ func newPublicPorts(s *Server) *publicPorts {
 	return p
 }
 
-func (p *publicPorts) kick() {
-	select {
-	case p.kicked <- struct{}{}:
-	default:
-	}
-}
+func (p *publicPorts) kick() { notice(p.kicked) }
 
 // publish opens what the agent asks for, and closes what it had before and does
 // not ask for any more.

@@ -233,9 +233,9 @@ func (c *climb) restAfterRST(from netip.Addr, refusals int) (rest time.Duration)
 	defer c.mu.Unlock()
 	a := c.rsts[from]
 	a.rsts++
-	if calm := path.AfterRefusals(a.rsts) * time.Duration(a.ports); calm > 0 {
+	if calm := path.AfterRefusals(a.rsts, a.ports); calm > 0 {
 		c.count.held++
-		rest = max(rest, calm/2+rand.N(calm))
+		rest = max(rest, calm)
 	}
 	return rest
 }

@@ -25,9 +25,7 @@ func (c *climb) explain(patience time.Duration) error {
 		f.Evidence = fmt.Sprintf("%d TCP connections were made with the peer's addresses, but the peer did not prove itself on any; %s", n.connected+n.accepted, seen)
 		f.Advice = "a proxy, or another host behind the peer's address, answers there; the relay gets by without it"
 	case n.held > 0:
-		f.Reason = path.RefusalsFlood
-		f.Evidence = fmt.Sprintf("the network there answers SYN after SYN by RST: after %d from one address the pace was lowered, step by step; %s", path.RefusalsAtOnce, seen)
-		f.Advice = "a router or firewall on the way refuses the peer's port at once; let TCP pass on the peer's side, or leave it to the relay"
+		return path.FloodOfRefusals(seen)
 	case n.refused > n.silent:
 		f.Reason = "refused"
 		f.Advice = "the peer's router or host answers SYNs by RST and none of the peer's SYNs passed ours: one of the two changes the port with the destination, or the peer did not fire"

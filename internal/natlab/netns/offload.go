@@ -11,28 +11,31 @@ import (
 // super-segments which are cut late or never, and that what arrives is joined.
 func (l *Lab) Offload(on bool) {
 	l.t.Helper()
-	state := "off"
-	if on {
-		state = "on"
-	}
-	for _, h := range l.Hosts() {
-		for _, iface := range h.wires() {
-			h.Run("ethtool", "-K", iface, "tso", state, "gso", state, "gro", "off", "tx-udp-segmentation", state)
-		}
-	}
+	state := switched(on)
+	l.onWires("tso", state, "gso", state, "gro", "off", "tx-udp-segmentation", state)
 }
 
 // UDPSegmentation turns on or off, on all wires of the lab, that UDP crosses in
 // super-segments: off, each device cuts them in software.
 func (l *Lab) UDPSegmentation(on bool) {
 	l.t.Helper()
-	state := "off"
+	l.onWires("tx-udp-segmentation", switched(on))
+}
+
+// switched is a feature's state, in ethtool's word.
+func switched(on bool) string {
 	if on {
-		state = "on"
+		return "on"
 	}
+	return "off"
+}
+
+// onWires sets features of all wires, each a name and a state (ethtool -K).
+func (l *Lab) onWires(features ...string) {
+	l.t.Helper()
 	for _, h := range l.Hosts() {
 		for _, iface := range h.wires() {
-			h.Run("ethtool", "-K", iface, "tx-udp-segmentation", state)
+			h.Run(append([]string{"ethtool", "-K", iface}, features...)...)
 		}
 	}
 }
